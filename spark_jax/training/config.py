@@ -1,0 +1,142 @@
+"""Training configurations: YAML that holds only what differs from the defaults, and `--set`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from spark_jax.config import Qwen2Config, Wav2Vec2Config, from_mapping, to_mapping
+from spark_jax.errors import SparkError
+from spark_jax.training.optimizer import OptimizerConfig
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices on each mesh axis; data -1 takes all that the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """Length and rhythm of a run, counted in steps."""
+
+    steps: int = 1000
+    log_every: int = 20
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioDataConfig:
+    """Utterances batched by duration: each bucket has one fixed shape, hence one compilation."""
+
+    bucket_seconds: tuple[float, ...] = (2.0, 3.0, 4.0, 6.0, 10.0)  # longer utterances are dropped
+    batch_seconds: float = 60.0  # padded audio in a batch
+    train_split: str = "train"
+    evaluation_split: str = "validation"
+    evaluation_batches: int = 8
+    threads: int = 2
+    prefetch: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCTrainingConfig:
+    """A wav2vec2 encoder with a CTC head, trained on the corpus transcripts (train/wav2vec2.py)."""
+
+    corpus: str = "corpus"  # folder with metadata.jsonl
+    target: Literal["phonemes", "text"] = "phonemes"
+    wav2vec2: Wav2Vec2Config = Wav2Vec2Config()
+    data: AudioDataConfig = AudioDataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loop: LoopConfig = LoopConfig()
+    mesh: MeshConfig = MeshConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenDataConfig:
+    """Sequences of tokens packed into rows of one fixed length."""
+
+    row_length: int = 512
+    batch_rows: int = 16  # rows of one micro-batch, over all devices
+    max_length: int = 1500  # longer sequences are dropped and counted
+    # Sequences of each task per utterance and epoch; a fraction is drawn anew each epoch.
+    tts_weight: float = 1.0
+    controllable_weight: float = 1.0
+    train_split: str = "train"
+    evaluation_split: str = "validation"
+    evaluation_batches: int = 4
+    threads: int = 1
+    prefetch: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class LLMTrainingConfig:
+    """The speech-token language model (train/llm.py)."""
+
+    tokens: str = "tokens.jsonl"  # from tools/encode_corpus.py
+    tokenizer: str = "tokenizer"  # folder
+    init_from: str | None = None  # parameters to start from (a model part)
+    llm: Qwen2Config = Qwen2Config()
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
+    accumulate: int = 1  # micro-batches per update
+    loss_chunk: int = 1024  # tokens whose logits exist at a time
+    data: TokenDataConfig = TokenDataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(
+        schedule="inverse_sqrt", warmup_steps=5000, floor=1e-5, decay_factor=0.5, decay_factor_step=400_000,
+        betas=(0.9, 0.96), weight_decay=1e-6,
+    )
+    loop: LoopConfig = LoopConfig()
+    mesh: MeshConfig = MeshConfig()
+
+
+def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """A configuration from a YAML file (None: the defaults) and overrides `a.b=value` (values read as YAML).
+
+    Raises:
+      SparkError: a file that cannot be read, an unknown key, or a value of a wrong type; the message names
+        the file and the key.
+    """
+    source, data = "defaults", {}
+    if path is not None:
+        source = str(path)
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise SparkError(f"{source}: cannot be read ({error})") from error
+        except yaml.YAMLError as error:
+            raise SparkError(f"{source}: not YAML ({' '.join(str(error).split())})") from error
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise SparkError(f"--set {override}: expected key=value")
+        _assign(data, key.split("."), yaml.safe_load(value), override)
+        source = f"{source} with --set {override}" if override == overrides[-1] else source
+    # Merged over the defaults, so that a section that sets one key keeps this run's other defaults.
+    return from_mapping(cls, _merge(to_mapping(cls()), data), source) if isinstance(data, dict) else (
+        from_mapping(cls, data, source)
+    )
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if nested else value
+    return merged
+
+
+def _assign(data: Any, path: list[str], value: Any, override: str) -> None:
+    for key in path[:-1]:
+        if not isinstance(data, dict) or not isinstance(data.setdefault(key, {}), dict):
+            raise SparkError(f"--set {override}: {key} is not a mapping")
+        data = data[key]
+    data[path[-1]] = value

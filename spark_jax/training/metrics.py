@@ -1,0 +1,75 @@
+"""Metrics of a run: JSON Lines and TensorBoard, and the window over which the loop averages them."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+class MetricsWriter:
+    """Appends to `directory/metrics.jsonl` and to TensorBoard files beside it.
+
+    Args:
+      directory: the run's folder.
+      resume_step: the step the run starts from; lines of later steps (written by a run that was killed after
+        its last checkpoint) are dropped, so that every step stands once.
+    """
+
+    def __init__(self, directory: str | Path, resume_step: int = 0):
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            os.replace(temporary, path)
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """One line `{"step", "group", …values}`; TensorBoard tags are `group/name`."""
+        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{group}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+class Window:
+    """Metrics since the last log line; each metric's mean is over the steps that report it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Means and sums since the last call."""
+        sums = self._sums
+        means = {name: value / self._counts[name] for name, value in sums.items()}
+        self._sums, self._counts = {}, {}
+        return means, sums
+
+
+def log_line(step: int, group: str, values: Mapping[str, float]) -> None:
+    """A plain line on stderr, for logs and for eyes."""
+    figures = " ".join(f"{name}={value:.4g}" for name, value in values.items())
+    print(f"step {step} {group}: {figures}", file=sys.stderr, flush=True)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):  # the half line of a killed run
+        return float("inf")

@@ -1,0 +1,76 @@
+"""The train state: one pytree that holds all that a step reads and writes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int
+
+
+class TrainState(struct.PyTreeNode):
+    """State of a training run; donated to each step.
+
+    Attributes:
+      step: steps taken, skipped ones included.
+      params: parameters (any tree; the codec keeps `{"generator": …, "discriminator": …}`).
+      opt_state: optimiser state(s), in the same manner.
+      collections: mutable Linen collections (BatchNorm statistics, code usage); empty where there are none.
+      skipped: updates left out because a gradient was not finite.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    collections: Any
+    skipped: Int[Array, ""]
+
+
+def new_state(variables: Any, init_optimizer: Callable[[Any], Any]) -> TrainState:
+    """State before the first step, from `module.init`'s variables (boxes and all, for `sharding.initialize`)."""
+    collections = dict(variables)
+    params = collections.pop("params")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=init_optimizer(params),
+        collections=collections,
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def guarded_update(
+    grads: Any, opt_state: Any, params: Any, optimizer: optax.GradientTransformation
+) -> tuple[Any, Any, dict[str, Array]]:
+    """One optimiser update, left out whole when the gradient is not finite.
+
+    The global norm is NaN or Inf exactly when some gradient is (or the sum overflows), so it alone is tested.
+
+    Returns:
+      params, opt_state, and `{"grad_norm", "skipped"}` (before clipping; 1.0 where the update was left out).
+    """
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(norm)
+    updates, new_opt_state = optimizer.update(grads, opt_state, params)
+    new_params = optax.apply_updates(params, updates)
+    keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+    return (
+        jax.tree.map(keep, new_params, params),
+        jax.tree.map(keep, new_opt_state, opt_state),
+        {"grad_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)},
+    )
+
+
+def advance(
+    state: TrainState, params: Any, opt_state: Any, skipped: Array, collections: Any = None
+) -> TrainState:
+    """The state after one step; `skipped` is what `guarded_update` reported."""
+    return state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        collections=state.collections if collections is None else collections,
+        skipped=state.skipped + skipped.astype(jnp.int32),
+    )
