@@ -100,6 +100,22 @@ class BiCodecConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Multi-period and multi-band STFT discriminators of the codec's training; the defaults are DAC's.
+
+    They are no part of a model directory. Empty `periods` or `fft_sizes` leave that kind out.
+    """
+
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+    fft_sizes: tuple[int, ...] = (2048, 1024, 512)
+    hop_lengths: tuple[int, ...] = (512, 256, 128)
+    window_lengths: tuple[int, ...] = (1200, 600, 300)
+    bands: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # edges, as fractions of the spectrum
+    spectral_channels: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
 class Wav2Vec2Config:
     """wav2vec2 with layer-norm feature extractor and stable layer norm; defaults: wav2vec2-large-xlsr-53.
 
