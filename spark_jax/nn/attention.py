@@ -1,0 +1,30 @@
+"""Grouped-query attention with a mask; the softmax is in float32."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def grouped_query_attention(
+    query: Float[Array, "batch time heads dim"],
+    key: Float[Array, "batch length kv_heads dim"],
+    value: Float[Array, "batch length kv_heads dim"],
+    mask: Bool[Array, "batch time length"],
+) -> Float[Array, "batch time heads dim"]:
+    """softmax(q·k / √dim)·v; each group of heads / kv_heads consecutive query heads shares one key head.
+
+    A query that the mask shuts off from every key gets the mean of the values, never NaN.
+    """
+    batch, time, heads, dim = query.shape
+    kv_heads = key.shape[2]
+    grouped = query.reshape(batch, time, kv_heads, heads // kv_heads, dim)
+    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores * dim**-0.5, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bkgts,bskd->btkgd", weights, value).reshape(batch, time, heads, dim)
+
+
+def causal_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:
+    """True where a query (axis 1) may see a key (axis 2): not later, and of the same segment."""
+    time = segment_ids.shape[1]
+    return jnp.tril(jnp.ones((time, time), bool)) & (segment_ids[:, :, None] == segment_ids[:, None, :])

@@ -1,0 +1,175 @@
+"""The Qwen2 decoder (arXiv 2407.10671): grouped-query attention with q, k, v biases, RoPE, SwiGLU, RMSNorm.
+
+All layers share one set of stacked parameters, [layers, ...], and one traced body (`nn.scan`), so the compile
+time does not grow with depth.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from spark_jax.config import Qwen2Config
+from spark_jax.nn.attention import causal_mask, grouped_query_attention
+from spark_jax.nn.rms_norm import RMSNorm
+from spark_jax.nn.rope import apply_rotary, rotary_angles
+from spark_jax.qwen2.cache import KVCache
+
+INIT_SCALE = 0.02  # Qwen2's initializer_range
+
+
+def _dense(features, axes: tuple[str, ...], dtype: jnp.dtype, name: str, inputs: int = 1, bias: bool = False):
+    """A linear map over the last `inputs` axes whose kernel (and bias) carry the logical `axes`."""
+    return nn.DenseGeneral(
+        features, axis=tuple(range(-inputs, 0)), use_bias=bias, dtype=dtype, name=name,
+        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(INIT_SCALE), axes),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[inputs:]),
+    )
+
+
+@flax.struct.dataclass
+class _Step:
+    """What every layer of one call needs besides the hidden states; cached calls also write at `slots`."""
+
+    cosine: Float[Array, "batch time half"]
+    sine: Float[Array, "batch time half"]
+    mask: Bool[Array, "batch time length"]
+    slots: Int[Array, "batch time"] | None
+
+
+class Attention(nn.Module):
+    """Self-attention of one layer; with a cache, over the cached tokens and these."""
+
+    config: Qwen2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch time dim"], cache, layer: Int[Array, ""], step: _Step):
+        config = self.config
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        project = partial(_dense, dtype=self.dtype, bias=True)
+        query = project((heads, config.head_dim), ("embed", "heads", "head_dim"), name="query")(x)
+        key = project((kv_heads, config.head_dim), ("embed", "kv_heads", "head_dim"), name="key")(x)
+        value = project((kv_heads, config.head_dim), ("embed", "kv_heads", "head_dim"), name="value")(x)
+        query, key = (apply_rotary(part, step.cosine, step.sine) for part in (query, key))
+        if cache is not None:
+            # The whole cache is carried through the scan over layers and written in place, one token a step;
+            # as a scanned input and output it would be copied at every token.
+            items = jnp.arange(x.shape[0])[:, None]
+            keys = cache[0].at[layer, items, step.slots].set(key.astype(cache[0].dtype), mode="drop")
+            values = cache[1].at[layer, items, step.slots].set(value.astype(cache[1].dtype), mode="drop")
+            cache, key, value = (keys, values), keys[layer], values[layer]
+        mixed = grouped_query_attention(query, key, value, step.mask)
+        out = _dense(config.hidden_size, ("heads", "head_dim", "embed"), self.dtype, "out", inputs=2)
+        return out(mixed), cache
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) · up(x))."""
+
+    config: Qwen2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
+        wide = partial(_dense, self.config.intermediate_size, ("embed", "mlp"), self.dtype)
+        narrow = _dense(self.config.hidden_size, ("mlp", "embed"), self.dtype, "down")
+        return narrow(nn.silu(wide("gate")(x)) * wide("up")(x))
+
+
+class DecoderLayer(nn.Module):
+    """One pre-norm layer: attention, then SwiGLU, each added to its input."""
+
+    config: Qwen2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, carry, layer: Int[Array, ""], step: _Step):
+        x, cache = carry
+        norm = partial(RMSNorm, self.config.rms_norm_eps)
+        mixed, cache = Attention(self.config, self.dtype, name="attention")(
+            norm(name="input_norm")(x), cache, layer, step
+        )
+        x = x + mixed
+        x = x + MLP(self.config, self.dtype, name="mlp")(norm(name="post_attention_norm")(x))
+        return (x, cache), None
+
+
+class Qwen2(nn.Module):
+    """Token ids → hidden states → logits. Parameters are float32; `dtype` is the type of the computation."""
+
+    config: Qwen2Config
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        config = self.config
+        init = nn.initializers.normal(INIT_SCALE)
+        self.embed = nn.Embed(
+            config.vocab_size, config.hidden_size, dtype=self.dtype,
+            embedding_init=nn.with_logical_partitioning(init, ("vocab", "embed")),
+        )
+        self.layers = nn.scan(
+            DecoderLayer,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=config.num_hidden_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(config, self.dtype)
+        self.norm = RMSNorm(config.rms_norm_eps)
+        if not config.tie_word_embeddings:
+            head_init = nn.with_logical_partitioning(init, ("embed", "vocab"))
+            self.head = self.param("head", head_init, (config.hidden_size, config.vocab_size), jnp.float32)
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "batch time"],
+        positions: Int[Array, "batch time"] | None = None,
+        segment_ids: Int[Array, "batch time"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "batch time dim"], KVCache | None]:
+        """Hidden states after the final norm, and the cache with these tokens added.
+
+        Args:
+          input_ids: tokens; padding may hold any valid id.
+          positions: rotary positions; default: 0, 1, …, going on from the cache's lengths.
+          segment_ids: tokens see only their own segment; 0 is padding. Default: one segment, no padding.
+            With a cache: 1 for tokens, 0 for padding, which must come last (right-padded prompts).
+          cache: the tokens before these. None: none, and None is returned.
+        """
+        batch, time = input_ids.shape
+        slots = jnp.broadcast_to(jnp.arange(time), (batch, time))
+        if segment_ids is None:
+            segment_ids = jnp.ones((batch, time), jnp.int32)
+        if cache is None:
+            mask = causal_mask(segment_ids)
+        else:
+            slots = slots + cache.lengths[:, None]
+            mask = jnp.arange(cache.capacity) <= slots[:, :, None]
+        cosine, sine = rotary_angles(
+            slots if positions is None else positions, self.config.head_dim, self.config.rope_theta
+        )
+        x = nn.with_logical_constraint(self.embed(input_ids), ("batch", "time", None))
+        buffers = None if cache is None else (cache.keys, cache.values)
+        layer_indices = jnp.arange(self.config.num_hidden_layers)
+        step = _Step(cosine, sine, mask, None if cache is None else slots)
+        (x, buffers), _ = self.layers((x, buffers), layer_indices, step)
+        if cache is not None:
+            added = jnp.sum(segment_ids != 0, axis=1, dtype=jnp.int32)
+            cache = KVCache(*buffers, lengths=cache.lengths + added)
+        return self.norm(x), cache
+
+    def logits(self, hidden: Float[Array, "*batch dim"]) -> Float[Array, "*batch vocab"]:
+        """Scores of the next token, float32 (the product is in the computation's type)."""
+        if self.config.tie_word_embeddings:
+            table = self.embed.embedding
+            equation = "...d,vd->...v"
+        else:
+            table = self.head
+            equation = "...d,dv->...v"
+        product = jnp.einsum(
+            equation, hidden.astype(self.dtype), table.astype(self.dtype), preferred_element_type=jnp.float32
+        )
+        return nn.with_logical_constraint(product, ("batch", *(None,) * (product.ndim - 2), "vocab"))
