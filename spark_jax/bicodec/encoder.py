@@ -1,0 +1,30 @@
+"""Semantic encoder: features of the speech model → latents of the quantiser (paper §3.1.1)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from spark_jax.bicodec.sampling import SamplingStage
+from spark_jax.bicodec.vocos import VocosBackbone
+from spark_jax.config import VocosConfig
+from spark_jax.nn.linear import Linear
+from spark_jax.nn.mask import Mask
+
+
+class Encoder(nn.Module):
+    """Backbone → stages that downsample by `sample_ratios` → linear (reference encoder_decoder/feat_encoder.py)."""
+
+    config: VocosConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "batch time features"], mask: Mask = None
+    ) -> Float[Array, "batch frames latent"]:
+        """Frames = time / product of the ratios; frames outside `mask` are meaningless."""
+        c = self.config
+        sizes = (c.vocos_dim, c.vocos_intermediate_dim)
+        x = VocosBackbone(*sizes, c.vocos_num_layers, self.dtype, name="backbone")(features, mask=mask)
+        for i, ratio in enumerate(c.sample_ratios):
+            x, mask = SamplingStage(*sizes, downsample=ratio, dtype=self.dtype, name=f"stage_{i}")(x, mask)
+        return Linear(c.out_channels, dtype=self.dtype, name="project")(x)

@@ -1,0 +1,69 @@
+"""Losses of the codec's training, all in float32 (paper §3.1.4; weights and order in the training step)."""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from spark_jax.audio.mel import mel_filterbank
+from spark_jax.audio.stft import stft
+from spark_jax.bicodec.discriminator import FeatureMaps
+
+MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
+MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
+MEL_FLOOR = 1e-5
+
+
+def adversarial_loss(fake: Sequence[FeatureMaps]) -> Float[Array, ""]:
+    """Least squares, for the generator: Σ mean((1 − D(fake))²) over the discriminators."""
+    return sum(jnp.mean(jnp.square(1.0 - maps[-1])) for maps in fake)
+
+
+def feature_matching_loss(fake: Sequence[FeatureMaps], real: Sequence[FeatureMaps]) -> Float[Array, ""]:
+    """Σ mean|difference| over all feature maps but the scores; `real` is the caller's to detach."""
+    return sum(
+        jnp.mean(jnp.abs(ours - theirs))
+        for fake_maps, real_maps in zip(fake, real, strict=True)
+        for ours, theirs in zip(fake_maps[:-1], real_maps[:-1], strict=True)
+    )
+
+
+def discriminator_loss(fake: Sequence[FeatureMaps], real: Sequence[FeatureMaps]) -> Float[Array, ""]:
+    """Least squares, for the discriminators: Σ mean(D(fake)²) + mean((1 − D(real))²)."""
+    return sum(jnp.mean(jnp.square(maps[-1])) for maps in fake) + adversarial_loss(real)
+
+
+def multi_resolution_mel_loss(
+    wave: Float[Array, "batch samples"], target: Float[Array, "batch samples"], sample_rate: int = 16_000
+) -> Float[Array, ""]:
+    """Sum over the windows of `mel_loss` (DAC's seven resolutions)."""
+    losses = (
+        mel_loss(wave, target, window, bands, sample_rate)
+        for window, bands in zip(MEL_WINDOWS, MEL_BANDS, strict=True)
+    )
+    return sum(losses)
+
+
+def mel_loss(
+    wave: Float[Array, "batch samples"],
+    target: Float[Array, "batch samples"],
+    window: int,
+    bands: int,
+    sample_rate: int = 16_000,
+) -> Float[Array, ""]:
+    """Mean absolute difference of log10 mel magnitudes at one resolution, hop window/4, floor 1e-5."""
+    ours, theirs = (_log_mel(x, window, bands, sample_rate) for x in (wave, target))
+    return jnp.mean(jnp.abs(ours - theirs))
+
+
+def _log_mel(wave: Float[Array, "batch samples"], window: int, bands: int, sample_rate: int) -> Array:
+    magnitude = jnp.abs(stft(wave, window, window // 4, window))
+    mel = magnitude @ filterbank(window, bands, sample_rate)
+    return jnp.log10(jnp.maximum(mel, MEL_FLOOR))
+
+
+@functools.cache
+def filterbank(window: int, bands: int, sample_rate: int) -> np.ndarray:
+    return np.asarray(mel_filterbank(sample_rate, window, bands, 0.0, sample_rate / 2), np.float32)

@@ -1,0 +1,109 @@
+"""BiCodec: speech ↔ semantic tokens (what is said, 50 a second) and global tokens (who says it; paper §3.1)."""
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from spark_jax.audio.mel import mel_spectrogram
+from spark_jax.bicodec.decoder import Decoder
+from spark_jax.bicodec.encoder import Encoder
+from spark_jax.bicodec.quantize import FactorizedVectorQuantizer
+from spark_jax.bicodec.speaker import SpeakerEncoder
+from spark_jax.bicodec.wave_generator import WaveGenerator
+from spark_jax.config import BiCodecConfig
+from spark_jax.nn.mask import Mask, upsample_mask
+
+
+@flax.struct.dataclass
+class BiCodecOutput:
+    """One training or evaluation pass; all floats are float32."""
+
+    recons: Float[Array, "batch samples"] | None  # None where the wave generator was left out
+    pred_feat: Float[Array, "batch time features"]
+    vq_loss: Float[Array, ""]
+    perplexity: Float[Array, ""]
+    active_num: Float[Array, ""]
+    x_vector: Float[Array, "batch speaker"]
+    d_vector: Float[Array, "batch speaker"]
+    semantic_ids: Int[Array, "batch tokens"]
+    global_ids: Int[Array, "batch global"]
+
+
+class BiCodec(nn.Module):
+    """The codec. Collections: "params", "batch_stats" (ECAPA's batch norms), "code_statistics" (code usage).
+
+    Initialise through `__call__`, with the wave generator. `dtype` is the compute type of the convolutional
+    stacks; quantisers and losses stay in float32.
+    """
+
+    config: BiCodecConfig
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        c = self.config
+        self.encoder = Encoder(c.encoder, self.dtype)
+        self.quantizer = FactorizedVectorQuantizer(c.quantizer)
+        self.speaker_encoder = SpeakerEncoder(c.speaker_encoder, self.dtype)
+        self.prenet = Decoder(c.prenet, self.dtype)
+        self.postnet = Decoder(c.postnet, self.dtype)
+        self.wave_generator = WaveGenerator(c.decoder, self.dtype)
+
+    def __call__(
+        self,
+        features: Float[Array, "batch time features"],
+        reference_wave: Float[Array, "batch reference"],
+        train: bool,
+        condition_on_x_vector: bool | Bool[Array, ""] = False,
+        wave: bool = True,
+    ) -> BiCodecOutput:
+        """Reconstructs features and waveform, straight-through.
+
+        Args:
+          features: wav2vec2 features at the token rate; all items have the same length.
+          reference_wave: samples at 16 kHz of a reference clip of the same speakers.
+          train: static. Batch statistics in the batch norms and updates of "batch_stats" and
+            "code_statistics", which must then be mutable.
+          condition_on_x_vector: the speaker schedule (reference training step < d_vector_train_start): the
+            decoder hears the x-vector instead of the d-vector. May be traced: switching compiles nothing.
+          wave: static. False leaves the wave generator out, for training on features alone.
+        """
+        quantization = self.quantizer(self.encoder(features), train)
+        speaker = self.speaker_encoder(mel_spectrogram(reference_wave, self.config.mel_params), train)
+        condition = jnp.where(condition_on_x_vector, speaker.x_vector, speaker.d_vector)
+        x = self.prenet(quantization.quantized, condition)
+        return BiCodecOutput(
+            recons=self.wave_generator(x + condition[:, None]) if wave else None,
+            pred_feat=self.postnet(x).astype(jnp.float32),
+            vq_loss=quantization.loss,
+            perplexity=quantization.perplexity,
+            active_num=quantization.active_num,
+            x_vector=speaker.x_vector,
+            d_vector=speaker.d_vector,
+            semantic_ids=quantization.ids,
+            global_ids=speaker.ids,
+        )
+
+    def tokenize(
+        self,
+        features: Float[Array, "batch time features"],
+        reference_wave: Float[Array, "batch reference"],
+        mask: Mask = None,
+    ) -> tuple[Int[Array, "batch tokens"], Int[Array, "batch global"]]:
+        """Semantic and global token ids (int32); semantic ids outside the mask are meaningless."""
+        semantic_ids = self.quantizer.tokenize(self.encoder(features, mask))
+        mel = mel_spectrogram(reference_wave, self.config.mel_params)
+        return semantic_ids, self.speaker_encoder.tokenize(mel)
+
+    def detokenize(
+        self,
+        semantic_ids: Int[Array, "batch tokens"],
+        global_ids: Int[Array, "batch global"],
+        mask: Mask = None,
+    ) -> Float[Array, "batch samples"]:
+        """Waveform, 320 samples a token at the release's rates; samples outside the mask are zero."""
+        condition = self.speaker_encoder.detokenize(global_ids)
+        x = self.prenet(self.quantizer.detokenize(semantic_ids), condition, mask)
+        for ratio in self.config.prenet.sample_ratios:
+            mask = upsample_mask(mask, ratio)
+        return self.wave_generator(x + condition[:, None], mask)

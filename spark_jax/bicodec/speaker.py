@@ -1,0 +1,59 @@
+"""Speaker branch: a reference clip's mel → global tokens and the d-vector (paper §3.1.3).
+
+Mel frames carry no mask: reference clips have a fixed length.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from spark_jax.bicodec.ecapa import Ecapa
+from spark_jax.bicodec.fsq import ResidualFSQ
+from spark_jax.bicodec.perceiver import PerceiverResampler
+from spark_jax.config import SpeakerEncoderConfig
+from spark_jax.nn.linear import Linear
+
+
+@flax.struct.dataclass
+class SpeakerOutput:
+    """Both speaker vectors and the tokens behind the d-vector."""
+
+    x_vector: Float[Array, "batch out"]
+    d_vector: Float[Array, "batch out"]
+    ids: Int[Array, "batch global"]
+
+
+class SpeakerEncoder(nn.Module):
+    """ECAPA → Perceiver → residual FSQ → linear.
+
+    Ids are [batch, quantizers · token_num], quantiser by quantiser: with the release's single quantiser, one id
+    a token.
+    """
+
+    config: SpeakerEncoderConfig
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        c = self.config
+        self.ecapa = Ecapa(c, self.dtype)
+        self.perceiver = PerceiverResampler(c, self.dtype)
+        self.quantizer = ResidualFSQ(c.latent_dim, c.fsq_levels, c.fsq_num_quantizers)
+        self.project = Linear(c.out_dim)
+
+    def __call__(self, mel: Float[Array, "batch frames mels"], train: bool) -> SpeakerOutput:
+        x_vector, latent = self.ecapa(mel, train)
+        codes, ids = self.quantizer(self.perceiver(latent))
+        return SpeakerOutput(x_vector, self._d_vector(codes), ids.reshape(ids.shape[0], -1))
+
+    def tokenize(self, mel: Float[Array, "batch frames mels"]) -> Int[Array, "batch global"]:
+        return self(mel, train=False).ids
+
+    def detokenize(self, ids: Int[Array, "batch global"]) -> Float[Array, "batch out"]:
+        """The d-vector of global tokens."""
+        ids = ids.reshape(ids.shape[0], self.config.fsq_num_quantizers, self.config.token_num)
+        return self._d_vector(self.quantizer.decode(ids))
+
+    def _d_vector(self, codes: Float[Array, "batch tokens latent"]) -> Float[Array, "batch out"]:
+        # Flattened channel-major, as the reference's [batch, latent, tokens].
+        return self.project(jnp.swapaxes(codes, 1, 2).reshape(codes.shape[0], -1))

@@ -1,0 +1,95 @@
+"""Vocos (ConvNeXt) blocks: the backbone of the semantic encoder, the prenet and the postnet.
+
+Reference sparktts/modules/blocks/vocos.py. Convolution and linear kernels start as N(0, 0.02), the layer scale
+as 1 / number of blocks. AdaLN's scale starts at one (its bias), where the reference's own initialisation lets
+it start near zero; trained weights have the same form.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from spark_jax.nn.convolution import Conv, DepthwiseConv
+from spark_jax.nn.linear import Linear
+from spark_jax.nn.mask import Mask, zero_padding
+from spark_jax.nn.norm import LayerNorm, standardize
+
+BACKBONE_INIT = nn.initializers.normal(0.02)
+EPS = 1e-6
+
+
+class AdaLayerNorm(nn.Module):
+    """LN(x)·scale(condition) + shift(condition): no "1 +", no affine parameters of its own."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[Array, "batch time channels"], condition: Float[Array, "batch condition"]
+    ) -> Float[Array, "batch time channels"]:
+        axes = ("mlp", "embed")
+        ones = nn.initializers.ones
+        scale = Linear(self.features, axes, kernel_init=BACKBONE_INIT, bias_init=ones, name="scale")(condition)
+        shift = Linear(self.features, axes, kernel_init=BACKBONE_INIT, name="shift")(condition)
+        return (standardize(inputs, EPS) * scale[:, None] + shift[:, None]).astype(self.dtype)
+
+
+def _normalize(
+    name: str, inputs: Float[Array, "batch time channels"], condition: Float[Array, "batch condition"] | None,
+    dtype: jnp.dtype,
+) -> Float[Array, "batch time channels"]:  # fmt: skip
+    if condition is None:
+        return LayerNorm(EPS, dtype=dtype, name=name)(inputs)
+    return AdaLayerNorm(inputs.shape[-1], dtype=dtype, name=name)(inputs, condition)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution 7 → norm → expand → GELU → contract → layer scale, with a residual."""
+
+    intermediate_dim: int
+    layer_scale: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Float[Array, "batch time channels"],
+        condition: Float[Array, "batch condition"] | None = None,
+        mask: Mask = None,
+    ) -> Float[Array, "batch time channels"]:
+        dim = inputs.shape[-1]
+        settings = dict(kernel_init=BACKBONE_INIT, dtype=self.dtype)
+        x = DepthwiseConv(7, padding=3, name="depthwise", **settings)(zero_padding(inputs, mask))
+        x = _normalize("norm", x, condition, self.dtype)
+        x = Linear(self.intermediate_dim, ("embed", "mlp"), name="expand", **settings)(x)
+        x = jax.nn.gelu(x, approximate=False)
+        x = Linear(dim, ("mlp", "embed"), name="contract", **settings)(x)
+        scale = nn.with_logical_partitioning(nn.initializers.constant(self.layer_scale), ("embed",))
+        gamma = self.param("gamma", scale, (dim,), jnp.float32)
+        return inputs + gamma.astype(self.dtype) * x
+
+
+class VocosBackbone(nn.Module):
+    """Embedding convolution → norm → ConvNeXt blocks → an unconditional layer norm."""
+
+    dim: int
+    intermediate_dim: int
+    num_layers: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Float[Array, "batch time in"],
+        condition: Float[Array, "batch condition"] | None = None,
+        mask: Mask = None,
+    ) -> Float[Array, "batch time channels"]:
+        embed = Conv(self.dim, 7, padding=3, kernel_init=BACKBONE_INIT, dtype=self.dtype, name="embed")
+        x = embed(zero_padding(inputs, mask))
+        x = _normalize("norm", x, condition, self.dtype)
+        for i in range(self.num_layers):
+            block = ConvNeXtBlock(self.intermediate_dim, 1 / self.num_layers, self.dtype, name=f"block_{i}")
+            x = block(x, condition, mask)
+        return LayerNorm(EPS, dtype=self.dtype, name="final_norm")(x)

@@ -1,0 +1,39 @@
+"""Weight-normed two-dimensional convolution, channels-last, for the discriminators on spectra."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from spark_jax.nn.convolution import Initializer, torch_uniform
+
+
+class WeightNormConv2d(nn.Module):
+    """Convolution over two axes whose kernel is kernel_g · kernel_v / ‖kernel_v‖, a norm per output channel.
+
+    Attributes:
+      features: output channels.
+      kernel_size: along the two axes; odd numbers. Both axes are padded by half of it with zeros.
+      stride: along the two axes.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    kernel_init: Initializer = torch_uniform
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "batch height width in"]) -> Float[Array, "batch rows columns out"]:
+        shape = (*self.kernel_size, inputs.shape[-1], self.features)
+        init = nn.with_logical_partitioning(self.kernel_init, (None, None, "conv_in", "conv_out"))
+        direction = self.param("kernel_v", init, shape, jnp.float32)
+        norm = jnp.sqrt(jnp.sum(jnp.square(direction), axis=(0, 1, 2)))
+        init = nn.with_logical_partitioning(lambda _: norm, ("conv_out",))
+        magnitude = self.param("kernel_g", init)
+        init = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
+        bias = self.param("bias", init, (self.features,), jnp.float32)
+        outputs = lax.conv_general_dilated(
+            inputs, direction * (magnitude / norm), self.stride, [(size // 2, size // 2) for size in self.kernel_size],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        return outputs + bias

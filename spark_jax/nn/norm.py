@@ -1,0 +1,74 @@
+"""Normalisations; all statistics in float32 whatever the compute type."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def standardize(inputs: Float[Array, "... channels"], eps: float) -> Float[Array, "... channels"]:
+    """Zero mean and unit (population) variance over the last axis, in float32."""
+    inputs = inputs.astype(jnp.float32)
+    centred = inputs - jnp.mean(inputs, axis=-1, keepdims=True)
+    return centred * lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+
+
+def l2_normalize(inputs: Float[Array, "... channels"], eps: float = 1e-12) -> Float[Array, "... channels"]:
+    """inputs / max(‖inputs‖, eps) over the last axis, in float32; the gradient at zero is finite."""
+    inputs = inputs.astype(jnp.float32)
+    return inputs * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(inputs), axis=-1, keepdims=True), eps**2))
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with scale and bias over the last axis."""
+
+    eps: float = 1e-6
+    axis: str | None = "embed"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "... channels"]) -> Float[Array, "... channels"]:
+        scale, bias = _scale_and_bias(self, inputs.shape[-1], self.axis)
+        return (standardize(inputs, self.eps) * scale + bias).astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """torch.nn.BatchNorm1d over every axis but the last: the running variance is the unbiased one.
+
+    Statistics live in the collection "batch_stats". The means run over the whole array, so a batch sharded
+    over devices is normalised, under jit, by its global statistics.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+    axis: str | None = "conv_out"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "... channels"], train: bool) -> Float[Array, "... channels"]:
+        channels = inputs.shape[-1]
+        scale, bias = _scale_and_bias(self, channels, self.axis)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        inputs = inputs.astype(jnp.float32)
+        if train:
+            axes = tuple(range(inputs.ndim - 1))
+            mean = jnp.mean(inputs, axis=axes)
+            var = jnp.mean(jnp.square(inputs - mean), axis=axes)
+            if not self.is_initializing():
+                count = inputs.size // channels
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        return ((inputs - mean) * (lax.rsqrt(var + self.eps) * scale) + bias).astype(self.dtype)
+
+
+def _scale_and_bias(module: nn.Module, channels: int, axis: str | None) -> tuple[Array, Array]:
+    ones = nn.with_logical_partitioning(nn.initializers.ones, (axis,))
+    zeros = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
+    return (
+        module.param("scale", ones, (channels,), jnp.float32),
+        module.param("bias", zeros, (channels,), jnp.float32),
+    )
