@@ -1,0 +1,69 @@
+"""Word error rates over texts normalised as Whisper's authors do (numbers, contractions, spelling)."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+from spark_jax.errors import SparkError
+from spark_jax.evaluation.extra import needs_extra
+
+
+@dataclasses.dataclass(frozen=True)
+class WordErrors:
+    """Counts over a set of sentences; the rate is over all words together, not a mean of sentences' rates."""
+
+    sentences: int
+    words: int  # of the references
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors per reference word (0.35: 35 %)."""
+        return self.errors / self.words
+
+
+@functools.cache
+def _normalizer() -> Callable[[str], str]:
+    with needs_extra("evaluation"):
+        from whisper_normalizer.english import EnglishTextNormalizer
+    return EnglishTextNormalizer()  # reads a table of spellings: once a process
+
+
+def normalize_text(text: str) -> str:
+    """Whisper's English normalisation: lower case, no punctuation, one spelling.
+
+    SparkError when the extra `evaluation` is not installed.
+    """
+    return _normalizer()(text)
+
+
+def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
+    """Word errors of the hypotheses, sentence by sentence, after normalisation of both.
+
+    SparkError when the counts differ, a reference has no word, or the extra `evaluation` is not installed.
+    """
+    with needs_extra("evaluation"):
+        import jiwer
+    if len(references) != len(hypotheses) or not references:
+        raise SparkError(
+            f"word errors of {len(hypotheses)} hypotheses for {len(references)} references: "
+            "expected one each, and at least one"
+        )
+    normalized = [normalize_text(text) for text in references]
+    for reference, text in zip(references, normalized, strict=True):
+        if not text:
+            raise SparkError(f"reference {reference!r} has no word to count errors over")
+    measured = jiwer.process_words(normalized, [normalize_text(text) for text in hypotheses])
+    return WordErrors(
+        sentences=len(references),
+        words=measured.hits + measured.substitutions + measured.deletions,
+        substitutions=measured.substitutions,
+        deletions=measured.deletions,
+        insertions=measured.insertions,
+    )
