@@ -1,0 +1,91 @@
+"""wav2vec2 with a CTC head: speech recognition, which is how this project trains its own extractor."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from spark_jax import config as config_lib
+from spark_jax.nn import linear, norm
+from spark_jax.wav2vec2 import model
+
+BLANK = 0
+
+
+class Wav2Vec2ForCTC(nn.Module):
+    """All `config.num_hidden_layers` layers, the final layer norm and a linear map to the vocabulary.
+
+    The parameters under "wav2vec2" are those of `Wav2Vec2(config, num_layers=config.num_hidden_layers)`.
+    """
+
+    config: config_lib.Wav2Vec2Config
+    vocab_size: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, input_values: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+    ) -> tuple[Float[Array, "batch frames vocab"], Int[Array, " batch"]]:
+        """Logits in float32 and the number of frames of each item that mean something.
+
+        Args:
+          input_values: normalised samples, see `model.normalize_input`.
+          lengths: samples of each item without its padding; None: all.
+        """
+        config = self.config
+        depth = config.num_hidden_layers
+        last = dataclasses.replace(config, feature_layers=(depth,))
+        x = model.Wav2Vec2(last, self.dtype, depth, name="wav2vec2")(input_values, lengths)
+        x = norm.LayerNorm(config.layer_norm_eps, name="final_norm")(x)
+        self.sow("intermediates", "last_hidden_state", x)
+        logits = linear.Linear(
+            self.vocab_size, ("embed", "vocab"), kernel_init=nn.initializers.normal(0.02), name="head"
+        )(x)
+        if lengths is None:
+            lengths = jnp.full(x.shape[:1], input_values.shape[1])
+        return logits, model.num_frames(jnp.asarray(lengths), config)
+
+
+def ctc_loss(
+    logits: Float[Array, "batch frames vocab"],
+    frames: Int[Array, " batch"],
+    targets: Int[Array, "batch target"],
+    target_lengths: Int[Array, " batch"],
+) -> Float[Array, ""]:
+    """CTC loss with blank 0: mean over items of the loss per target token (torch's reduction "mean").
+
+    An item whose target does not fit into its frames has a very large loss, not an infinite one: leave such
+    items out of the data. An item without frames or without target tokens counts with loss 0.
+
+    Args:
+      logits: float32 scores.
+      frames: frames of each item without padding.
+      targets: token ids in [1, vocab); what lies beyond the target length is ignored.
+      target_lengths: tokens of each target.
+    """
+    frame_padding = jnp.arange(logits.shape[1]) >= frames[:, None]
+    target_padding = jnp.arange(targets.shape[1]) >= target_lengths[:, None]
+    losses = optax.ctc_loss(
+        logits.astype(jnp.float32), frame_padding.astype(jnp.float32),
+        jnp.where(target_padding, 0, targets), target_padding.astype(jnp.float32), blank_id=BLANK,
+    )
+    counted = (frames > 0) & (target_lengths > 0)
+    losses = jnp.where(counted, losses / jnp.maximum(target_lengths, 1), 0.0)
+    return jnp.sum(losses) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def greedy_decode(
+    logits: Float[np.ndarray, "batch frames vocab"], frames: Int[np.ndarray, " batch"]
+) -> list[list[int]]:
+    """Best path without repeats and blanks: the token ids of each item (on the host)."""
+    best = np.argmax(np.asarray(logits), axis=-1)
+    decoded = []
+    for path, length in zip(best, np.asarray(frames), strict=True):
+        path = path[:length]
+        keep = path != BLANK
+        keep[1:] &= path[1:] != path[:-1]
+        decoded.append(path[keep].tolist())
+    return decoded

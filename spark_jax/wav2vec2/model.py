@@ -1,0 +1,229 @@
+"""wav2vec2 features: convolutional front end and pre-norm transformer with tapped hidden layers.
+
+The semantic tokens of BiCodec are quantised from these features: the mean of a few hidden states of a
+wav2vec2 with layer-norm feature extractor and stable layer norm (paper §3.1.1; reference
+sparktts/models/audio_tokenizer.py, `extract_wav2vec2_features`). Everything is channels-last.
+"""
+
+from typing import TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from spark_jax import config as config_lib
+from spark_jax.nn import norm
+from spark_jax.wav2vec2 import positional
+
+Length = TypeVar("Length", int, np.ndarray, jax.Array)
+
+
+def num_frames(length: Length, config: config_lib.Wav2Vec2Config) -> Length:
+    """Frames that the feature extractor makes of `length` samples (400 → 1, 720 → 2, 16000 → 49).
+
+    Works on Python integers and, elementwise, on integer arrays; 0 where the audio is shorter than one frame.
+    """
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        length = (length - kernel) // stride + 1
+    # A too short input passes through negative counts, which floor division keeps at or below 0.
+    return max(length, 0) if isinstance(length, int) else length.clip(0)
+
+
+def normalize_input(
+    samples: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+) -> Float[Array, "batch samples"]:
+    """Zero mean and unit variance in float32 over the true length of each item; padding becomes 0.
+
+    The variance is the population's, plus 1e-7 (reference: transformers' Wav2Vec2FeatureExtractor). `lengths`
+    None: every sample counts.
+    """
+    samples = jnp.asarray(samples, jnp.float32)
+    if lengths is None:
+        valid = jnp.ones(samples.shape, bool)
+    else:
+        valid = jnp.arange(samples.shape[1]) < jnp.asarray(lengths)[:, None]
+    mean = jnp.mean(samples, axis=1, keepdims=True, where=valid)
+    variance = jnp.var(samples, axis=1, keepdims=True, where=valid)
+    return jnp.where(valid, (samples - mean) / jnp.sqrt(variance + 1e-7), 0.0)
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Exact GELU through erf, as torch computes it; on CPU several times faster than jax.nn.gelu's erfc."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * np.float32(np.sqrt(0.5)).astype(x.dtype)))
+
+
+class Wav2Vec2(nn.Module):
+    """wav2vec2 up to the last tapped layer.
+
+    Attributes:
+      config: sizes.
+      dtype: dtype of the computation; parameters, norms and the attention softmax stay float32.
+      num_layers: transformer layers that exist; None: up to the last tap, `max(config.feature_layers)`.
+    """
+
+    config: config_lib.Wav2Vec2Config
+    dtype: jnp.dtype = jnp.float32
+    num_layers: int | None = None
+
+    def __call__(
+        self, input_values: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+    ) -> Float[Array, "batch frames hidden"]:
+        """Mean of the hidden states at `config.feature_layers`, float32.
+
+        Args:
+          input_values: normalised samples, see `normalize_input`.
+          lengths: samples of each item without its padding; frames beyond them are masked, so that a padded
+            batch gives the features of its single items (and frames of no meaning after them). None: the
+            whole array is one signal and nothing is masked, which is what the reference does.
+        """
+        return self._run(input_values, lengths, collect=False)[0]
+
+    def hidden_states(
+        self, input_values: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+    ) -> Float[Array, "layers batch frames hidden"]:
+        """All `num_layers + 1` hidden states: [0] enters the transformer, [i] is the output of layer i.
+
+        No final layer norm is applied. Arguments as for the call.
+        """
+        return self._run(input_values, lengths, collect=True)[1]
+
+    @nn.compact
+    def _run(self, input_values, lengths, collect):
+        config = self.config
+        depth = max(config.feature_layers) if self.num_layers is None else self.num_layers
+        if not 0 <= min(config.feature_layers) <= max(config.feature_layers) <= depth:
+            raise ValueError(f"feature_layers {config.feature_layers} must lie within 0…{depth} layers")
+        x = FeatureExtractor(config, self.dtype, name="feature_extractor")(input_values.astype(self.dtype))
+        x = FeatureProjection(config, self.dtype, name="feature_projection")(x)
+        valid = None
+        if lengths is not None:
+            valid = jnp.arange(x.shape[1]) < num_frames(jnp.asarray(lengths), config)[:, None]
+            x = jnp.where(valid[..., None], x, 0)
+        x = x + gelu(positional.PositionalConv(config, self.dtype, name="positional_conv")(x))
+        # The mean over the taps is summed up inside the scan: no stack of all activations is ever kept.
+        weights = np.zeros(depth + 1, np.float32)
+        for layer in config.feature_layers:
+            weights[layer] += 1.0 / len(config.feature_layers)
+        layers = nn.scan(
+            _TappedLayer,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=depth,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(config, self.dtype, collect, name="layers")
+        carry = (x, weights[0] * x.astype(jnp.float32))
+        (_, features), states = layers(carry, jnp.asarray(weights[1:]), valid)
+        return features, jnp.concatenate([x[None], states]) if collect else None
+
+
+class FeatureExtractor(nn.Module):
+    """Strided convolutions (no padding), each followed by LayerNorm over channels and exact GELU."""
+
+    config: config_lib.Wav2Vec2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, input_values: Float[Array, "batch samples"]) -> Float[Array, "batch frames conv"]:
+        config = self.config
+        x = input_values[..., None]
+        for i, (channels, kernel, stride) in enumerate(
+            zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
+        ):
+            x = nn.Conv(
+                channels, (kernel,), (stride,), padding="VALID", use_bias=config.conv_bias, dtype=self.dtype,
+                kernel_init=_partitioned(nn.initializers.kaiming_normal(), None, "conv_in", "conv_out"),
+                bias_init=_partitioned(nn.initializers.zeros, "conv_out"), name=f"conv_{i}",
+            )(x)
+            # torch's default eps, which the reference's feature extractor uses whatever layer_norm_eps says.
+            x = gelu(norm.LayerNorm(1e-5, "conv_out", self.dtype, name=f"norm_{i}")(x))
+            self.sow("intermediates", f"features_{i}", x)
+        return x
+
+
+class FeatureProjection(nn.Module):
+    """LayerNorm and linear map of the convolution features to the transformer's width."""
+
+    config: config_lib.Wav2Vec2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch frames conv"]) -> Float[Array, "batch frames hidden"]:
+        x = norm.LayerNorm(self.config.layer_norm_eps, "conv_in", self.dtype, name="norm")(x)
+        x = _dense(self.config.hidden_size, ("conv_in", "embed"), self.dtype, name="projection")(x)
+        self.sow("intermediates", "projected", x)
+        return x
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm ("stable layer norm") layer: self-attention and a GELU feed-forward, both residual."""
+
+    config: config_lib.Wav2Vec2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch frames hidden"], valid: Bool[Array, "batch frames"] | None
+    ) -> Float[Array, "batch frames hidden"]:
+        config = self.config
+        y = norm.LayerNorm(config.layer_norm_eps, "embed", self.dtype, name="attention_norm")(x)
+        y = SelfAttention(config, self.dtype, name="attention")(y, valid)
+        self.sow("intermediates", "attention_output", y)
+        x = x + y
+        y = norm.LayerNorm(config.layer_norm_eps, "embed", self.dtype, name="mlp_norm")(x)
+        y = gelu(_dense(config.intermediate_size, ("embed", "mlp"), self.dtype, name="up")(y))
+        return x + _dense(config.hidden_size, ("mlp", "embed"), self.dtype, name="down")(y)
+
+
+class SelfAttention(nn.Module):
+    """Bidirectional multi-head attention with biases; padded frames are no keys."""
+
+    config: config_lib.Wav2Vec2Config
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch frames hidden"], valid: Bool[Array, "batch frames"] | None
+    ) -> Float[Array, "batch frames hidden"]:
+        hidden, heads = self.config.hidden_size, self.config.num_attention_heads
+        shape = (heads, hidden // heads)
+        axes = ("embed", "heads", "head_dim")
+        query, key, value = (
+            _dense(shape, axes, self.dtype, name=name)(x) for name in ("query", "key", "value")
+        )
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query * shape[1] ** -0.5, key).astype(jnp.float32)
+        if valid is not None:
+            scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        y = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        return _dense(hidden, ("heads", "head_dim", "embed"), self.dtype, axis=(-2, -1), name="out")(y)
+
+
+class _TappedLayer(nn.Module):
+    """One step of the scan over layers: (state, sum of taps), tap weight → next carry."""
+
+    config: config_lib.Wav2Vec2Config
+    dtype: jnp.dtype
+    collect: bool
+
+    @nn.compact
+    def __call__(self, carry, weight, valid):
+        x, features = carry
+        x = TransformerLayer(self.config, self.dtype, name="layer")(x, valid)
+        return (x, features + weight * x.astype(jnp.float32)), x if self.collect else None
+
+
+def _partitioned(initializer, *axes):
+    return nn.with_logical_partitioning(initializer, axes)
+
+
+def _dense(features, axes, dtype, name, axis=-1):
+    """Linear map; `axes` names the kernel's dimensions, inputs first."""
+    outputs = 1 if isinstance(features, int) else len(features)
+    return nn.DenseGeneral(
+        features, axis=axis, dtype=dtype, name=name,
+        kernel_init=_partitioned(nn.initializers.normal(0.02), *axes),
+        bias_init=_partitioned(nn.initializers.zeros, *axes[-outputs:]),
+    )
