@@ -151,7 +151,7 @@ class Qwen2(nn.Module):
         cosine, sine = rotary_angles(
             slots if positions is None else positions, self.config.head_dim, self.config.rope_theta
         )
-        x = nn.with_logical_constraint(self.embed(input_ids), ("batch", "time", None))
+        x = nn.with_logical_constraint(self.embed(input_ids), ("batch", None, None))
         buffers = None if cache is None else (cache.keys, cache.values)
         layer_indices = jnp.arange(self.config.num_hidden_layers)
         step = _Step(cosine, sine, mask, None if cache is None else slots)
