@@ -1,5 +1,7 @@
 """BiCodec: speech ↔ semantic tokens (what is said, 50 a second) and global tokens (who says it; paper §3.1)."""
 
+from collections.abc import Collection
+
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
@@ -56,6 +58,7 @@ class BiCodec(nn.Module):
         train: bool,
         condition_on_x_vector: bool | Bool[Array, ""] = False,
         wave: bool = True,
+        frozen: Collection[str] = (),
     ) -> BiCodecOutput:
         """Reconstructs features and waveform, straight-through.
 
@@ -67,9 +70,11 @@ class BiCodec(nn.Module):
           condition_on_x_vector: the speaker schedule (reference training step < d_vector_train_start): the
             decoder hears the x-vector instead of the d-vector. May be traced: switching compiles nothing.
           wave: static. False leaves the wave generator out, for training on features alone.
+          frozen: parts that are not trained: their statistics are read as in evaluation and do not change.
         """
-        quantization = self.quantizer(self.encoder(features), train)
-        speaker = self.speaker_encoder(mel_spectrogram(reference_wave, self.config.mel_params), train)
+        quantization = self.quantizer(self.encoder(features), train and "quantizer" not in frozen)
+        mel = mel_spectrogram(reference_wave, self.config.mel_params)
+        speaker = self.speaker_encoder(mel, train and "speaker_encoder" not in frozen)
         condition = jnp.where(condition_on_x_vector, speaker.x_vector, speaker.d_vector)
         x = self.prenet(quantization.quantized, condition)
         return BiCodecOutput(
