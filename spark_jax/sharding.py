@@ -1,7 +1,7 @@
 """The device mesh, the one table of logical axes, and the shardings of train states and batches.
 
 Models name the axes of their parameters (`nn.with_logical_partitioning`); `RULES` says on which mesh axis
-each name lies. The shardings of a whole train state, optimiser included, are resolved once over its `eval_shape`.
+each name lies. The shardings of a whole train state, optimiser and all, are resolved once over `eval_shape`.
 """
 
 import math
@@ -21,7 +21,7 @@ MESH_AXES = (DATA, FSDP, TENSOR)
 # Logical axis → mesh axis (None: not divided). Batches are divided over data and fsdp together.
 RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": (DATA, FSDP),
-    "length": None,
+    "time": None,
     "embed": FSDP,
     "heads": TENSOR,
     "kv_heads": TENSOR,
@@ -32,7 +32,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "norm": None,
     "conv_kernel": None,
     "conv_in": None,
-    "conv_out": FSDP,
+    "conv_out": TENSOR,  # not fsdp: it meets "embed" in projections
     "codes": None,
     "code_dim": None,
 }
@@ -60,11 +60,6 @@ def make_mesh(
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit {len(available)} devices")
     # Auto axes: Linen's logical boxes need them, and jax.make_mesh's default is Explicit since jax 0.9.
     return jax.make_mesh(sizes, MESH_AXES, (AxisType.Auto,) * 3, devices=available[: math.prod(sizes)])
-
-
-def rules_list(rules: Mapping[str, Any] = RULES) -> list[tuple[str, Any]]:
-    """The table in the form `flax.linen.logical_axis_rules` takes."""
-    return list(rules.items())
 
 
 def unbox(tree: Any) -> Any:
@@ -135,8 +130,7 @@ def initialize(mesh: Mesh, init: Callable[..., Any], *args: Any) -> tuple[Any, A
       The tree without boxes, and its shardings.
     """
     shardings = tree_shardings(mesh, jax.eval_shape(init, *args))
-    with jax.set_mesh(mesh):
-        return jax.jit(lambda *inputs: unbox(init(*inputs)), out_shardings=shardings)(*args), shardings
+    return jax.jit(lambda *inputs: unbox(init(*inputs)), out_shardings=shardings)(*args), shardings
 
 
 def jit_step(
@@ -144,44 +138,21 @@ def jit_step(
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """A train step `(state, batch) → (state, metrics)` with explicit shardings; the state is donated."""
 
-    def with_rules(state: Any, batch: Any) -> tuple[Any, Any]:
-        with nn.logical_axis_rules(rules_list()):
-            return step(state, batch)
-
-    jitted = jax.jit(
-        with_rules,
+    return jax.jit(
+        step,
         in_shardings=(state_shardings, batch_sharding(mesh)),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
-
-    def run(state: Any, batch: Any) -> tuple[Any, Any]:
-        with jax.set_mesh(mesh):
-            return jitted(state, batch)
-
-    return run
 
 
 def jit_eval(
     evaluate: Callable[[Any, Any], Any], mesh: Mesh, params_shardings: Any
 ) -> Callable[[Any, Any], Any]:
     """An evaluation step `(params, batch) → metrics` jitted with explicit shardings; nothing is donated."""
-
-    def with_rules(params: Any, batch: Any) -> Any:
-        with nn.logical_axis_rules(rules_list()):
-            return evaluate(params, batch)
-
-    jitted = jax.jit(
-        with_rules,
-        in_shardings=(params_shardings, batch_sharding(mesh)),
-        out_shardings=replicated(mesh),
+    return jax.jit(
+        evaluate, in_shardings=(params_shardings, batch_sharding(mesh)), out_shardings=replicated(mesh)
     )
-
-    def run(params: Any, batch: Any) -> Any:
-        with jax.set_mesh(mesh):
-            return jitted(params, batch)
-
-    return run
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from spark_jax.config import Qwen2Config, Wav2Vec2Config, from_mapping, to_mapping
+from spark_jax.config import from_mapping, to_mapping
 from spark_jax.errors import SparkError
 from spark_jax.training.optimizer import OptimizerConfig
 
@@ -53,8 +53,8 @@ class CTCTrainingConfig:
     """A wav2vec2 encoder with a CTC head, trained on the corpus transcripts (train/wav2vec2.py)."""
 
     corpus: str = "corpus"  # folder with metadata.jsonl
+    model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
     target: Literal["phonemes", "text"] = "phonemes"
-    wav2vec2: Wav2Vec2Config = Wav2Vec2Config()
     data: AudioDataConfig = AudioDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
@@ -84,8 +84,8 @@ class LLMTrainingConfig:
 
     tokens: str = "tokens.jsonl"  # from tools/encode_corpus.py
     tokenizer: str = "tokenizer"  # folder
+    model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
     init_from: str | None = None  # parameters to start from (a model part)
-    llm: Qwen2Config = Qwen2Config()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
     accumulate: int = 1  # micro-batches per update
     loss_chunk: int = 1024  # tokens whose logits exist at a time

@@ -124,7 +124,7 @@ def fit(
 
 
 class _Clock:
-    """Wall time of a window of steps, less evaluation and checkpoints, and the part spent waiting for data."""
+    """Wall time of a window of steps, less evaluation and checkpoints, and the wait for data in it."""
 
     def __init__(self) -> None:
         self._reset()

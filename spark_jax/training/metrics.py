@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 from tensorboardX import SummaryWriter
 
 
@@ -66,6 +67,17 @@ def log_line(step: int, group: str, values: Mapping[str, float]) -> None:
     """A plain line on stderr, for logs and for eyes."""
     figures = " ".join(f"{name}={value:.4g}" for name, value in values.items())
     print(f"step {step} {group}: {figures}", file=sys.stderr, flush=True)
+
+
+def edit_distance(ours: Int[np.ndarray, " ours"], theirs: Int[np.ndarray, " theirs"]) -> int:
+    """Least number of insertions, deletions and substitutions between two sequences of ids."""
+    steps = np.arange(len(theirs) + 1)
+    row = steps
+    for i, label in enumerate(ours, 1):
+        changed = np.concatenate([[i], np.minimum(row[1:] + 1, row[:-1] + (theirs != label))])
+        # Deletions run along the row: min over j ≤ k of changed[j] + (k − j), as a running minimum.
+        row = np.minimum.accumulate(changed - steps) + steps
+    return int(row[-1])
 
 
 def _step_of(line: str) -> float:

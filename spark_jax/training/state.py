@@ -29,7 +29,7 @@ class TrainState(struct.PyTreeNode):
 
 
 def new_state(variables: Any, init_optimizer: Callable[[Any], Any]) -> TrainState:
-    """State before the first step, from `module.init`'s variables (boxes and all, for `sharding.initialize`)."""
+    """State before the first step, from `module.init`'s variables (boxed, for `sharding.initialize`)."""
     collections = dict(variables)
     params = collections.pop("params")
     return TrainState(

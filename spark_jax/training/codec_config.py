@@ -1,0 +1,104 @@
+"""Configuration of the codec's training (train/bicodec.py); the defaults are the paper's recipe."""
+
+import dataclasses
+from typing import Literal
+
+from spark_jax.config import DiscriminatorConfig
+from spark_jax.errors import SparkError
+from spark_jax.training.config import LoopConfig, MeshConfig
+from spark_jax.training.optimizer import OptimizerConfig
+
+PARTS = ("encoder", "quantizer", "speaker_encoder", "prenet", "postnet", "wave_generator")
+
+# AdamW (0.8, 0.9), clip 1.0, 1,000 steps to 1e-4, linear to 1e-5 over 500,000 (authors' configuration).
+_OPTIMIZER = OptimizerConfig(
+    learning_rate=1e-4, schedule="linear", warmup_steps=1000, decay_steps=500_000, floor=1e-5, betas=(0.8, 0.9)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecDataConfig:
+    """Random segments of utterances, each with a reference clip."""
+
+    segment_seconds: float = 2.4  # whole tokens
+    context_seconds: float = 1.0  # on each side, heard by wav2vec2 only; whole tokens
+    batch_segments: int = 256
+    high_pass_hz: float = 40.0
+    keep_in_memory: bool = False  # prepared utterances stay in memory, as 16-bit samples
+    train_split: str = "train"
+    evaluation_split: str = "validation"
+    evaluation_batches: int = 4
+    threads: int = 2
+    prefetch: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Weights of the generator's losses; those of codebook and commitment are the quantiser's."""
+
+    mel: float = 15.0
+    adversarial: float = 1.0
+    feature_matching: float = 1.0
+    vq: float = 1.0
+    speaker: float = 1.0
+    features: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RevivalConfig:
+    """Dead codes are put onto latents of the batch; off by default, the paper has none.
+
+    A run of few steps needs it: codes that no latent is near to at the start never get a gradient.
+    """
+
+    every: int = 0  # steps; 0: never
+    until: int = 0  # step from which codes are left to settle
+    below: float = 0.05  # usage that counts as dead, as a fraction of even usage
+
+
+@dataclasses.dataclass(frozen=True)
+class BiCodecTrainingConfig:
+    """The codec (train/bicodec.py).
+
+    `phase` "features" leaves the wave generator out: quantiser, feature reconstruction and speaker loss settle
+    the semantic codes at little cost. Parts in `freeze` neither get gradients nor change their statistics.
+    Discriminators take part from step `adversarial_start` on; None: never, and they do not exist.
+    """
+
+    corpus: str = "corpus"  # folder with metadata.jsonl
+    model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
+    wav2vec2: str | None = None  # part with the frozen feature extractor; None: random, for tests and timing
+    init_from: str | None = None  # codec part of an earlier run
+    phase: Literal["full", "features"] = "full"
+    freeze: tuple[str, ...] = ()
+    adversarial_start: int | None = 0
+    d_vector_train_start: int = 1000  # until this step the decoder hears the x-vector
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    losses: LossWeights = LossWeights()
+    revival: RevivalConfig = RevivalConfig()
+    data: CodecDataConfig = CodecDataConfig()
+    generator_optimizer: OptimizerConfig = _OPTIMIZER
+    discriminator_optimizer: OptimizerConfig = _OPTIMIZER
+    loop: LoopConfig = LoopConfig(steps=800_000, evaluate_every=5000, checkpoint_every=5000)
+    mesh: MeshConfig = MeshConfig()
+
+    @property
+    def frozen_parts(self) -> tuple[str, ...]:
+        """Parts of the codec that this run does not train.
+
+        Raises:
+          SparkError: a part that does not exist, or nothing is left to train.
+        """
+        unknown = sorted(set(self.freeze) - set(PARTS))
+        if unknown:
+            raise SparkError(f"freeze: unknown part {unknown[0]!r}, expected some of {', '.join(PARTS)}")
+        left_out = ("wave_generator",) if self.phase == "features" else ()
+        frozen = tuple(part for part in PARTS if part in self.freeze + left_out)
+        if len(frozen) == len(PARTS):
+            raise SparkError("freeze: no part is left to train")
+        return frozen
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether discriminators take part at some step."""
+        return self.phase == "full" and self.adversarial_start is not None

@@ -1,0 +1,229 @@
+"""The codec's train step: frozen wav2vec2 features, discriminators first, then the generator (paper §3.1.4).
+
+The state's trees: `params` is {"generator": trained parts, "frozen": the other parts, "wav2vec2": …,
+"discriminator": …}, `opt_state` {"generator": …, "discriminator": …}; collections are those of the codec. Frozen
+parameters are simply not differentiated, so that the backward pass ends where the trained parts end.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float
+
+from spark_jax.bicodec import losses
+from spark_jax.bicodec.discriminator import Discriminators
+from spark_jax.bicodec.model import BiCodec, BiCodecOutput
+from spark_jax.config import SparkConfig
+from spark_jax.training.codec_config import BiCodecTrainingConfig
+from spark_jax.training.state import TrainState, advance, guarded_update
+from spark_jax.wav2vec2.model import Wav2Vec2
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+
+
+class CodecModels(struct.PyTreeNode):
+    """The modules (no parameters) and optimisers of a run; all static."""
+
+    codec: BiCodec = struct.field(pytree_node=False)
+    extractor: Wav2Vec2 = struct.field(pytree_node=False)
+    discriminators: Discriminators | None = struct.field(pytree_node=False)
+    generator_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    discriminator_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+
+
+def init_state(models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig) -> TrainState:
+    """A fresh boxed state, for `sharding.initialize`; `with_pretrained` puts given parameters into it."""
+    keys = jax.random.split(jax.random.key(config.loop.seed), 3)
+    samples = jnp.zeros((1, system.sample_rate))
+    features = jnp.zeros((1, 8, system.wav2vec2.hidden_size))
+    reference = jnp.zeros((1, system.ref_segment_samples))
+    variables = dict(models.codec.init(keys[0], features, reference, train=False))
+    params = dict(variables.pop("params"))
+    frozen = {name: params.pop(name) for name in config.frozen_parts}
+    params = {"generator": params, "frozen": frozen}
+    params["wav2vec2"] = models.extractor.init(keys[1], samples)["params"]
+    opt_state = {"generator": models.generator_optimizer.init(params["generator"])}
+    if models.discriminators is not None:
+        params["discriminator"] = models.discriminators.init(keys[2], samples)["params"]
+        opt_state["discriminator"] = models.discriminator_optimizer.init(params["discriminator"])
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(step=zero, params=params, opt_state=opt_state, collections=variables, skipped=zero)
+
+
+def with_pretrained(state: TrainState, shardings: TrainState, pretrained: Mapping[str, Any]) -> TrainState:
+    """The state with given values in place of fresh ones.
+
+    Args:
+      pretrained: under "wav2vec2" the extractor's parameters, under "codec" what `codec_variables` gives; each
+        may be absent.
+    """
+    params, collections = dict(state.params), state.collections
+    if "wav2vec2" in pretrained:
+        params["wav2vec2"] = pretrained["wav2vec2"]
+    if "codec" in pretrained:
+        collections = dict(pretrained["codec"])
+        parts = collections.pop("params")
+        params |= {group: {name: parts[name] for name in params[group]} for group in ("generator", "frozen")}
+    return jax.device_put(state.replace(params=params, collections=collections), shardings)
+
+
+def codec_variables(state: TrainState) -> dict[str, Any]:
+    """The codec's variables (parameters, statistics) out of a train state: what other programs load."""
+    return {"params": {**state.params["generator"], **state.params["frozen"]}, **state.collections}
+
+
+def extract_features(
+    extractor: Wav2Vec2, params: Any, windows: Float[Array, "batch samples"], context: int, tokens: int
+) -> Float[Array, "batch tokens features"]:
+    """Features of the middle of normalised windows: frame i begins at sample 320·i, as token i does.
+
+    Args:
+      windows: segments with context on both sides, normalised.
+      context: frames to drop on the left; the right side's are what is left over.
+      tokens: frames of the segment.
+    """
+    features = extractor.apply({"params": params}, windows)
+    return jax.lax.stop_gradient(features[:, context : context + tokens])
+
+
+def codec_step(
+    models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig, adversarial: bool
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """A step on a batch of `data.codec`: with `adversarial`, discriminators take part (a variant of its own)."""
+    weights = config.losses
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        params, real = state.params, batch["wave"]
+        features = _batch_features(models, config, system, params["wav2vec2"], batch)
+        on_x_vector = state.step < config.d_vector_train_start
+
+        def forward(generator: Any) -> tuple[BiCodecOutput, Any]:
+            outputs, collections = models.codec.apply(
+                {"params": {**generator, **params["frozen"]}, **state.collections}, features, batch["reference"],
+                train=True, condition_on_x_vector=on_x_vector, wave=config.phase == "full",
+                frozen=config.frozen_parts, mutable=list(state.collections),
+            )  # fmt: skip
+            return outputs.replace(semantic_ids=None, global_ids=None), collections  # integers have no gradient
+
+        # One forward pass serves both players: the discriminators see its output, then its pullback is used.
+        outputs, pullback, collections = jax.vjp(forward, params["generator"], has_aux=True)
+        metrics: Metrics = {"perplexity": outputs.perplexity, "active_codes": outputs.active_num}
+        new_params, new_opt_state = dict(params), dict(state.opt_state)
+        skipped = jnp.zeros(())
+
+        if adversarial:
+            discriminate = lambda p, wave: models.discriminators.apply({"params": p}, wave)  # noqa: E731
+
+            def discriminator_loss(p: Any) -> Array:
+                return losses.discriminator_loss(discriminate(p, outputs.recons), discriminate(p, real))
+
+            loss, grads = jax.value_and_grad(discriminator_loss)(params["discriminator"])
+            new_params["discriminator"], new_opt_state["discriminator"], report = guarded_update(
+                grads, state.opt_state["discriminator"], params["discriminator"], models.discriminator_optimizer
+            )
+            metrics |= {"discriminator": loss, "discriminator_grad_norm": report["grad_norm"]}
+            skipped = report["skipped"]
+
+        def generator_loss(outputs: BiCodecOutput) -> tuple[Array, Metrics]:
+            terms = reconstruction_losses(outputs, features, real)
+            factors = {"vq": weights.vq, "features": weights.features, "mel": weights.mel}
+            terms["speaker"] = jnp.mean(jnp.square(outputs.d_vector - jax.lax.stop_gradient(outputs.x_vector)))
+            factors["speaker"] = jnp.where(on_x_vector, 0.0, weights.speaker)
+            if adversarial:
+                fake_maps = discriminate(new_params["discriminator"], outputs.recons)
+                real_maps = jax.lax.stop_gradient(discriminate(new_params["discriminator"], real))
+                terms["adversarial"] = losses.adversarial_loss(fake_maps)
+                terms["feature_matching"] = losses.feature_matching_loss(fake_maps, real_maps)
+                factors |= {"adversarial": weights.adversarial, "feature_matching": weights.feature_matching}
+            return sum(factors[name] * term for name, term in terms.items()), terms
+
+        (loss, terms), cotangents = jax.value_and_grad(generator_loss, has_aux=True)(outputs)
+        (grads,) = pullback(cotangents)
+        new_params["generator"], new_opt_state["generator"], report = guarded_update(
+            grads, state.opt_state["generator"], params["generator"], models.generator_optimizer
+        )
+        # Statistics of a skipped step may be as broken as its gradient.
+        keep = report["skipped"] > 0
+        collections = jax.tree.map(lambda old, new: jnp.where(keep, old, new), state.collections, collections)
+        if config.revival.every:
+            new_params, collections = _revive(models, config, state, features, new_params, collections)
+        skipped = jnp.maximum(skipped, report["skipped"])
+        seconds = jnp.asarray(real.size / system.sample_rate, jnp.float32)
+        metrics |= {"loss": loss, **terms, "grad_norm": report["grad_norm"], "skipped": skipped}
+        metrics["audio_seconds"] = seconds
+        return advance(state, new_params, new_opt_state, skipped, collections), metrics
+
+    return step
+
+
+def codec_evaluation(
+    models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig
+) -> Callable[[TrainState, Batch], Metrics]:
+    """(state, batch) → mean losses of inference mode; with a wave generator also the samples, `wave`."""
+
+    def evaluate(state: TrainState, batch: Batch) -> Metrics:
+        features = _batch_features(models, config, system, state.params["wav2vec2"], batch)
+        outputs = models.codec.apply(
+            codec_variables(state), features, batch["reference"], train=False,
+            condition_on_x_vector=state.step < config.d_vector_train_start, wave=config.phase == "full",
+        )  # fmt: skip
+        metrics = reconstruction_losses(outputs, features, batch["wave"])
+        metrics["perplexity"] = outputs.perplexity
+        return metrics if outputs.recons is None else metrics | {"wave": outputs.recons}
+
+    return evaluate
+
+
+def reconstruction_losses(
+    outputs: BiCodecOutput, features: Float[Array, "batch tokens features"], wave: Float[Array, "batch samples"]
+) -> Metrics:
+    """Unweighted: vq, features (mean squared error), and mel where there is a waveform."""
+    terms = {"vq": outputs.vq_loss, "features": jnp.mean(jnp.square(outputs.pred_feat - features))}
+    if outputs.recons is not None:
+        terms["mel"] = losses.multi_resolution_mel_loss(outputs.recons, wave)
+    return terms
+
+
+def _batch_features(
+    models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig, params: Any, batch: Batch
+) -> Array:
+    context = round(config.data.context_seconds * system.sample_rate) // system.latent_hop_length
+    tokens = batch["wave"].shape[1] // system.latent_hop_length
+    return extract_features(models.extractor, params, batch["input_values"], context, tokens)
+
+
+def _revive(
+    models: CodecModels, config: BiCodecTrainingConfig, state: TrainState, features: Array, params: Any, collections: Any
+) -> tuple[Any, Any]:
+    """Every few steps: codes of low usage move onto random latents of the batch and count as evenly used."""
+    revival, quantizer = config.revival, models.codec.config.quantizer
+
+    def revived(params: Any, collections: Any) -> tuple[Any, Any]:
+        variables = {"params": {**params["generator"], **params["frozen"]}, **collections}
+        latents = models.codec.apply(variables, features, method=_latents).reshape(-1, quantizer.codebook_dim)
+        usage = collections["code_statistics"]["quantizer"]["cluster_size"]
+        even = jnp.asarray(latents.shape[0] / quantizer.codebook_size, jnp.float32)
+        key = jax.random.fold_in(jax.random.key(config.loop.seed), state.step)
+        chosen = latents[jax.random.choice(key, latents.shape[0], usage.shape, replace=latents.shape[0] < usage.size)]
+        dead = usage < revival.below * even
+        old = params["generator"]["quantizer"]
+        new = old | {"codebook": jnp.where(dead[:, None], chosen, old["codebook"])}
+        statistics = {"quantizer": {"cluster_size": jnp.where(dead, even, usage)}}
+        params = params | {"generator": params["generator"] | {"quantizer": new}}
+        return params, collections | {"code_statistics": statistics}
+
+    due = ((state.step + 1) % revival.every == 0) & (state.step < revival.until)
+    return jax.lax.cond(due, revived, lambda *trees: trees, params, collections)
+
+
+def _latents(codec: BiCodec, features: Float[Array, "batch time features"]) -> Float[Array, "batch tokens dim"]:
+    """What the codebook's rows stand for."""
+    latents, quantizer = codec.encoder(features), codec.quantizer
+    sizes = quantizer.config
+    return latents if sizes.input_dim == sizes.codebook_dim else quantizer.in_project(latents)
+
