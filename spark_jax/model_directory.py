@@ -1,0 +1,345 @@
+"""A model directory: configuration, tokenizer and parameters of a whole text-to-speech system.
+
+    DIR/config.json          SparkConfig, and "format_version"
+    DIR/tokenizer/           tokenizer.json and what comes with it
+    DIR/params/<part>/       one Orbax tree each for bicodec, wav2vec2 and llm, collections on top
+    DIR/voices/NAME.json     optional voice files; default.json speaks where a request names no voice
+    DIR/MODEL_CARD.md        optional
+
+Weight matrices may be stored in a shorter type; norms, biases, gains and statistics are float32 always. A
+directory is written under a temporary name and renamed when it is complete.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from spark_jax import config as config_lib
+from spark_jax.bicodec.model import BiCodec
+from spark_jax.config import SparkConfig
+from spark_jax.errors import SparkError
+from spark_jax.qwen2.model import Qwen2
+from spark_jax.sharding import unbox
+from spark_jax.wav2vec2.model import Wav2Vec2
+
+FORMAT_VERSION = 1
+PARTS = ("bicodec", "wav2vec2", "llm")
+DEFAULT_VOICE = "default.json"
+MODEL_CARD = "MODEL_CARD.md"
+
+# Leaves that a shorter storage type spares: their precision costs nothing, and norms need it.
+_SPARED = frozenset({"scale", "bias", "gamma", "alpha", "g", "kernel_g", "mean", "var", "cluster_size"})
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """What `load` returns: everything a synthesiser needs."""
+
+    config: SparkConfig
+    variables: dict[str, Any]  # part → collection → tree of arrays
+    tokenizer_directory: Path
+    voices: dict[str, Path]  # voice files by name, without ".json"
+    default_voice: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PartInfo:
+    """Size of one part as stored."""
+
+    parameters: int
+    bytes: int
+    dtype: str  # of the weight matrices
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What `spark-jax info` shows."""
+
+    directory: Path
+    parts: dict[str, PartInfo]
+    vocabulary: int
+    semantic_codes: int
+    global_codes: int
+    global_tokens: int  # per utterance
+    token_rate: float  # semantic tokens a second
+    sample_rate: int
+    voices: list[str]
+    bytes: int  # of all files
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.parts.values())
+
+
+def abstract_variables(config: SparkConfig) -> dict[str, Any]:
+    """Shapes and float32 types (`jax.ShapeDtypeStruct`) of every array: part → collection → tree.
+
+    Raises:
+      SparkError: the configuration's sizes do not fit together.
+    """
+
+    def bicodec(key):
+        codec = config.bicodec
+        frames = 8 * math.prod(codec.encoder.sample_ratios)
+        features = jnp.zeros((1, frames, codec.encoder.input_channels))
+        return BiCodec(codec).init(key, features, jnp.zeros((1, 2 * codec.mel_params.n_fft)), False)
+
+    def wav2vec2(key):
+        return Wav2Vec2(config.wav2vec2).init(key, jnp.zeros((1, 2 * config.sample_rate)))
+
+    def llm(key):
+        return Qwen2(config.llm).init(key, jnp.zeros((1, 2), jnp.int32))
+
+    trees = {}
+    for part, init in {"bicodec": bicodec, "wav2vec2": wav2vec2, "llm": llm}.items():
+        try:
+            trees[part] = jax.eval_shape(lambda init=init: unbox(init(jax.random.key(0))))
+        except Exception as error:  # whatever the tracing of layers that do not fit raises
+            raise SparkError(f"{part}: the sizes do not fit together ({_brief(error)})") from error
+    return trees
+
+
+def with_weight_dtype(tree: Any, dtype: Any) -> Any:
+    """The abstract tree with its weight matrices in `dtype`; norms, biases, statistics … keep theirs."""
+
+    def retype(path, leaf):
+        spared = _name(path).rpartition("/")[2] in _SPARED
+        return leaf if spared else jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+    return jax.tree_util.tree_map_with_path(retype, tree)
+
+
+def save(
+    directory: str | Path,
+    config: SparkConfig,
+    variables: Mapping[str, Any],
+    tokenizer_directory: str | Path,
+    *,
+    weight_dtype: Any = None,
+    voices: Mapping[str, str | Path] | None = None,
+    model_card: str | Path | None = None,
+) -> None:
+    """Writes a model directory.
+
+    Args:
+      directory: must not exist yet, or be empty.
+      config: the whole system's sizes.
+      variables: {"bicodec": {"params", "batch_stats", "code_statistics"}, "wav2vec2": {"params"},
+        "llm": {"params"}}, plain trees or Linen's boxes.
+      tokenizer_directory: its files are copied.
+      weight_dtype: storage type of the weight matrices, e.g. jnp.bfloat16; None: as they are.
+      voices: voice files to copy, by the names they get (without ".json"); "default" is the default voice.
+      model_card: a file to copy as MODEL_CARD.md.
+
+    Raises:
+      SparkError: the directory is taken or cannot be written, or the variables are not the configuration's.
+    """
+    variables = unbox(dict(variables))
+    problems = _differences(variables, abstract_variables(config))
+    if problems:
+        raise SparkError(
+            f"{directory}: not saved, variables do not fit the configuration: {'; '.join(problems)}"
+        )
+    with new_directory(directory) as folder:
+        write_config(folder, config)
+        copy_files(tokenizer_directory, folder / "tokenizer")
+        for part in PARTS:
+            write_part(folder, part, _cast(variables[part], weight_dtype))
+        for name, path in (voices or {}).items():
+            (folder / "voices").mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / "voices" / f"{name}.json")
+        if model_card is not None:
+            shutil.copyfile(model_card, folder / MODEL_CARD)
+
+
+def load(directory: str | Path, llm_dtype: Any = jnp.float32) -> LoadedModel:
+    """Reads a model directory onto the default device.
+
+    Args:
+      directory: the model directory.
+      llm_dtype: type of the LLM's weight matrices in memory, whatever the files hold; all else is float32.
+
+    Raises:
+      SparkError: a file is missing, truncated or malformed, or tensors are missing, extra or misshapen
+        (all are listed at once, before any is read).
+    """
+    directory = Path(directory).absolute()
+    config = read_config(directory)
+    tokenizer = directory / "tokenizer"
+    if not tokenizer.is_dir():
+        raise SparkError(f"{tokenizer}: no such directory; expected the model's tokenizer")
+    wanted = abstract_variables(config)
+    problems = _differences({part: _stored(directory, part) for part in PARTS}, wanted)
+    if problems:
+        raise SparkError(f"{directory / 'params'}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
+    wanted["llm"] = with_weight_dtype(wanted["llm"], llm_dtype)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), wanted)
+    variables = {part: _read_part(directory, part, wanted[part]) for part in PARTS}
+    voices = _voices(directory)
+    return LoadedModel(config, variables, tokenizer, voices, voices.get(DEFAULT_VOICE.removesuffix(".json")))
+
+
+def info(directory: str | Path) -> ModelInfo:
+    """Sizes and facts of a model directory, from its metadata alone.
+
+    Raises:
+      SparkError: as `load`, for the files that are read.
+    """
+    directory = Path(directory).absolute()
+    config = read_config(directory)
+    parts = {}
+    for part in PARTS:
+        leaves = jax.tree.leaves(_stored(directory, part))
+        matrices = max(leaves, key=lambda leaf: math.prod(leaf.shape))
+        parts[part] = PartInfo(
+            parameters=sum(math.prod(leaf.shape) for leaf in leaves),
+            bytes=sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves),
+            dtype=np.dtype(matrices.dtype).name,
+        )
+    return ModelInfo(
+        directory=directory,
+        parts=parts,
+        vocabulary=config.llm.vocab_size,
+        semantic_codes=config.bicodec.quantizer.codebook_size,
+        global_codes=math.prod(config.bicodec.speaker_encoder.fsq_levels),
+        global_tokens=config.bicodec.speaker_encoder.token_num,
+        token_rate=config.sample_rate / config.latent_hop_length,
+        sample_rate=config.sample_rate,
+        voices=sorted(_voices(directory)),
+        bytes=sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()),
+    )
+
+
+@contextlib.contextmanager
+def new_directory(directory: str | Path) -> Iterator[Path]:
+    """A folder to fill, which gets the name `directory` at the end; after an error nothing is left of it.
+
+    Raises:
+      SparkError: `directory` exists and is not empty, or its parent cannot be written.
+    """
+    directory = Path(directory).absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise SparkError(f"{directory}: exists already; expected a new name or an empty directory")
+    folder = directory.with_name(f".{directory.name}.{os.getpid()}.new")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        raise SparkError(f"{directory}: cannot be created ({error.strerror})") from error
+    try:
+        yield folder
+        os.replace(folder, directory)  # an empty directory of that name gives way
+    except OSError as error:
+        raise SparkError(f"{directory}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_config(folder: Path, config: SparkConfig) -> None:
+    """Writes `config.json`."""
+    content = {"format_version": FORMAT_VERSION} | config_lib.to_mapping(config)
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_config(directory: str | Path) -> SparkConfig:
+    """Reads `config.json`.
+
+    Raises:
+      SparkError: it is missing, no JSON, of another version, or not a configuration.
+    """
+    path = Path(directory) / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise SparkError(f"{path}: cannot be read ({error.strerror}); expected a model directory") from error
+    except ValueError as error:
+        raise SparkError(f"{path}: not valid JSON ({error})") from error
+    version = content.pop("format_version", None) if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise SparkError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
+    return config_lib.from_mapping(SparkConfig, content, str(path))
+
+
+def write_part(folder: Path, part: str, variables: Any) -> None:
+    """Writes the arrays of one part (numpy or JAX)."""
+    context = ocp.Context()
+    context.array.saving.use_compression = False  # it takes most of the time and saves a twentieth
+    with context:
+        ocp.save(str(folder / "params" / part), variables)
+
+
+def copy_files(source: str | Path, destination: Path) -> None:
+    """Copies the plain files of a folder."""
+    destination.mkdir()
+    for path in sorted(Path(source).iterdir()):
+        if path.is_file():
+            shutil.copyfile(path, destination / path.name)
+
+
+def _voices(directory: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((directory / "voices").glob("*.json"))}
+
+
+def _stored(directory: Path, part: str) -> Any:
+    """Shapes and types of a stored part, without its values; nothing where the part is missing."""
+    folder = directory / "params" / part
+    if not folder.is_dir():
+        return {}
+    try:
+        return ocp.metadata(str(folder)).metadata
+    except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
+        raise SparkError(
+            f"{folder}: cannot be read, a file is missing or damaged ({_brief(error)})"
+        ) from error
+
+
+def _read_part(directory: Path, part: str, wanted: Any) -> Any:
+    folder = directory / "params" / part
+    try:
+        return ocp.load(str(folder), wanted)
+    except Exception as error:  # as above
+        raise SparkError(
+            f"{folder}: cannot be read, a file is truncated or damaged ({_brief(error)})"
+        ) from error
+
+
+def _cast(tree: Any, weight_dtype: Any) -> Any:
+    if weight_dtype is None:
+        return tree
+    types = with_weight_dtype(tree, weight_dtype)
+    return jax.tree.map(lambda leaf, like: np.asarray(leaf).astype(like.dtype), tree, types)
+
+
+def _differences(found: Any, expected: Any) -> list[str]:
+    """One line for every tensor of a tree that another tree lacks, or that has another shape there."""
+    have, want = _shapes(found), _shapes(expected)
+    problems = [f"missing {name} {list(shape)}" for name, shape in want.items() if name not in have]
+    problems += [f"extra {name} {list(shape)}" for name, shape in have.items() if name not in want]
+    return problems + [
+        f"misshapen {name} {list(have[name])}, expected {list(shape)}"
+        for name, shape in want.items() if name in have and have[name] != shape
+    ]  # fmt: skip
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
