@@ -1,11 +1,11 @@
 """Perceiver resampler: frames of any number → a fixed number of latents (reference speaker/perceiver_encoder.py)."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from spark_jax.config import SpeakerEncoderConfig
+from spark_jax.nn.gelu import gelu
 from spark_jax.nn.linear import Linear
 from spark_jax.nn.norm import l2_normalize
 
@@ -45,7 +45,7 @@ class FeedForward(nn.Module):
         dim = inputs.shape[-1]
         inner = int(dim * self.mult * 2 / 3)
         x, gate = jnp.split(Linear(2 * inner, dtype=self.dtype, name="expand")(inputs), 2, axis=-1)
-        x = jax.nn.gelu(gate, approximate=False) * x
+        x = gelu(gate) * x
         return Linear(dim, ("mlp", "embed"), dtype=self.dtype, name="contract")(x)
 
 

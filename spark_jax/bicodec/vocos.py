@@ -6,11 +6,11 @@ it start near zero; trained weights have the same form.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from spark_jax.nn.convolution import Conv, DepthwiseConv
+from spark_jax.nn.gelu import gelu
 from spark_jax.nn.linear import Linear
 from spark_jax.nn.mask import Mask, zero_padding
 from spark_jax.nn.norm import LayerNorm, standardize
@@ -64,7 +64,7 @@ class ConvNeXtBlock(nn.Module):
         x = DepthwiseConv(7, padding=3, name="depthwise", **settings)(zero_padding(inputs, mask))
         x = _normalize("norm", x, condition, self.dtype)
         x = Linear(self.intermediate_dim, ("embed", "mlp"), name="expand", **settings)(x)
-        x = jax.nn.gelu(x, approximate=False)
+        x = gelu(x)
         x = Linear(dim, ("mlp", "embed"), name="contract", **settings)(x)
         scale = nn.with_logical_partitioning(nn.initializers.constant(self.layer_scale), ("embed",))
         gamma = self.param("gamma", scale, (dim,), jnp.float32)

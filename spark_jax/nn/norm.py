@@ -1,6 +1,9 @@
 """Normalisations; all statistics in float32 whatever the compute type."""
 
+import functools
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -8,9 +11,30 @@ from jaxtyping import Array, Float
 
 def standardize(inputs: Float[Array, "... channels"], eps: float) -> Float[Array, "... channels"]:
     """Zero mean and unit (population) variance over the last axis, in float32."""
-    inputs = inputs.astype(jnp.float32)
+    return _standardize(inputs.astype(jnp.float32), eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _standardize(inputs, eps):
+    return _standardize_forward(inputs, eps)[0]
+
+
+def _standardize_forward(inputs, eps):
     centred = inputs - jnp.mean(inputs, axis=-1, keepdims=True)
-    return centred * lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    scale = lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    standard = centred * scale
+    return standard, (standard, scale)
+
+
+def _standardize_backward(eps, residuals, gradient):
+    # The closed form: from saved values, where autodiff recomputes the forward pass (see gelu.py).
+    standard, scale = residuals
+    mean = jnp.mean(gradient, axis=-1, keepdims=True)
+    projection = jnp.mean(gradient * standard, axis=-1, keepdims=True)
+    return ((gradient - mean - standard * projection) * scale,)
+
+
+_standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 def l2_normalize(inputs: Float[Array, "... channels"], eps: float = 1e-12) -> Float[Array, "... channels"]:
