@@ -75,13 +75,13 @@ class FactorizedVectorQuantizer(nn.Module):
         return nearest_codes(self._project_in(latents), self.codebook)
 
     def detokenize(self, ids: Int[Array, "batch time"]) -> Float[Array, "batch time latent"]:
-        return self._project_out(self.codebook[ids])
+        return self._project_out(jnp.take(self.codebook, ids, axis=0, mode="clip"))
 
     def __call__(self, latents: Float[Array, "batch time latent"], train: bool) -> VectorQuantization:
         c = self.config
         projected = self._project_in(latents)
         ids = nearest_codes(lax.stop_gradient(projected), lax.stop_gradient(self.codebook))
-        codes = self.codebook[ids]
+        codes = jnp.take(self.codebook, ids, axis=0, mode="clip")
 
         # Means over the batch of equally long items are the reference's means of per-item means.
         codebook_loss = jnp.mean(jnp.square(codes - lax.stop_gradient(projected)))

@@ -1,12 +1,21 @@
-"""The reference's parameter names and layouts, for reading goldens into this library's trees and back.
+"""The reference's goldens, and its parameter names and layouts for reading them into this library's trees.
 
 Regular expressions over names, with the transform by name and rank: [out, in, kernel] → [kernel, in, out] and so
-on. The conversion table of the library is checked elsewhere; gradients are compared through this one.
+on. Kept apart from the library's conversion table, so that neither can hide a mistake of the other.
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from spark_jax.bicodec.model import BiCodec
+from spark_jax.config import BiCodecConfig, from_mapping
+
+ASSETS = Path(__file__).parents[1] / "assets" / "bicodec"
 
 RENAMES = [
     (r"^encoder\.encoder\.", "encoder.backbone."),
@@ -99,3 +108,33 @@ def our_tree(tensors: dict[str, np.ndarray]) -> dict:
             node = node.setdefault(parent, {})
         node[leaf] = our_array(name, array)
     return variables
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    return load_file(ASSETS / "golden.safetensors")
+
+
+@pytest.fixture(scope="session")
+def modules_golden() -> dict[str, np.ndarray]:
+    return load_file(ASSETS / "modules_golden.safetensors")
+
+
+@pytest.fixture(scope="session")
+def variables() -> dict:
+    return our_tree(load_file(ASSETS / "model.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def codec() -> BiCodec:
+    settings = yaml.safe_load((ASSETS / "config.yaml").read_text())
+    tokenizer = settings["audio_tokenizer"]
+    del tokenizer["quantizer"]["use_l2_normlize"]  # always so
+    tokenizer["speaker_encoder"] |= settings["fixture_overrides"]
+    return BiCodec(from_mapping(BiCodecConfig, tokenizer, "config.yaml"))
+
+
+@pytest.fixture(scope="session")
+def ours():
+    """The function (torch name, torch tensor) → (path in our "params", tensor in our layout)."""
+    return lambda name, array: (our_name(name)[1], our_array(name, array))
