@@ -373,7 +373,7 @@ def make_corpus(
     if items:
         context = multiprocessing.get_context("spawn")
         with context.Pool(jobs, _start_worker, (voice, out, speed)) as pool, journal.open("a") as file:
-            done = pool.imap_unordered(_speak, items, chunksize=8)
+            done = pool.imap_unordered(_speak, items)
             for row in tqdm(done, total=len(sentences), initial=len(rows), unit="utterance"):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()

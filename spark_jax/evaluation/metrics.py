@@ -57,7 +57,7 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
         )
     normalized = [normalize_text(text) for text in references]
     for reference, text in zip(references, normalized, strict=True):
-        if not text:
+        if not any(map(str.isalnum, text)):  # a lone full stop survives normalisation
             raise SparkError(f"reference {reference!r} has no word to count errors over")
     measured = jiwer.process_words(normalized, [normalize_text(text) for text in hypotheses])
     return WordErrors(
