@@ -1,6 +1,7 @@
 """Perceiver resampler: frames of any number → a fixed number of latents (reference speaker/perceiver_encoder.py)."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
