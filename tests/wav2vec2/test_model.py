@@ -206,3 +206,11 @@ def test_every_parameter_has_a_logical_axis_per_dimension():
     assert attention["query"]["kernel"] == jax.P("layers", "embed", "heads", "head_dim")
     for spec, leaf in zip(jax.tree.leaves(specs), jax.tree.leaves(leaves), strict=True):
         assert len(spec) == leaf.ndim
+
+
+def test_normalize_input():
+    audio = load_file(ASSETS.parent / "audio" / "golden.safetensors")
+    samples = audio["w2vnorm/in"].astype(np.float32)
+    close(model.normalize_input(samples[None]), audio["w2vnorm/out"], 1e-6)
+    batch = np.stack([samples, np.where(np.arange(len(samples)) < 2000, samples, 0.3)])
+    close(model.normalize_input(batch, np.array([len(samples), 2000])), audio["w2vnorm/batch_out"], 1e-6)
