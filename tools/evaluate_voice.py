@@ -68,16 +68,12 @@ def choose_sentences(
             row = json.loads(line)
             rows.append((row["split"], Sentence(row["text"], metadata.parent / row["wav_path"])))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise SparkError(
-                f"{metadata}: line {number}: expected split, text and wav_path ({error!r})"
-            ) from error
+            raise SparkError(f"{metadata}: line {number}: expected split, text and wav_path ({error!r})") from error
     if wanted is not None:
         of_text = {sentence.text: sentence for _, sentence in rows}
         missing = [text for text in wanted if text not in of_text]
         if missing:
-            raise SparkError(
-                f"{metadata}: no utterance says {missing[0]!r} ({len(missing)} lines of {text_file})"
-            )
+            raise SparkError(f"{metadata}: no utterance says {missing[0]!r} ({len(missing)} lines of {text_file})")
         return [of_text[text] for text in wanted[:count]]
     sentences = [sentence for name, sentence in rows if name == split]
     if not sentences:
@@ -139,12 +135,12 @@ def evaluate(
         measures = [name for name in measures if name == "tts"]
     judge = WhisperRecognizer()
     tts = spark_jax.SparkTTS.load(directory=model)
-    unfinished = []
+    cut_off = []
 
     def spoken(sentence: Sentence) -> np.ndarray:
         audio = tts.synthesize(sentence.text, seed=seed)
-        if not audio.finished:
-            unfinished.append(sentence.text)
+        if audio.reached_limit:
+            cut_off.append(sentence.text)
         return np.asarray(audio.samples)
 
     speech = {
@@ -156,7 +152,7 @@ def evaluate(
     for name in measures:
         results[name], report[name] = measure(name, sentences, speech[name], judge, keep)
     if "tts" in report:
-        report["tts"]["unfinished"] = unfinished
+        report["tts"]["cut_off"] = cut_off
     return results, report
 
 

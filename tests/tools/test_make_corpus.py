@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_corpus.py"
-SENTENCES = [
-    f"{who} {what}." for who in ("She", "The boy", "A bird") for what in ("ran", "sang", "is here", "ate")
-]
+SENTENCES = [f"{who} {what}." for who in ("She", "The boy", "A bird") for what in ("ran", "sang", "is here", "ate")]
 
 
 def load_tool():
@@ -107,9 +105,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     ):
         result = run(tmp_path / "out", *arguments)
         assert result.returncode == 2
-        assert (
-            result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1 and named in result.stderr
-        )
+        assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1 and named in result.stderr
         assert not (tmp_path / "out").exists()
 
 
@@ -154,8 +150,6 @@ def test_a_killed_run_continues_to_the_same_bytes_and_redoes_nothing(engines, tm
     whole = contents(tmp_path / "whole")
     assert {name: data for name, data in contents(killed).items() if not name.endswith(".part")} == whole
     rows = [json.loads(line) for line in whole["metadata.jsonl"].splitlines()]
-    assert [row["index"] for row in rows] == sorted(row["index"] for row in rows) and len(rows) == len(
-        SENTENCES
-    )
+    assert [row["index"] for row in rows] == sorted(row["index"] for row in rows) and len(rows) == len(SENTENCES)
     assert {row["gender"] for row in rows} == {"female"} and all(150 < row["pitch"] < 280 for row in rows)
     assert all(row["speech_duration"] < row["duration"] < row["speech_duration"] + 0.4 for row in rows)
