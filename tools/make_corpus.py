@@ -356,9 +356,7 @@ def summarize(rows: list[dict], settings: dict) -> dict:
     }
 
 
-def make_corpus(
-    out: Path, sentences: list[str], voice: str, speed: float, held_out: float, jobs: int
-) -> dict:
+def make_corpus(out: Path, sentences: list[str], voice: str, speed: float, held_out: float, jobs: int) -> dict:
     """Speaks the sentences into `out` and returns the summary; continues what an earlier run left."""
     from tqdm import tqdm
 
