@@ -72,7 +72,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class SpectralDiscriminator(nn.Module):
-    """Convolutions over the complex spectrogram, each frequency band with its own; maps [batch, frames, bins, ch]."""
+    """Convolutions over the complex spectrogram, each band with its own; maps [batch, frames, bins, channels]."""
 
     n_fft: int
     hop_length: int

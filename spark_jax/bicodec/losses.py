@@ -40,8 +40,7 @@ def multi_resolution_mel_loss(
 ) -> Float[Array, ""]:
     """Sum over the windows of `mel_loss` (DAC's seven resolutions)."""
     losses = (
-        mel_loss(wave, target, window, bands, sample_rate)
-        for window, bands in zip(MEL_WINDOWS, MEL_BANDS, strict=True)
+        mel_loss(wave, target, window, bands, sample_rate) for window, bands in zip(MEL_WINDOWS, MEL_BANDS, strict=True)
     )
     return sum(losses)
 

@@ -60,8 +60,8 @@ class RevivalConfig:
 class BiCodecTrainingConfig:
     """The codec (train/bicodec.py).
 
-    `phase` "features" leaves the wave generator out: quantiser, feature reconstruction and speaker loss settle
-    the semantic codes at little cost. Parts in `freeze` neither get gradients nor change their statistics.
+    `phase` "features" leaves the wave generator out: quantiser, feature reconstruction and speaker loss
+    settle the semantic codes at little cost. Parts in `freeze` neither get gradients nor change their statistics.
     Discriminators take part from step `adversarial_start` on; None: never, and they do not exist.
     """
 

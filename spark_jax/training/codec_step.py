@@ -1,8 +1,8 @@
 """The codec's train step: frozen wav2vec2 features, discriminators first, then the generator (paper §3.1.4).
 
 The state's trees: `params` is {"generator": trained parts, "frozen": the other parts, "wav2vec2": …,
-"discriminator": …}, `opt_state` {"generator": …, "discriminator": …}; collections are those of the codec. Frozen
-parameters are simply not differentiated, so that the backward pass ends where the trained parts end.
+"discriminator": …}, `opt_state` {"generator": …, "discriminator": …}; collections are those of the codec.
+Frozen parameters are simply not differentiated, so that the backward pass ends where the trained parts end.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,8 +59,8 @@ def with_pretrained(state: TrainState, shardings: TrainState, pretrained: Mappin
     """The state with given values in place of fresh ones.
 
     Args:
-      pretrained: under "wav2vec2" the extractor's parameters, under "codec" what `codec_variables` gives; each
-        may be absent.
+      pretrained: under "wav2vec2" the extractor's parameters, under "codec" what `codec_variables` gives;
+        each may be absent.
     """
     params, collections = dict(state.params), state.collections
     if "wav2vec2" in pretrained:
@@ -94,7 +94,7 @@ def extract_features(
 def codec_step(
     models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig, adversarial: bool
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """A step on a batch of `data.codec`: with `adversarial`, discriminators take part (a variant of its own)."""
+    """A step on a batch of `data.codec`: with `adversarial`, discriminators take part."""
     weights = config.losses
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -198,7 +198,12 @@ def _batch_features(
 
 
 def _revive(
-    models: CodecModels, config: BiCodecTrainingConfig, state: TrainState, features: Array, params: Any, collections: Any
+    models: CodecModels,
+    config: BiCodecTrainingConfig,
+    state: TrainState,
+    features: Array,
+    params: Any,
+    collections: Any,
 ) -> tuple[Any, Any]:
     """Every few steps: codes of low usage move onto random latents of the batch and count as evenly used."""
     revival, quantizer = config.revival, models.codec.config.quantizer
@@ -226,4 +231,3 @@ def _latents(codec: BiCodec, features: Float[Array, "batch time features"]) -> F
     latents, quantizer = codec.encoder(features), codec.quantizer
     sizes = quantizer.config
     return latents if sizes.input_dim == sizes.codebook_dim else quantizer.in_project(latents)
-

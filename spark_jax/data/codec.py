@@ -1,0 +1,117 @@
+"""Examples of the codec's training: a segment, the same with context for wav2vec2, and a reference clip."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from spark_jax.audio.normalize import highpass, volume_normalize
+from spark_jax.config import SparkConfig
+from spark_jax.data import manifest, pipeline
+from spark_jax.errors import SparkError
+
+Samples = Float[np.ndarray, " samples"]
+
+
+class CodecExamples:
+    """Makes batches of random segments (spec: BiCodec training, sample).
+
+    Args:
+      records: from `manifest.read_corpus`.
+      config: sample rate, samples a token, length of the reference clip, volume normalisation.
+      segment_seconds: length of the target; whole tokens.
+      context_seconds: what wav2vec2 hears on each side of it; whole tokens.
+      high_pass_hz: corner of the high-pass filter.
+      keep_in_memory: keep prepared utterances (filtered, normalised) as 16-bit samples.
+
+    Raises:
+      SparkError: lengths that are not whole tokens.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict[str, Any]],
+        config: SparkConfig,
+        segment_seconds: float,
+        context_seconds: float,
+        high_pass_hz: float = 40.0,
+        keep_in_memory: bool = False,
+    ):
+        self._records, self._config = records, config
+        self._segment = whole_tokens("segment_seconds", segment_seconds, config)
+        self._context = whole_tokens("context_seconds", context_seconds, config)
+        self._high_pass_hz = high_pass_hz
+        self._prepared: dict[int, np.ndarray] | None = {} if keep_in_memory else None
+
+    def plan(self, batch_segments: int, seed: int) -> pipeline.Plan:
+        return pipeline.shuffled_plan(len(self._records), batch_segments, seed)
+
+    def load(self, indices: np.ndarray, rng: np.random.Generator) -> pipeline.Batch:
+        """`wave` [rows, segment], `input_values` [rows, segment + 2·context] normalised for wav2vec2, and
+        `reference` [rows, reference]; float32."""
+        rows = [self._example(self._audio(int(index)), rng) for index in indices]
+        names = ("wave", "input_values", "reference")
+        return {name: np.stack(arrays) for name, arrays in zip(names, zip(*rows, strict=True), strict=True)}
+
+    def _audio(self, index: int) -> Samples:
+        if self._prepared is not None and index in self._prepared:
+            return self._prepared[index].astype(np.float32) / 32768
+        config = self._config
+        audio = manifest.read_audio(self._records[index]["wav_path"], config.sample_rate)
+        if config.volume_normalize:
+            audio = volume_normalize(audio)
+        audio = highpass(audio, config.sample_rate, self._high_pass_hz).astype(np.float32)
+        if self._prepared is not None:
+            self._prepared[index] = np.round(audio * 32767).clip(-32768, 32767).astype(np.int16)
+        return audio
+
+    def _example(self, audio: Samples, rng: np.random.Generator) -> tuple[Samples, Samples, Samples]:
+        segment, context = self._segment, self._context
+        start = int(rng.integers(max(len(audio) - segment, 0) + 1))
+        window = cut(audio, start - context, segment + 2 * context)
+        values = normalize_window(window, cut(np.ones_like(audio), start - context, len(window)) > 0)
+        reference = random_reference(audio, start, segment, self._config.ref_segment_samples, rng)
+        return window[context : context + segment], values, reference
+
+
+def whole_tokens(name: str, seconds: float, config: SparkConfig) -> int:
+    """Samples in `seconds`, which must be whole tokens: otherwise features and samples would not meet."""
+    samples = round(seconds * config.sample_rate)
+    if samples % config.latent_hop_length or samples < 0:
+        raise SparkError(
+            f"{name}: {seconds} s are {samples} samples, expected a multiple of {config.latent_hop_length}"
+        )
+    return samples
+
+
+def cut(audio: Samples, start: int, length: int) -> Samples:
+    """`length` samples from `start` on, zeros outside of the signal."""
+    inside = audio[max(start, 0) : max(start + length, 0)]
+    before = min(max(-start, 0), length)
+    return np.pad(inside, (before, length - before - len(inside)))
+
+
+def normalize_window(window: Samples, inside: np.ndarray) -> Samples:
+    """Zero mean and unit variance over the samples of the utterance; those beyond its ends stay zero.
+
+    Statistics over the zeros too would depend on how much silence a window happens to catch, which whole
+    utterances at inference never do.
+    """
+    mean, variance = np.mean(window, where=inside), np.var(window, where=inside)
+    return np.where(inside, (window - mean) / np.sqrt(variance + 1e-7), 0.0).astype(np.float32)
+
+
+def random_reference(audio: Samples, start: int, segment: int, length: int, rng: np.random.Generator) -> Samples:
+    """A random crop of `length` samples; shorter audio is repeated.
+
+    When the utterance is longer than twice the segment, the segment (from `start` on) is zeroed in it first:
+    the global tokens must not carry what is said in it.
+    """
+    if len(audio) > 2 * segment:
+        audio = audio.copy()
+        audio[start : start + segment] = 0.0
+    if len(audio) < length:
+        return np.resize(audio, length)
+    start = int(rng.integers(len(audio) - length + 1))
+    return audio[start : start + length]
