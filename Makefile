@@ -13,7 +13,7 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 demo: setup ## speak a sentence with the embedded voice
-	$(BIN)/spark-jax synthesize "She was waiting for the rain to stop." --output demo.wav
+	$(BIN)/spark-jax synthesize "The children played in the water all day." --output demo.wav
 
 lint: setup
 	$(BIN)/ruff check .
