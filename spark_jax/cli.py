@@ -1,0 +1,287 @@
+"""The `spark-jax` command: text to speech, voices, the codec's tokens, and model directories.
+
+Bad input of any kind is one line on standard error and exit code 2. What needs JAX is imported inside the
+commands, so that `--help` and mistakes on the command line answer at once; outputs are checked before the
+long work starts. """
+
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spark_jax.errors import SparkError
+
+# ClickException, the base of all mistakes on the command line. Older versions of typer take it from click,
+# newer ones from a copy of their own, so it is found through a class that all of them export.
+CommandLineError = typer.BadParameter.__mro__[2]
+
+LEVELS = "very_low, low, moderate, high or very_high"
+
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="DIR", help="Model directory. Default: the embedded voice tiny-en."),
+]
+OutputAudio = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE.wav", help="Where the speech goes.")
+]
+OutputJson = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.json", help="Where the tokens go.")]
+Transcript = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What the reference says, word for word.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import spark_jax
+
+        typer.echo(f"spark-jax {spark_jax.__version__}")
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def spark_jax_command(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Spark-TTS in JAX: text to speech, voice cloning and the speech codec."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def synthesize(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.")],
+    output: OutputAudio,
+    model: ModelOption = None,
+    voice: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="A voice made by `spark-jax voice`.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A recording of the voice to clone.")
+    ] = None,
+    transcript: Transcript = None,
+    gender: Annotated[
+        str | None, typer.Option(metavar="GENDER", help="female or male: the model makes up a voice.")
+    ] = None,
+    pitch: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help=f"{LEVELS}, with --gender. Default: moderate.")
+    ] = None,
+    speed: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help=f"{LEVELS}, with --gender. Default: moderate.")
+    ] = None,
+    pitch_hz: Annotated[
+        float | None,
+        typer.Option(metavar="HZ", help="Mean pitch, with any voice. Needs --syllables-per-second."),
+    ] = None,
+    syllables_per_second: Annotated[
+        float | None, typer.Option(metavar="RATE", help="Speed, with any voice. Needs --pitch-hz.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampling: the same seed gives the same audio.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Lower is steadier, higher is livelier.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Sample from this many likeliest tokens.")] = 50,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the likeliest tokens of this total probability.")
+    ] = 0.95,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest token.")] = False,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(help="At most this much speech. Default: 60, or what the context holds."),
+    ] = None,
+) -> None:
+    """Speak TEXT.
+
+    The voice is that of --voice, of --reference, or made up for --gender; without any of them it is the
+    model's default voice.
+    """
+    from spark_jax.audio.load import write_wav
+    from spark_jax.inference.request import Request
+
+    request = Request(
+        text=text, voice=voice, reference=reference, transcript=transcript, gender=gender, pitch=pitch,
+        speed=speed, pitch_hz=pitch_hz, syllables_per_second=syllables_per_second, seed=seed,
+        temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, max_seconds=max_seconds,
+    )  # fmt: skip
+    _check_output(output)
+    _check_files(voice, reference)
+    tts = _load(model)
+    start = time.perf_counter()
+    audio = tts.speak(request)
+    write_wav(output, audio.samples, audio.sample_rate)
+    seconds = len(audio.samples) / audio.sample_rate
+    typer.echo(f"{output}: {seconds:.2f} s of speech in {time.perf_counter() - start:.2f} s")
+
+
+@app.command()
+def voice(
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="A recording of the voice.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.json", help="Where the voice goes.")
+    ],
+    transcript: Transcript = None,
+    model: ModelOption = None,
+) -> None:
+    """Keep the voice of a recording in a file, for `synthesize --voice`.
+
+    With --transcript the recording's own speech becomes part of every prompt and is continued, which is often
+    closer to the speaker; without it only the speaker's tokens are used.
+    """
+    if transcript is not None and not transcript.strip():
+        raise SparkError(f"transcript is {transcript!r}, expected what the reference says")
+    _check_output(output)
+    _check_files(reference)
+    tts = _load(model)
+    tts.voice(reference, transcript).save(output, tts.config.sample_rate)
+    typer.echo(f"{output}: the voice of {reference}")
+
+
+@app.command()
+def encode(
+    recording: Annotated[Path, typer.Argument(metavar="AUDIO", help="A recording of speech.")],
+    output: OutputJson,
+    model: ModelOption = None,
+) -> None:
+    """Turn a recording into tokens: the speaker's, and one for every 20 ms of speech."""
+    from spark_jax.inference.voice import save_tokens
+
+    _check_output(output)
+    _check_files(recording)
+    tts = _load(model)
+    kept = tts.voice(recording)
+    save_tokens(output, kept.global_ids, kept.semantic_ids, tts.config.sample_rate)
+    typer.echo(f"{output}: {len(kept.global_ids)} global and {len(kept.semantic_ids)} semantic tokens")
+
+
+@app.command()
+def decode(
+    tokens: Annotated[Path, typer.Argument(metavar="TOKENS.json", help="A file made by `spark-jax encode`.")],
+    output: OutputAudio,
+    model: ModelOption = None,
+) -> None:
+    """Turn tokens back into speech."""
+    from spark_jax.audio.load import write_wav
+    from spark_jax.inference.voice import load_tokens
+
+    _check_output(output)
+    _check_files(tokens)
+    tts = _load(model)
+    samples = tts.decode(*load_tokens(tokens, tts.config))
+    write_wav(output, samples, tts.config.sample_rate)
+    typer.echo(f"{output}: {len(samples) / tts.config.sample_rate:.2f} s")
+
+
+@app.command()
+def convert(
+    official_dir: Annotated[Path, typer.Argument(help="The release's directory: BiCodec, wav2vec2-…, LLM.")],
+    out_dir: Annotated[
+        Path, typer.Argument(help="The model directory to make; must not exist, or be empty.")
+    ],
+    dtype: Annotated[
+        str, typer.Option(metavar="TYPE", help="float32 or bfloat16: how the LLM's weights are stored.")
+    ] = "float32",
+) -> None:
+    """Convert the official PyTorch directory to a model directory (torch is not needed)."""
+    from spark_jax.convert.official import convert as convert_directory
+
+    start = time.perf_counter()
+    facts = convert_directory(official_dir, out_dir, dtype)
+    typer.echo(
+        f"{out_dir}: {facts.parameters:,} parameters, {facts.bytes / 1e6:,.1f} MB, "
+        f"in {time.perf_counter() - start:.1f} s"
+    )
+
+
+@app.command()
+def info(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Default: the embedded voice.")
+    ] = None,
+) -> None:
+    """Show the sizes and voices of a model directory."""
+    from spark_jax import model_directory
+    from spark_jax.inference.synthesize import EMBEDDED_VOICE
+
+    facts = model_directory.info(EMBEDDED_VOICE if directory is None else directory)
+    typer.echo(f"{facts.directory}  ({facts.bytes / 1e6:,.1f} MB)")
+    for name, part in facts.parts.items():
+        typer.echo(
+            f"  {name:10} {part.parameters:13,} parameters  {part.dtype:9} {part.bytes / 1e6:9,.1f} MB"
+        )
+    typer.echo(f"  {'together':10} {facts.parameters:13,} parameters")
+    typer.echo(f"  vocabulary of {facts.vocabulary:,} tokens")
+    typer.echo(f"  {facts.semantic_codes:,} semantic codes, {facts.token_rate:g} tokens a second")
+    typer.echo(f"  {facts.global_codes:,} global codes, {facts.global_tokens} tokens an utterance")
+    typer.echo(f"  audio at {facts.sample_rate:,} Hz")
+    typer.echo(f"  voices: {', '.join(facts.voices) or 'none'}")
+
+
+def _load(directory: Path | None):
+    from spark_jax.inference.synthesize import SparkTTS
+
+    return SparkTTS.load(directory)
+
+
+def _check_files(*paths: Path | None) -> None:
+    """Inputs that are missing are told before the model is loaded."""
+    for path in paths:
+        if path is not None and not path.is_file():
+            raise SparkError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+
+
+def _check_output(path: Path) -> None:
+    """An output that cannot be written is told before the long work starts."""
+    if path.is_dir():
+        raise SparkError(f"{path}: is a folder, expected the name of a file")
+    if not path.parent.is_dir():
+        raise SparkError(f"{path}: the folder {path.parent} does not exist")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):  # permissions alone tell a superuser nothing
+            pass
+    except OSError as error:
+        raise SparkError(f"{path}: the folder {path.parent} cannot be written: {error.strerror}") from error
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"warning: {_one_line(message)}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; `arguments` None: those of the process. Ends by SystemExit: 0, or 2 for bad input."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_warning
+        try:
+            status = app(args=arguments, prog_name="spark-jax", standalone_mode=False)
+        except SparkError as error:
+            status = _fail(error)
+        except CommandLineError as error:
+            status = _fail(error.format_message())
+        except OSError as error:
+            status = _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+        except (typer.Abort, KeyboardInterrupt):
+            status = 130
+    sys.exit(status)
+
+
+def _fail(message: object) -> int:
+    print(f"error: {_one_line(message)}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

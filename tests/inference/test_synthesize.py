@@ -1,0 +1,210 @@
+import shutil
+import warnings
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+import tiny_model
+
+from spark_jax.audio.normalize import reference_clip, volume_normalize
+from spark_jax.bicodec.model import BiCodec
+from spark_jax.errors import SparkError
+from spark_jax.inference import synthesize
+from spark_jax.inference.request import Request
+from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.inference.voice import Voice
+from spark_jax.wav2vec2.model import Wav2Vec2, normalize_input, num_frames
+
+
+@pytest.fixture(scope="module")
+def tts(tiny_model_directory):
+    return SparkTTS.load(tiny_model_directory)
+
+
+@pytest.fixture(scope="module")
+def tokens(tts):
+    return tts.encode(tiny_model.speech(1.0))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / "ref.wav"
+    soundfile.write(path, tiny_model.speech(1.0), 16000, subtype="FLOAT")
+    return path
+
+
+def quiet(tts, *arguments, **options):
+    """Speaks without the warning that a random model, which seldom ends, gives."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return tts.synthesize(*arguments, **options)
+
+
+@pytest.mark.parametrize("length", [16000, 20719])
+def test_encode_equals_the_reference_procedure_on_the_bare_signal(tts, length):
+    """Padding to the bucket of 64 never changes an id; 20719 samples are 63 frames and all but one sample of
+    the next."""
+    config, variables = tts.config, tts._variables
+    samples = tiny_model.speech(2.0)[:length]
+    global_ids, semantic_ids = tts.encode(samples)
+    normalized = volume_normalize(samples)
+    clip = reference_clip(normalized, config.ref_segment_samples)[None].astype(np.float32)
+
+    @jax.jit
+    def tokenize(samples, clip):
+        features = Wav2Vec2(config.wav2vec2).apply(variables["wav2vec2"], normalize_input(samples))
+        return BiCodec(config.bicodec).apply(variables["bicodec"], features, clip, method="tokenize")
+
+    expected = tokenize(normalized[None].astype(np.float32), clip)
+    np.testing.assert_array_equal(semantic_ids, expected[0][0])
+    np.testing.assert_array_equal(global_ids, expected[1][0])
+    assert len(semantic_ids) == (length - 400) // 320 + 1
+    assert len(np.unique(semantic_ids)) > 1  # or equality would say little
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_decode_keeps_the_length_and_padding_changes_nothing(tts, count):
+    rng = np.random.default_rng(count)
+    global_ids, semantic_ids = rng.integers(64, size=32), rng.integers(64, size=count)
+    samples = tts.decode(global_ids, semantic_ids)
+    detokenize = jax.jit(partial(BiCodec(tts.config.bicodec).apply, method="detokenize"))
+    expected = detokenize(tts._variables["bicodec"], semantic_ids[None], global_ids[None])
+    assert samples.shape == (320 * count,) and samples.dtype == np.float32
+    np.testing.assert_allclose(samples, expected[0], atol=1e-5)
+    assert np.std(samples) > 0
+
+
+def test_lengths_of_one_bucket_share_their_programs(tts, tokens):
+    global_ids, semantic_ids = tokens
+    programs = tts._tokenize._cache_size(), tts._detokenize._cache_size()
+    for count in (1600, 9000, 15999):
+        tts.encode(tiny_model.speech(1.0)[:count])
+    for count in (2, 30, 49):
+        tts.decode(global_ids, semantic_ids[:count])
+    assert (tts._tokenize._cache_size(), tts._detokenize._cache_size()) == programs
+
+
+def test_buckets():
+    buckets = sorted({synthesize._bucket(count) for count in range(1, 400)})
+    assert buckets == [64, 96, 128, 192, 256, 384, 512]
+    assert all(synthesize._bucket(count) >= count for count in range(1, 5000))
+
+
+def test_the_longest_input_of_so_many_frames(tts):
+    for frames in (1, 2, 64, 3000):
+        samples = synthesize._samples_of(frames, tts.config)
+        assert num_frames(samples, tts.config.wav2vec2) == frames
+        assert num_frames(samples + 1, tts.config.wav2vec2) == frames + 1
+
+
+def test_synthesize_a_made_up_voice(tts):
+    audio = quiet(tts, "Hello.", gender="female", pitch="high", speed="very_low", max_seconds=1)
+    assert audio.sample_rate == 16000
+    assert audio.samples.dtype == np.float32
+    assert audio.samples.shape == (320 * len(audio.semantic_ids),)
+    assert audio.global_ids.shape == (32,)
+    np.testing.assert_array_equal(audio.samples, tts.decode(audio.global_ids, audio.semantic_ids))
+
+
+def test_the_seed_decides(tts):
+    def speak(**options):
+        return quiet(tts, "Hello.", gender="male", max_seconds=0.5, **options).semantic_ids.tolist()
+
+    assert speak(seed=1) == speak(seed=1)
+    assert speak(seed=1) != speak(seed=2)
+    assert speak(seed=1, greedy=True) == speak(seed=2, greedy=True)
+
+
+def test_the_limit_is_told_and_kept(tts):
+    with pytest.warns(UserWarning, match=r"the speech has no end: cut off after 0\.4 s"):
+        audio = tts.synthesize("Hello.", gender="male", max_seconds=0.4, greedy=True)
+    assert audio.reached_limit and len(audio.semantic_ids) == 20
+
+
+def test_an_end_is_no_limit(tts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        audio = tts.synthesize("Hello.", gender="male", seed=0)
+    assert not audio.reached_limit and 0 < len(audio.semantic_ids) < 3000
+
+
+def test_a_reference_a_voice_and_its_file_are_the_same(tts, reference, tmp_path):
+    options = {"max_seconds": 0.5, "seed": 5}
+    voice = tts.voice(reference, "Good morning.")
+    voice.save(tmp_path / "voice.json", tts.config.sample_rate)
+    heard = quiet(tts, "Hello.", reference=reference, transcript="Good morning.", **options)
+    kept = quiet(tts, "Hello.", voice, **options)
+    read = quiet(tts, "Hello.", voice=tmp_path / "voice.json", **options)
+    np.testing.assert_array_equal(heard.samples, kept.samples)
+    np.testing.assert_array_equal(heard.samples, read.samples)
+    np.testing.assert_array_equal(heard.global_ids, voice.global_ids)
+
+
+def test_prompts_follow_the_request(tts, tokens):
+    name = tts.tokenizer.id
+    global_ids, semantic_ids = tokens
+
+    def ids(**options):
+        return tts._prompt(Request(text="Hello.", **options)).ids
+
+    cloned = ids(voice=Voice(global_ids, semantic_ids))
+    assert cloned[0] == name("<|task_tts|>") and cloned[-1] == name("<|end_global_token|>")
+    continued = ids(voice=Voice(global_ids, semantic_ids, "Good morning."))
+    assert continued[-1] == tts.tokenizer.semantic_ids[semantic_ids[-1]]
+    fine = ids(voice=Voice(global_ids, semantic_ids), pitch_hz=200.0, syllables_per_second=4.5)
+    assert {name("<|pitch_value_283|>"), name("<|speed_value_4|>")} <= set(fine)
+    made_up = ids(gender="female")
+    assert made_up[-4:-1] == (name("<|gender_0|>"), name("<|pitch_label_2|>"), name("<|speed_label_2|>"))
+    # 200 Hz are moderate for a woman and very high for a man; 5.3 syllables are high in English, not so in Chinese.
+    levels = [
+        tts._prompt(Request(text=text, gender=gender, pitch_hz=200.0, syllables_per_second=5.3)).ids
+        for text, gender in (("Hello.", "female"), ("Hello.", "male"), ("你好", "male"), ("你好", "female"))
+    ]
+    pitch = [row.index(name("<|end_style_label|>")) for row in levels]
+    assert [row[place - 2] for row, place in zip(levels, pitch, strict=True)] == [
+        name(f"<|pitch_label_{level}|>") for level in (2, 4, 4, 2)
+    ]
+    assert [row[place - 1] for row, place in zip(levels, pitch, strict=True)] == [
+        name(f"<|speed_label_{level}|>") for level in (3, 3, 3, 3)
+    ]
+    assert levels[0][-1] == name("<|end_acoustic_token|>")
+
+
+def test_the_default_voice(tts, tokens, tiny_model_directory, tmp_path):
+    shutil.copytree(tiny_model_directory, tmp_path / "model")
+    (tmp_path / "model" / "voices").mkdir()
+    Voice(*tokens).save(tmp_path / "model" / "voices" / "default.json", 16000)
+    prompt = SparkTTS.load(tmp_path / "model")._prompt(Request(text="Hello."))
+    assert prompt == tts._prompt(Request(text="Hello.", voice=Voice(*tokens)))
+    with pytest.raises(SparkError, match="the model has no default voice: give a voice, a reference or a gender"):
+        tts.synthesize("Hello.")
+
+
+@pytest.mark.parametrize(
+    "samples, message",
+    [
+        (np.zeros(16000), "samples: the audio is silent"),
+        (np.ones(1599), "samples: 0.100 s of audio, expected at least 0.1 s"),
+        (np.full(16000, np.nan), "samples: 16000 of 16000 samples are NaN"),
+        (np.ones((2, 16000)), "samples: expected one channel"),
+        (np.array(["a"]), "samples: expected numbers"),
+    ],
+)
+def test_encode_refuses(tts, samples, message):
+    with pytest.raises(SparkError, match=message):
+        tts.encode(samples)
+
+
+def test_what_does_not_fit_the_model(tts, tokens):
+    with pytest.raises(SparkError, match=r"semantic_ids\[0\] is 64, expected 0 to 63"):
+        tts.decode(tokens[0], [64])
+    with pytest.raises(SparkError, match=r"voice: semantic_ids\[1\] is 99"):
+        tts.synthesize("Hello.", Voice(tokens[0], np.array([1, 99])))
+    with pytest.raises(SparkError, match="leaves no room for speech: give less text"):
+        tts.synthesize("la " * 2000, gender="male")
+    with pytest.raises(SparkError, match="max_seconds is 100, expected at most"):
+        tts.synthesize("Hello.", gender="male", max_seconds=100)
+    with pytest.raises(TypeError):
+        tts.synthesize("Hello.", volume=3)

@@ -1,0 +1,41 @@
+"""A model directory of random weights at `config.tiny()`'s sizes: everything runs, nothing makes sense."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from spark_jax import config, model_directory
+from spark_jax.tokenizer import build_tokenizer
+
+_ONES = ("scale", "var", "gamma", "alpha", "g", "kernel_g")
+_ZEROS = ("bias", "mean")
+
+
+def variables(seed: int = 0) -> dict:
+    """Random arrays of unit gain, so that ids and samples depend on their inputs."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name in _ONES or name in _ZEROS:
+            return np.full(leaf.shape, name in _ONES, leaf.dtype)
+        return (rng.standard_normal(leaf.shape) / np.sqrt(np.prod(leaf.shape[-2:-1]))).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, model_directory.abstract_variables(config.tiny()))
+
+
+def write(directory: Path, tokenizer_directory: Path) -> None:
+    """Writes the model directory; `tokenizer_directory` is a folder to make the tokenizer in."""
+    codec = config.tiny().bicodec
+    codes = codec.quantizer.codebook_size, int(np.prod(codec.speaker_encoder.fsq_levels))
+    build_tokenizer("bytes", *codes).save(tokenizer_directory)
+    model_directory.save(directory, config.tiny(), variables(), tokenizer_directory)
+
+
+def speech(seconds: float = 1.0, seed: int = 0) -> np.ndarray:
+    """A buzz with changing pitch and loudness, float64 at 16 kHz."""
+    time = np.arange(round(seconds * 16000)) / 16000
+    phase = 2 * np.pi * np.cumsum(120 + 40 * np.sin(2 * np.pi * 1.5 * time)) / 16000
+    buzz = sum(np.sin(k * phase) / k for k in range(1, 12)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time))
+    return 0.1 * buzz + 0.005 * np.random.default_rng(seed).standard_normal(len(time))
