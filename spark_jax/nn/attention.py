@@ -7,21 +7,23 @@ from jaxtyping import Array, Bool, Float, Int
 
 def grouped_query_attention(
     query: Float[Array, "batch time heads dim"],
-    key: Float[Array, "batch length kv_heads dim"],
-    value: Float[Array, "batch length kv_heads dim"],
+    key: Float[Array, "batch kv_heads length dim"],
+    value: Float[Array, "batch kv_heads length dim"],
     mask: Bool[Array, "batch time length"],
 ) -> Float[Array, "batch time heads dim"]:
     """softmax(q·k / √dim)·v; each group of heads / kv_heads consecutive query heads shares one key head.
 
-    A query that the mask shuts off from every key gets the mean of the values, never NaN.
+    Keys and values come head-major, as the products want them: with a cache [length, kv_heads] decoding on CPU
+    spent most of its time turning it around. A query that the mask shuts off from every key gets the mean of
+    the values, never NaN.
     """
     batch, time, heads, dim = query.shape
-    kv_heads = key.shape[2]
+    kv_heads = key.shape[1]
     grouped = query.reshape(batch, time, kv_heads, heads // kv_heads, dim)
-    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("btkgd,bksd->bkgts", grouped, key, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None], scores * dim**-0.5, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bkgts,bskd->btkgd", weights, value).reshape(batch, time, heads, dim)
+    return jnp.einsum("bkgts,bksd->btkgd", weights, value).reshape(batch, time, heads, dim)
 
 
 def causal_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:

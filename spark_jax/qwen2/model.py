@@ -48,19 +48,23 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch time dim"], cache, layer: Int[Array, ""], step: _Step):
         config = self.config
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        kv_heads = config.num_key_value_heads
         project = partial(_dense, dtype=self.dtype, bias=True)
-        query = project((heads, config.head_dim), ("embed", "heads", "head_dim"), name="query")(x)
+        query = project((config.num_attention_heads, config.head_dim), ("embed", "heads", "head_dim"), name="query")(x)
         key = project((kv_heads, config.head_dim), ("embed", "kv_heads", "head_dim"), name="key")(x)
         value = project((kv_heads, config.head_dim), ("embed", "kv_heads", "head_dim"), name="value")(x)
         query, key = (apply_rotary(part, step.cosine, step.sine) for part in (query, key))
+        key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [batch, kv_heads, time, head_dim]
         if cache is not None:
             # The whole cache is carried through the scan over layers and written in place, one token a step;
             # as a scanned input and output it would be copied at every token.
-            items = jnp.arange(x.shape[0])[:, None]
-            keys = cache[0].at[layer, items, step.slots].set(key.astype(cache[0].dtype), mode="drop")
-            values = cache[1].at[layer, items, step.slots].set(value.astype(cache[1].dtype), mode="drop")
-            cache, key, value = (keys, values), keys[layer], values[layer]
+            items, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(kv_heads)[:, None]
+            place = (layer, items, heads, step.slots[:, None])
+            cache = tuple(
+                buffer.at[place].set(new.astype(buffer.dtype), mode="drop")
+                for buffer, new in zip(cache, (key, value), strict=True)
+            )
+            key, value = cache[0][layer], cache[1][layer]
         mixed = grouped_query_attention(query, key, value, step.mask)
         out = _dense(config.hidden_size, ("heads", "head_dim", "embed"), self.dtype, "out", inputs=2)
         return out(mixed), cache

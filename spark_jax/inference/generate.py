@@ -1,0 +1,268 @@
+"""Generation of speech tokens: two compiled programs, prefill and decode, over explicit state.
+
+Shapes come in buckets: prompts are padded to a bucket, and room for new tokens grows from one bucket to the
+next while a batch is still speaking. So a short answer never pays for the longest one, and the limit on new
+tokens compiles nothing.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from spark_jax.errors import SparkError
+from spark_jax.inference.sampling import Greedy, Sampling, choose
+from spark_jax.prompt import Grammar, Prompt, build_grammar
+from spark_jax.qwen2.cache import KVCache, init_cache
+from spark_jax.qwen2.model import Qwen2
+from spark_jax.tokenizer import SparkTokenizer
+
+MAX_NEW_TOKENS = 3000  # the release's
+PROMPT_BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+OUTPUT_BUCKETS = (256, 512, 1024, 2048, 3072)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generation:
+    """What the model said to one prompt.
+
+    Attributes:
+      semantic_ids: semantic codes, one for each token of speech; without those of a reference in the prompt.
+      global_ids: global codes, the prompt's or, for a made-up voice, the generated ones.
+      pitch_value, speed_value: the prompt's or the generated ones; None where neither has any.
+      reached_limit: cut off, because the limit on new tokens came before <|im_end|>.
+      new_tokens: how many tokens were generated, with <|im_end|>.
+    """
+
+    semantic_ids: Int[np.ndarray, " time"]
+    global_ids: Int[np.ndarray, " global"]
+    pitch_value: int | None
+    speed_value: int | None
+    reached_limit: bool
+    new_tokens: int
+
+
+@flax.struct.dataclass
+class DecodeState:
+    """A batch in the middle of decoding.
+
+    Attributes:
+      cache: keys and values of the prompts and of the tokens chosen so far, but the last.
+      tokens: the tokens chosen so far, in the first `step` columns.
+      stage: where in the grammar each item is.
+      limits: the most tokens that each item may take.
+      keys: one per request; the draw at step i uses the key folded with i, so it does not depend on buckets.
+      step: how many tokens were chosen.
+    """
+
+    cache: KVCache
+    tokens: Int[Array, "batch output"]
+    stage: Int[Array, " batch"]
+    limits: Int[Array, " batch"]
+    keys: Key[Array, " batch"]
+    step: Int[Array, ""]
+
+
+def prefill(
+    model: Qwen2,
+    params: Any,
+    ids: Int[Array, "batch prompt"],
+    lengths: Int[Array, " batch"],
+    stage: Int[Array, " batch"],
+    limits: Int[Array, " batch"],
+    keys: Key[Array, " batch"],
+    grammar: Grammar,
+    method: Greedy | Sampling,
+    output_length: int,
+) -> DecodeState:
+    """Reads right-padded prompts and chooses the first token; there is room for `output_length` tokens."""
+    batch, prompt_length = ids.shape
+    valid = jnp.arange(prompt_length) < lengths[:, None]
+    empty = init_cache(model.config, batch, prompt_length, model.dtype)
+    hidden, cache = model.apply({"params": params}, ids, segment_ids=valid.astype(jnp.int32), cache=empty)
+    last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
+    tokens = jnp.broadcast_to(grammar.end_id, (batch, output_length))
+    state = DecodeState(cache.extend(output_length), tokens, stage, limits, keys, jnp.int32(0))
+    return _take(state, model.apply({"params": params}, last, method=Qwen2.logits), grammar, method)
+
+
+def decode(
+    model: Qwen2, params: Any, state: DecodeState, grammar: Grammar, method: Greedy | Sampling
+) -> DecodeState:
+    """Chooses tokens until every item is finished or the room of `state.tokens` is used up."""
+
+    def unfinished(state: DecodeState) -> Bool[Array, ""]:
+        return jnp.any(_active(state, grammar)) & (state.step < state.tokens.shape[1])
+
+    def one_token(state: DecodeState) -> DecodeState:
+        newest = jax.lax.dynamic_index_in_dim(state.tokens, state.step - 1, axis=1)
+        hidden, cache = model.apply({"params": params}, newest, cache=state.cache)
+        logits = model.apply({"params": params}, hidden[:, 0], method=Qwen2.logits)
+        return _take(state.replace(cache=cache), logits, grammar, method)
+
+    return jax.lax.while_loop(unfinished, one_token, state)
+
+
+def grow(state: DecodeState, grammar: Grammar, length: int) -> DecodeState:
+    """The same state with room for `length` more tokens."""
+    tokens = jnp.pad(state.tokens, ((0, 0), (0, length)), constant_values=grammar.end_id)
+    return state.replace(cache=state.cache.extend(length), tokens=tokens)
+
+
+class Generator:
+    """Answers prompts with one model; holds its compiled programs."""
+
+    def __init__(
+        self,
+        model: Qwen2,
+        params: Any,
+        tokenizer: SparkTokenizer,
+        global_tokens: int = 32,
+        prompt_buckets: Sequence[int] = PROMPT_BUCKETS,
+        output_buckets: Sequence[int] = OUTPUT_BUCKETS,
+    ):
+        """Args:
+          model, params: the decoder and its parameters, unboxed.
+          tokenizer: names the speech tokens.
+          global_tokens: global tokens of an utterance.
+          prompt_buckets, output_buckets: ascending lengths; the last ones are the longest possible.
+
+        Raises:
+          SparkError: the model has fewer token rows than the tokenizer has tokens.
+        """
+        self.params = params
+        self._tokenizer = tokenizer
+        self._context = model.config.max_position_embeddings
+        self._prompt_buckets, self._output_buckets = tuple(prompt_buckets), tuple(output_buckets)
+        self._grammar = build_grammar(tokenizer, global_tokens, model.config.vocab_size)
+        self._prefill = jax.jit(partial(prefill, model), static_argnames="output_length")
+        self._decode = jax.jit(partial(decode, model), donate_argnames="state")
+        self._grow = jax.jit(grow, static_argnames="length")
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        method: Greedy | Sampling = Sampling(),  # noqa: B008 (frozen)
+        max_new_tokens: int | Sequence[int] = MAX_NEW_TOKENS,
+    ) -> list[Generation]:
+        """Speech tokens for a batch of prompts.
+
+        An answer depends on its own prompt and seed only: not on the others in the batch, nor on buckets.
+
+        Args:
+          prompts: at least one; each batch size compiles its own programs.
+          seeds: one for each prompt.
+          method: greedy or sampling; only tokens that the grammar allows take part.
+          max_new_tokens: the limit, of all or of each, <|im_end|> included; less where the context ends.
+
+        Raises:
+          SparkError: a prompt is too long, or a limit leaves no room for speech; see `new_tokens`.
+        """
+        if len(prompts) != len(seeds) or not prompts:
+            raise SparkError(f"{len(prompts)} prompts and {len(seeds)} seeds, expected a seed for each prompt")
+        limits = self._limits(prompts, np.broadcast_to(np.asarray(max_new_tokens), len(prompts)))
+        lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
+        ids = np.zeros((len(prompts), _bucket(lengths.max(), self._prompt_buckets)), np.int32)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt.ids)] = prompt.ids
+        stage = np.array([self._grammar.index(prompt.start) for prompt in prompts], np.int32)
+        keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
+
+        room, *more = self._output_buckets
+        state = self._prefill(
+            self.params, ids, lengths, stage, limits, keys, self._grammar, method, output_length=room
+        )
+        state = self._decode(self.params, state, self._grammar, method)
+        for larger in more:
+            if not np.any((np.asarray(state.stage) != self._done) & (room < limits)):
+                break
+            state = self._grow(state, self._grammar, length=larger - room)
+            state = self._decode(self.params, state, self._grammar, method)
+            room = larger
+        tokens, stages = np.asarray(state.tokens), np.asarray(state.stage)
+        return [
+            self._read(prompt, tokens[row, : limits[row]], stages[row] != self._done)
+            for row, prompt in enumerate(prompts)
+        ]
+
+    def new_tokens(self, prompt: Prompt, semantic_tokens: int) -> int:
+        """The limit on new tokens with which an answer holds at most this many semantic tokens."""
+        others = self._grammar.index("first_semantic") - self._grammar.index(prompt.start)
+        return others + semantic_tokens + 1
+
+    def room(self, prompt: Prompt) -> int:
+        """The most semantic tokens that an answer can hold; below 1: the prompt is too long."""
+        if len(prompt.ids) > self._prompt_buckets[-1]:
+            return 0
+        return self._longest(prompt) - self.new_tokens(prompt, 0)
+
+    @property
+    def _done(self) -> int:
+        return self._grammar.index("done")
+
+    def _longest(self, prompt: Prompt) -> int:
+        return min(self._context - len(prompt.ids), self._output_buckets[-1])
+
+    def _limits(
+        self, prompts: Sequence[Prompt], wanted: Int[np.ndarray, " batch"]
+    ) -> Int[np.ndarray, " batch"]:
+        limits = []
+        for prompt, limit in zip(prompts, wanted, strict=True):
+            if self.room(prompt) < 1:
+                longest = min(self._context - self.new_tokens(prompt, 1), self._prompt_buckets[-1])
+                raise SparkError(f"the prompt has {len(prompt.ids)} tokens, expected at most {longest}")
+            least = self.new_tokens(prompt, 0)
+            if limit < least:
+                raise SparkError(f"max_new_tokens is {limit}, expected at least {least} for this prompt")
+            limits.append(min(limit, self._longest(prompt)))
+        return np.array(limits, np.int32)
+
+    def _read(self, prompt: Prompt, tokens: Int[np.ndarray, " output"], reached_limit: bool) -> Generation:
+        """Sorts the tokens of one answer; after <|im_end|> there is only more of it."""
+        names = self._tokenizer
+        semantic, made = names.semantic_codes[tokens], names.global_codes[tokens]
+        pitch, speed = np.isin(names.pitch_value_ids, tokens), np.isin(names.speed_value_ids, tokens)
+        generated_voice = prompt.global_ids is None
+        return Generation(
+            semantic_ids=semantic[semantic >= 0],
+            global_ids=made[made >= 0] if generated_voice else np.array(prompt.global_ids, np.int32),
+            pitch_value=int(np.argmax(pitch)) if pitch.any() else prompt.pitch_value,
+            speed_value=int(np.argmax(speed)) if speed.any() else prompt.speed_value,
+            reached_limit=bool(reached_limit),
+            new_tokens=len(tokens) if reached_limit else int(np.argmax(tokens == self._end)) + 1,
+        )
+
+    @property
+    def _end(self) -> int:
+        return self._tokenizer.id("<|im_end|>")
+
+
+def _bucket(length: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds the length."""
+    return next(bucket for bucket in buckets if bucket >= length)
+
+
+def _active(state: DecodeState, grammar: Grammar) -> Bool[Array, " batch"]:
+    return (state.stage != grammar.index("done")) & (state.step < state.limits)
+
+
+def _take(
+    state: DecodeState, logits: Float[Array, "batch vocab"], grammar: Grammar, method: Greedy | Sampling
+) -> DecodeState:
+    """Chooses a token for each item among those that its stage allows, and moves on."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
+    token = choose(method, jnp.where(grammar.mask(state.stage), logits, -jnp.inf), keys)
+    active = _active(state, grammar)
+    token = jnp.where(active, token, grammar.end_id)
+    return state.replace(
+        tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, token[:, None], state.step, axis=1),
+        stage=jnp.where(active, grammar.advance(state.stage, token), state.stage),
+        step=state.step + 1,
+    )
