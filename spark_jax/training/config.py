@@ -83,7 +83,7 @@ class LLMTrainingConfig:
     """The speech-token language model (train/llm.py)."""
 
     tokens: str = "tokens.jsonl"  # from tools/encode_corpus.py
-    tokenizer: str = "tokenizer"  # folder
+    tokenizer: str = "bytes"  # a folder, a ranks file (qwen.tiktoken), or "bytes": see build_tokenizer
     model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
     init_from: str | None = None  # parameters to start from (a model part)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32

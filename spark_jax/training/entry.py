@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from spark_jax import compilation_cache
 from spark_jax.config import to_mapping
 from spark_jax.errors import SparkError
 from spark_jax.training.config import load_config
@@ -35,6 +36,7 @@ def run(config_class: type[T], train: Callable[[T, Path], Any], description: str
             os.replace(temporary, arguments.output / "config.json")
         except OSError as error:
             raise SparkError(f"{arguments.output}: cannot be written ({error})") from error
+        compilation_cache.enable()  # a resumed run starts fast
         train(config, arguments.output)
     except SparkError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -51,7 +51,7 @@ def guarded_update(
     Returns:
       params, opt_state, and `{"grad_norm", "skipped"}` (before clipping; 1.0 where the update was left out).
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
     updates, new_opt_state = optimizer.update(grads, opt_state, params)
     new_params = optax.apply_updates(params, updates)

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int
 
+from spark_jax.data import tokens
+from spark_jax.qwen2.model import Qwen2
 from spark_jax.training.state import TrainState, advance, guarded_update
 from spark_jax.wav2vec2 import ctc
 from spark_jax.wav2vec2.model import normalize_input
@@ -48,3 +50,126 @@ def ctc_evaluation(model: ctc.Wav2Vec2ForCTC) -> Callable[[Any, Batch], Metrics]
         return {"loss": loss, "items": items, "logits": logits, "frames": frames}
 
     return evaluate
+
+
+def llm_step(
+    model: Qwen2, optimizer: optax.GradientTransformation, accumulate: int, loss_chunk: int
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """A step on packed rows of `data.tokens`: cross-entropy per target token of the completions.
+
+    Args:
+      model: the decoder.
+      accumulate: micro-batches that the rows are divided into; losses and counts are summed over them and
+        divided once, so that the result is that of the whole batch.
+      loss_chunk: tokens whose logits exist at a time.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        def loss_fn(params: Any, part: Batch) -> tuple[Array, Metrics]:
+            sums = completion_sums(model, params, part, loss_chunk)
+            return sums["loss"], sums
+
+        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+        if accumulate == 1:
+            (_, sums), grads = value_and_grad(state.params, batch)
+        else:
+            # Row r goes to micro-batch r % accumulate: each device keeps its own rows.
+            parts = jax.tree.map(
+                lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), dict(batch)
+            )
+
+            def add(total: Any, part: Batch) -> tuple[Any, None]:
+                (_, sums), grads = value_and_grad(state.params, part)
+                return jax.tree.map(jnp.add, total, (sums, grads)), None
+
+            (_, shapes), _ = jax.eval_shape(value_and_grad, state.params, jax.tree.map(lambda x: x[0], parts))
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes, state.params))
+            (sums, grads), _ = jax.lax.scan(add, zeros, parts)
+        count = jnp.maximum(sums["targets"], 1.0)
+        grads = jax.tree.map(lambda grad: grad / count, grads)
+        params, opt_state, report = guarded_update(grads, state.opt_state, state.params, optimizer)
+        metrics = {**completion_metrics(sums), **report}
+        return advance(state, params, opt_state, report["skipped"]), metrics
+
+    return step
+
+
+def llm_evaluation(model: Qwen2, loss_chunk: int) -> Callable[[Any, Batch], Metrics]:
+    """(params, batch) → the sums of `completion_sums`: add them up, then `completion_metrics`."""
+
+    def evaluate(params: Any, batch: Batch) -> Metrics:
+        return completion_sums(model, params, batch, loss_chunk)
+
+    return evaluate
+
+
+def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) -> Metrics:
+    """Sums over a batch's target tokens, float32.
+
+    Returns:
+      `loss` and `targets` (their count), `loss_<class>`, `targets_<class>` for each class of target,
+      `correct_semantic` (most likely token is the target), `tokens` (not padding).
+    """
+    hidden, _ = model.apply(
+        {"params": params}, batch["input_ids"], batch["positions"], batch["segment_ids"]
+    )
+    losses, correct = token_losses(
+        lambda part: model.apply({"params": params}, part, method="logits"),
+        hidden.reshape(-1, hidden.shape[-1]), batch["targets"].reshape(-1), loss_chunk,
+    )
+    classes = batch["classes"].reshape(-1)
+    sums = {
+        "loss": jnp.sum(losses, where=classes != tokens.NONE),
+        "targets": jnp.sum(classes != tokens.NONE, dtype=jnp.float32),
+        "tokens": jnp.sum(batch["segment_ids"] != 0, dtype=jnp.float32),
+        "correct_semantic": jnp.sum(correct, where=classes == tokens.SEMANTIC, dtype=jnp.float32),
+    }
+    for index in (tokens.CONTROL, tokens.GLOBAL, tokens.SEMANTIC):
+        name, chosen = tokens.CLASS_NAMES[index], classes == index
+        sums[f"loss_{name}"] = jnp.sum(jax.lax.stop_gradient(losses), where=chosen)
+        sums[f"targets_{name}"] = jnp.sum(chosen, dtype=jnp.float32)
+    return sums
+
+
+def token_losses(
+    logits: Callable[[Float[Array, "chunk dim"]], Float[Array, "chunk vocab"]],
+    hidden: Float[Array, "tokens dim"],
+    targets: Int[Array, " tokens"],
+    chunk: int,
+) -> tuple[Float[Array, " tokens"], Bool[Array, " tokens"]]:
+    """Cross-entropy of every token in float32, and whether the target is the most likely token.
+
+    The logits exist for `chunk` tokens at a time and are computed again for the gradient: [tokens, vocab] of
+    a large vocabulary would be the largest array of the step by far.
+    """
+
+    def losses(part: tuple[Array, Array]) -> tuple[Array, Array]:
+        scores = logits(part[0])
+        chosen = jnp.take_along_axis(scores, part[1][:, None], axis=-1)[:, 0]
+        best = jnp.max(jax.lax.stop_gradient(scores), axis=-1)
+        return jax.nn.logsumexp(scores, axis=-1) - chosen, chosen >= best
+
+    count = hidden.shape[0]
+    if count <= chunk:
+        return losses((hidden, targets))
+    padding = -count % chunk
+    parts = (
+        jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, chunk, hidden.shape[1]),
+        jnp.pad(targets, (0, padding)).reshape(-1, chunk),
+    )
+    values, correct = jax.lax.map(jax.checkpoint(losses), parts)
+    return values.reshape(-1)[:count], correct.reshape(-1)[:count]
+
+
+def completion_metrics(sums: Metrics) -> Metrics:
+    """Means per target token of `completion_sums`: loss, loss by class, accuracy on semantic tokens; tokens."""
+    mean = lambda name, of: sums[name] / jnp.maximum(sums[of], 1.0)  # noqa: E731
+    return {
+        "loss": mean("loss", "targets"),
+        **{
+            f"loss_{name}": mean(f"loss_{name}", f"targets_{name}")
+            for name in (tokens.CLASS_NAMES[index] for index in (tokens.CONTROL, tokens.GLOBAL, tokens.SEMANTIC))
+        },
+        "accuracy_semantic": mean("correct_semantic", "targets_semantic"),
+        "tokens": sums["tokens"],
+    }

@@ -1,0 +1,166 @@
+"""Token records → training sequences of the two tasks → packed rows of one fixed shape."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from spark_jax.data import labels, pipeline
+from spark_jax.errors import SparkError
+from spark_jax.prompt import TrainingSequence, controllable_tts_sequence, tts_sequence
+from spark_jax.tokenizer import SparkTokenizer
+
+RECORD_FIELDS = (
+    "index", "split", "text", "gender", "language", "pitch", "speed", "global_ids", "semantic_ids",
+)  # fmt: skip
+
+# Classes of target tokens; the loss counts where the class is not NONE, and is also reported by class.
+NONE, CONTROL, GLOBAL, SEMANTIC = range(4)
+CLASS_NAMES = ("none", "control", "global", "semantic")
+
+
+class TokenSequences:
+    """All sequences of a split, as flat arrays, and the packed batches made of them.
+
+    Args:
+      records: of `tools/encode_corpus.py`, with `RECORD_FIELDS`.
+      tokenizer: of the model.
+      row_length: tokens of a row.
+      max_length: longer sequences are dropped and counted in `dropped`; at most `row_length`.
+      task_weights: sequences of each task, (tts, controllable_tts), for an utterance and epoch; of a fraction
+        another part is drawn every epoch.
+
+    Raises:
+      SparkError: no sequence is short enough.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict[str, Any]],
+        tokenizer: SparkTokenizer,
+        row_length: int,
+        max_length: int,
+        task_weights: tuple[float, float] = (1.0, 1.0),
+    ):
+        self._row_length = row_length
+        makers: tuple[Callable[..., TrainingSequence], ...] = (_tts, _controllable)
+        classes = _class_table(tokenizer)
+        ids, marks, self._weights, self.dropped = [], [], [], 0
+        for record in records:
+            for make, weight in zip(makers, task_weights, strict=True):
+                if weight <= 0:
+                    continue
+                sequence = make(tokenizer, record)
+                if len(sequence.ids) > min(max_length, row_length):
+                    self.dropped += 1
+                    continue
+                ids.append(sequence.ids.astype(np.int32))
+                marks.append(np.where(sequence.loss_mask, classes[sequence.ids], NONE).astype(np.int8))
+                self._weights.append(weight)
+        if not ids:
+            raise SparkError(f"no sequence of {len(records)} utterances fits {min(max_length, row_length)} tokens")
+        self.lengths = np.array([len(part) for part in ids])
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._ids, self._classes = np.concatenate(ids), np.concatenate(marks)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def plan(self, rows: int, seed: int | None) -> pipeline.Plan:
+        """Batches of `rows` packed rows; an example index of the plan is an array of sequences.
+
+        What does not fill the last batch waits for another epoch; without a seed (evaluation: every sequence
+        of positive weight once, in order) it is filled with empty rows.
+        """
+        weights = np.array(self._weights)
+
+        def plan(epoch: int) -> list[np.ndarray]:
+            if seed is None:
+                order = np.arange(len(weights))
+            else:
+                rng = np.random.default_rng((seed, epoch))
+                copies = np.floor(weights + rng.random(len(weights))).astype(int)
+                order = rng.permutation(np.repeat(np.arange(len(weights)), copies))
+            packed = pack(self.lengths, order, self._row_length)
+            if seed is None or len(packed) < rows:
+                packed += [np.zeros(0, int)] * (-len(packed) % rows)
+            batches = np.empty(len(packed) // rows * rows, object)
+            batches[:] = packed[: len(batches)]
+            return list(batches.reshape(-1, rows))
+
+        return plan
+
+    def load(self, rows: np.ndarray, rng: np.random.Generator) -> pipeline.Batch:
+        """Packed rows [rows, row_length]: `input_ids`, `targets` (the next token), `classes` of the targets,
+        `positions` from 0 in each sequence, and `segment_ids` from 1, 0 on padding."""
+        shape = (len(rows), self._row_length)
+        batch = {name: np.zeros(shape, np.int32) for name in ("input_ids", "targets", "positions", "segment_ids")}
+        batch["classes"] = np.zeros(shape, np.int8)
+        for row, sequences in enumerate(rows):
+            end = 0
+            for segment, sequence in enumerate(sequences, 1):
+                ids = self._ids[self._starts[sequence] : self._starts[sequence + 1]]
+                marks = self._classes[self._starts[sequence] : self._starts[sequence + 1]]
+                start, end = end, end + len(ids)
+                batch["input_ids"][row, start:end] = ids
+                batch["targets"][row, start : end - 1] = ids[1:]
+                batch["classes"][row, start : end - 1] = marks[1:]
+                batch["positions"][row, start:end] = np.arange(len(ids))
+                batch["segment_ids"][row, start:end] = segment
+        return batch
+
+
+def pack(lengths: np.ndarray, order: np.ndarray, row_length: int, window: int = 32) -> list[np.ndarray]:
+    """First-fit packing in the given order: each sequence goes to the oldest open row with room for it.
+
+    Args:
+      lengths: tokens of each sequence, at most `row_length`.
+      order: sequences to pack; one may occur twice.
+      window: rows kept open; the fullest is closed when another is needed.
+
+    Returns:
+      The sequences of each row, in the order in which rows were closed.
+    """
+    closed: list[np.ndarray] = []
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for sequence in order.tolist():
+        length = int(lengths[sequence])
+        at = next((i for i, free in enumerate(room) if free >= length), None)
+        if at is None:
+            if len(rows) == window:
+                fullest = min(range(window), key=room.__getitem__)
+                closed.append(np.array(rows.pop(fullest)))
+                room.pop(fullest)
+            at = len(rows)
+            rows.append([])
+            room.append(row_length)
+        rows[at].append(sequence)
+        room[at] -= length
+    return closed + [np.array(row) for row in rows]
+
+
+def _tts(tokenizer: SparkTokenizer, record: dict[str, Any]) -> TrainingSequence:
+    return tts_sequence(tokenizer, record["text"], record["global_ids"], record["semantic_ids"])
+
+
+def _controllable(tokenizer: SparkTokenizer, record: dict[str, Any]) -> TrainingSequence:
+    return controllable_tts_sequence(
+        tokenizer,
+        record["text"],
+        labels.gender_id(record["gender"]),
+        labels.pitch_level(record["pitch"], record["gender"]),
+        labels.speed_level(record["speed"], record["language"]),
+        labels.pitch_value(record["pitch"]),
+        labels.speed_value(record["speed"]),
+        record["global_ids"],
+        record["semantic_ids"],
+    )
+
+
+def _class_table(tokenizer: SparkTokenizer) -> np.ndarray:
+    """Class of every token id as a target."""
+    classes = np.full(tokenizer.vocab_size, CONTROL, np.int8)
+    classes[tokenizer.global_ids] = GLOBAL
+    classes[tokenizer.semantic_ids] = SEMANTIC
+    return classes
