@@ -3,6 +3,7 @@
     DIR/config.json          SparkConfig, and "format_version"
     DIR/tokenizer/           tokenizer.json and what comes with it
     DIR/params/<part>/       one Orbax tree each for bicodec, wav2vec2 and llm, collections on top
+    DIR/params/files.json    the sizes of those trees' files: a truncated one is found before it is read
     DIR/voices/NAME.json     optional voice files; default.json speaks where a request names no voice
     DIR/MODEL_CARD.md        optional
 
@@ -12,6 +13,7 @@ directory is written under a temporary name and renamed when it is complete.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -23,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from orbax.checkpoint import v1 as ocp
 
 from spark_jax import config as config_lib
@@ -37,6 +40,7 @@ FORMAT_VERSION = 1
 PARTS = ("bicodec", "wav2vec2", "llm")
 DEFAULT_VOICE = "default.json"
 MODEL_CARD = "MODEL_CARD.md"
+FILE_LIST = "files.json"
 
 # Leaves that a shorter storage type spares: their precision costs nothing, and norms need it.
 _SPARED = frozenset({"scale", "bias", "gamma", "alpha", "g", "kernel_g", "mean", "var", "cluster_size"})
@@ -88,26 +92,28 @@ def abstract_variables(config: SparkConfig) -> dict[str, Any]:
     Raises:
       SparkError: the configuration's sizes do not fit together.
     """
+    return {part: abstract_part(part, getattr(config, part)) for part in PARTS}
 
-    def bicodec(key):
-        codec = config.bicodec
-        frames = 8 * math.prod(codec.encoder.sample_ratios)
-        features = jnp.zeros((1, frames, codec.encoder.input_channels))
-        return BiCodec(codec).init(key, features, jnp.zeros((1, 2 * codec.mel_params.n_fft)), False)
 
-    def wav2vec2(key):
-        return Wav2Vec2(config.wav2vec2).init(key, jnp.zeros((1, 2 * config.sample_rate)))
-
-    def llm(key):
-        return Qwen2(config.llm).init(key, jnp.zeros((1, 2), jnp.int32))
-
-    trees = {}
-    for part, init in {"bicodec": bicodec, "wav2vec2": wav2vec2, "llm": llm}.items():
-        try:
-            trees[part] = jax.eval_shape(lambda init=init: unbox(init(jax.random.key(0))))
-        except Exception as error:  # whatever the tracing of layers that do not fit raises
-            raise SparkError(f"{part}: the sizes do not fit together ({_brief(error)})") from error
-    return trees
+@functools.lru_cache(maxsize=16)
+def abstract_part(part: str, config: Any) -> Any:
+    """`abstract_variables` of one part, from its own configuration. Tracing a codec takes a second: kept."""
+    if part == "bicodec":
+        frames = 8 * math.prod(config.encoder.sample_ratios)
+        features = (1, frames, config.encoder.input_channels)
+        module, inputs = BiCodec(config), [features, (1, 2 * config.mel_params.n_fft)]
+        arguments = {"train": False}
+    elif part == "wav2vec2":
+        module, inputs, arguments = Wav2Vec2(config), [(1, 2 * math.prod(config.conv_stride) * 10)], {}
+    else:
+        module, inputs, arguments = Qwen2(config), [(1, 2)], {}
+    dtype = jnp.int32 if part == "llm" else jnp.float32
+    try:
+        return jax.eval_shape(
+            lambda: unbox(module.init(jax.random.key(0), *(jnp.zeros(shape, dtype) for shape in inputs), **arguments))
+        )
+    except (TypeError, ValueError, ArithmeticError, FlaxError) as error:
+        raise SparkError(f"{part}: the sizes do not fit together ({_brief(error)})") from error
 
 
 def with_weight_dtype(tree: Any, dtype: Any) -> Any:
@@ -148,14 +154,13 @@ def save(
     variables = unbox(dict(variables))
     problems = _differences(variables, abstract_variables(config))
     if problems:
-        raise SparkError(
-            f"{directory}: not saved, variables do not fit the configuration: {'; '.join(problems)}"
-        )
+        raise SparkError(f"{directory}: not saved, variables do not fit the configuration: {'; '.join(problems)}")
     with new_directory(directory) as folder:
         write_config(folder, config)
         copy_files(tokenizer_directory, folder / "tokenizer")
         for part in PARTS:
             write_part(folder, part, _cast(variables[part], weight_dtype))
+        write_file_list(folder)
         for name, path in (voices or {}).items():
             (folder / "voices").mkdir(exist_ok=True)
             shutil.copyfile(path, folder / "voices" / f"{name}.json")
@@ -179,6 +184,7 @@ def load(directory: str | Path, llm_dtype: Any = jnp.float32) -> LoadedModel:
     tokenizer = directory / "tokenizer"
     if not tokenizer.is_dir():
         raise SparkError(f"{tokenizer}: no such directory; expected the model's tokenizer")
+    _check_files(directory)
     wanted = abstract_variables(config)
     problems = _differences({part: _stored(directory, part) for part in PARTS}, wanted)
     if problems:
@@ -199,6 +205,7 @@ def info(directory: str | Path) -> ModelInfo:
     """
     directory = Path(directory).absolute()
     config = read_config(directory)
+    _check_files(directory)
     parts = {}
     for part in PARTS:
         leaves = jax.tree.leaves(_stored(directory, part))
@@ -280,6 +287,12 @@ def write_part(folder: Path, part: str, variables: Any) -> None:
         ocp.save(str(folder / "params" / part), variables)
 
 
+def write_file_list(folder: Path) -> None:
+    """Writes `params/files.json`, when all parts are there."""
+    sizes = {path: size for path, size in _sizes(folder / "params").items() if path != FILE_LIST}
+    (folder / "params" / FILE_LIST).write_text(json.dumps(sizes, indent=0) + "\n")
+
+
 def copy_files(source: str | Path, destination: Path) -> None:
     """Copies the plain files of a folder."""
     destination.mkdir()
@@ -292,6 +305,28 @@ def _voices(directory: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted((directory / "voices").glob("*.json"))}
 
 
+def _sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _check_files(directory: Path) -> None:
+    """Orbax answers a short file with pages of log, and sometimes as if its tensors had never been there."""
+    folder = directory / "params"
+    try:
+        expected = json.loads((folder / FILE_LIST).read_text())
+    except (OSError, ValueError) as error:
+        raise SparkError(f"{folder / FILE_LIST}: cannot be read ({_brief(error)})") from error
+    found = _sizes(folder)
+    problems = [
+        f"{folder / path} has {found[path]} bytes, expected {size}" if path in found else f"{folder / path} is missing"
+        for path, size in expected.items()
+        if found.get(path) != size
+    ]
+    if problems:
+        raise SparkError(f"incomplete model: {'; '.join(problems)}")
+
+
 def _stored(directory: Path, part: str) -> Any:
     """Shapes and types of a stored part, without its values; nothing where the part is missing."""
     folder = directory / "params" / part
@@ -300,9 +335,7 @@ def _stored(directory: Path, part: str) -> Any:
     try:
         return ocp.metadata(str(folder)).metadata
     except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
-        raise SparkError(
-            f"{folder}: cannot be read, a file is missing or damaged ({_brief(error)})"
-        ) from error
+        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
 
 
 def _read_part(directory: Path, part: str, wanted: Any) -> Any:
@@ -310,9 +343,7 @@ def _read_part(directory: Path, part: str, wanted: Any) -> Any:
     try:
         return ocp.load(str(folder), wanted)
     except Exception as error:  # as above
-        raise SparkError(
-            f"{folder}: cannot be read, a file is truncated or damaged ({_brief(error)})"
-        ) from error
+        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
 
 
 def _cast(tree: Any, weight_dtype: Any) -> Any:

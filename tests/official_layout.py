@@ -10,6 +10,7 @@ import json
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from spark_jax.tokenizer import build_tokenizer
 Shapes = dict[str, tuple[int, ...]]
 Values = Callable[[str, tuple[int, ...]], np.ndarray]
 
+PARAMETRIZATIONS = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 _CODEC_SECTIONS = ("mel_params", "encoder", "decoder", "quantizer", "speaker_encoder", "prenet", "postnet")
 
 
@@ -43,14 +45,9 @@ def tensor_shapes(config: SparkConfig) -> dict[str, Shapes]:
     everything = dataclasses.replace(config.wav2vec2, feature_layers=(config.wav2vec2.num_hidden_layers,))
     targets = abstract_variables(dataclasses.replace(config, wav2vec2=everything))
     codec = source_shapes(bicodec.rules(config.bicodec), targets["bicodec"])
-    counters = {
-        name.replace("running_mean", "num_batches_tracked"): () for name in codec if "running_mean" in name
-    }
+    counters = {name.replace("running_mean", "num_batches_tracked"): () for name in codec if "running_mean" in name}
     hidden = config.wav2vec2.hidden_size
-    unused = {
-        name: (hidden,)
-        for name in ("masked_spec_embed", "encoder.layer_norm.weight", "encoder.layer_norm.bias")
-    }
+    unused = {name: (hidden,) for name in ("masked_spec_embed", "encoder.layer_norm.weight", "encoder.layer_norm.bias")}
     return {
         "bicodec": codec | counters,
         "wav2vec2": source_shapes(wav2vec2.rules(everything), targets["wav2vec2"]) | unused,
@@ -80,22 +77,21 @@ def write(
     for folder in folders.values():
         folder.mkdir(parents=True)
     write_settings(directory, config)
-    values = random_values(seed=0)
-    write_safetensors(folders["BiCodec"] / "model.safetensors", shapes["bicodec"], values)
-    write_safetensors(folders["LLM"] / "model.safetensors", shapes["llm"], values, llm_dtype)
+    write_safetensors(folders["BiCodec"] / "model.safetensors", shapes["bicodec"], random_values)
+    write_safetensors(folders["LLM"] / "model.safetensors", shapes["llm"], random_values, llm_dtype)
     features = shapes["wav2vec2"]
     if pickled:
         heads = {"quantizer.codevectors": (1, 8, 4), "project_hid.weight": (8, config.wav2vec2.hidden_size)}
         write_torch_zip(
             folders[official.WAV2VEC2] / "pytorch_model.bin",
             {f"wav2vec2.{name}": shape for name, shape in features.items()} | heads,
-            values,
+            random_values,
         )
     else:
         conv = "encoder.pos_conv_embed.conv"
-        for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
-            features[f"{conv}.parametrizations.weight.{new}"] = features.pop(f"{conv}.{old}")
-        write_safetensors(folders[official.WAV2VEC2] / "model.safetensors", features, values)
+        for new, old in PARAMETRIZATIONS.items():
+            features[f"{conv}.{new}"] = features.pop(f"{conv}.{old}")
+        write_safetensors(folders[official.WAV2VEC2] / "model.safetensors", features, random_values)
     codes = config.bicodec.quantizer.codebook_size, math.prod(config.bicodec.speaker_encoder.fsq_levels)
     build_tokenizer(base, *codes).save(folders["LLM"])
 
@@ -122,20 +118,19 @@ def write_settings(directory: Path, config: SparkConfig) -> None:
     (directory / "LLM" / "config.json").write_text(json.dumps(llm))
 
 
-def random_values(seed: int) -> Values:
-    """Values by tensor name under which signals neither vanish nor blow up."""
-    rng = np.random.default_rng(seed)
-
-    def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name.endswith("num_batches_tracked"):
-            return np.zeros(shape, np.int64)
-        if name.endswith(("running_var", "weight_g", "alpha", "cluster_size")) or "norm.weight" in name:
-            return np.ones(shape, np.float32) + 0.1 * rng.random(shape, np.float32)
-        fan_in = math.prod(shape[1:]) or 1
-        scale = 1.0 if name.endswith(("codebook.weight", "latents")) else fan_in**-0.5
-        return rng.standard_normal(shape, np.float32) * np.float32(scale if len(shape) > 1 else 0.02)
-
-    return values
+def random_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Values that depend on the tensor's name alone; under them signals neither vanish nor blow up."""
+    name = name.removeprefix("wav2vec2.")
+    for new, old in PARAMETRIZATIONS.items():
+        name = name.replace(new, old)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if name.endswith(("running_var", "weight_g", "alpha", "cluster_size")) or "norm.weight" in name:
+        return 1 + np.float32(0.1) * rng.random(shape, np.float32)
+    fan_in = math.prod(shape[1:]) or 1
+    scale = 1.0 if name.endswith(("codebook.weight", "latents")) else fan_in**-0.5
+    return rng.standard_normal(shape, np.float32) * np.float32(scale if len(shape) > 1 else 0.02)
 
 
 def write_safetensors(path: Path, shapes: Shapes, values: Values, dtype: str = "float32") -> None:
@@ -172,9 +167,7 @@ def write_torch_zip(path: Path, shapes: Shapes, values: Values) -> None:
 
 def state_dict_pickle(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     """The pickle program of a dict of contiguous float32 tensors, tensor i in storage "i" (protocol 2)."""
-    return (
-        b"\x80\x02}(" + b"".join(_tensor_program(i, *item) for i, item in enumerate(shapes.items())) + b"u."
-    )
+    return b"\x80\x02}(" + b"".join(_tensor_program(i, *item) for i, item in enumerate(shapes.items())) + b"u."
 
 
 def _tensor_program(index: int, name: str, shape: tuple[int, ...]) -> bytes:

@@ -72,9 +72,7 @@ def _backbone(source: str, target: str, layers: int, conditioned: bool = False) 
         block, ours = f"{source}.convnext.{i}", f"{target}/block_{i}"
         table += _conv(f"{block}.dwconv", f"{ours}/depthwise")
         table += normalization(f"{block}.norm", f"{ours}/norm")
-        table += _linear(f"{block}.pwconv1", f"{ours}/expand") + _linear(
-            f"{block}.pwconv2", f"{ours}/contract"
-        )
+        table += _linear(f"{block}.pwconv1", f"{ours}/expand") + _linear(f"{block}.pwconv2", f"{ours}/contract")
         table.append(Rule(f"{block}.gamma", f"{ours}/gamma"))
     return table + _norm(f"{source}.final_layer_norm", f"{target}/final_norm")
 
@@ -89,9 +87,7 @@ def _speaker_encoder(config: SpeakerEncoderConfig) -> list[Rule]:
     for i in range(config.perceiver_depth):
         for name in ("to_q", "to_kv", "to_out"):
             table.append(
-                Rule(
-                    f"{perceiver}.layers.{i}.0.{name}.weight", f"{ours}/attention_{i}/{name}/kernel", _LINEAR
-                )
+                Rule(f"{perceiver}.layers.{i}.0.{name}.weight", f"{ours}/attention_{i}/{name}/kernel", _LINEAR)
             )
         table += _linear(f"{perceiver}.layers.{i}.1.0", f"{ours}/feed_forward_{i}/expand")
         table += _linear(f"{perceiver}.layers.{i}.1.2", f"{ours}/feed_forward_{i}/contract")

@@ -115,9 +115,7 @@ def source_shapes(rules: Sequence[Rule], target: Any) -> dict[str, Shape]:
     """Names and shapes of the source tensors that fill a tree."""
     wanted = flatten(target)
     return {
-        name: _layout(rule, wanted[rule.target].shape).source_shape()
-        for rule in rules
-        for name in rule.source_names()
+        name: _layout(rule, wanted[rule.target].shape).source_shape() for rule in rules for name in rule.source_names()
     }
 
 

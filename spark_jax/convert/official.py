@@ -94,6 +94,7 @@ def convert(source: str | Path, destination: str | Path, dtype: str = "float32")
         _copy_tokenizer(source / "LLM", folder / "tokenizer")
         for part, file in files.items():
             model_directory.write_part(folder, part, read_part(part, file, config, targets[part]))
+        model_directory.write_file_list(folder)
     return model_directory.info(destination)
 
 
@@ -139,9 +140,7 @@ def read_config(source: str | Path) -> SparkConfig:
     )
     hop = math.prod(config.bicodec.decoder.rates)
     if hop != config.latent_hop_length:
-        raise SparkError(
-            f"{path}: latent_hop_length is {config.latent_hop_length}, the codec's rates give {hop}"
-        )
+        raise SparkError(f"{path}: latent_hop_length is {config.latent_hop_length}, the codec's rates give {hop}")
     return config
 
 
@@ -157,18 +156,14 @@ def read_bicodec_config(path: Path) -> BiCodecConfig:
         "prenet": (VocosConfig, {}),
         "postnet": (VocosConfig, {}),
     }
-    sections = _section(
-        _section(content, ("audio_tokenizer",), str(path))["audio_tokenizer"], tuple(parts), str(path)
-    )
+    sections = _section(_section(content, ("audio_tokenizer",), str(path))["audio_tokenizer"], tuple(parts), str(path))
     config = {}
     for name, (cls, required) in parts.items():
         origin = f"{path}: {name}"
         if not isinstance(sections[name], Mapping):
             raise SparkError(f"{origin} is {sections[name]!r}, expected a mapping")
         _require(sections[name], required, origin)
-        config[name] = from_mapping(
-            cls, {k: v for k, v in sections[name].items() if k not in required}, origin
-        )
+        config[name] = from_mapping(cls, {k: v for k, v in sections[name].items() if k not in required}, origin)
     return BiCodecConfig(**config)
 
 
@@ -211,9 +206,7 @@ def check_tokenizer(folder: Path, config: SparkConfig) -> None:
     }
     for kind, (found, expected) in counts.items():
         if found != expected:
-            raise SparkError(
-                f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes"
-            )
+            raise SparkError(f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes")
     if tokenizer.vocab_size > config.llm.vocab_size:
         raise SparkError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "

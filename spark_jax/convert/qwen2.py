@@ -17,9 +17,7 @@ def rules(config: Qwen2Config) -> list[Rule]:
 
     def projection(source: str, target: str) -> list[Rule]:
         return [
-            layer(
-                f"self_attn.{source}.weight", f"attention/{target}/kernel", "(heads dim) in -> in heads dim"
-            ),
+            layer(f"self_attn.{source}.weight", f"attention/{target}/kernel", "(heads dim) in -> in heads dim"),
             layer(f"self_attn.{source}.bias", f"attention/{target}/bias", "(heads dim) -> heads dim"),
         ]
 

@@ -34,17 +34,13 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     except FileNotFoundError as error:
         raise SparkError(f"{path}: no such file") from error
     except (SafetensorError, OSError, ValueError, struct.error) as error:
-        raise SparkError(
-            f"{path}: not a complete safetensors file ({' '.join(str(error).split())})"
-        ) from error
+        raise SparkError(f"{path}: not a complete safetensors file ({' '.join(str(error).split())})") from error
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
-            raise SparkError(
-                f"{path}: tensor {name} has type {entry['dtype']}; expected one of {list(_DTYPES)}"
-            )
+            raise SparkError(f"{path}: tensor {name} has type {entry['dtype']}; expected one of {list(_DTYPES)}")
         shape = tuple(entry["shape"])
         offset = 8 + header_size + entry["data_offsets"][0]
         tensors[name] = SourceTensor(shape, dtype, functools.partial(_read, path, name, offset, shape, dtype))

@@ -98,21 +98,13 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, SourceTenso
     root = descriptions[0].removesuffix("data.pkl")
     for info in entries.values():
         # torch stores its entries as they are; a packed one could unfold to any size.
-        if (
-            info.compress_type != zipfile.ZIP_STORED
-            or info.flag_bits & 1
-            or info.file_size != info.compress_size
-        ):
-            raise SparkError(
-                f"{path}: entry {info.filename} is compressed or encrypted; torch stores it plain"
-            )
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
+            raise SparkError(f"{path}: entry {info.filename} is compressed or encrypted; torch stores it plain")
     byte_order = entries.get(f"{root}byteorder")
     if byte_order is not None and archive.read(byte_order) != b"little":
         raise SparkError(f"{path}: numbers are stored big-endian; expected little-endian")
     if entries[descriptions[0]].file_size > _MAX_DESCRIPTION_BYTES:
-        raise SparkError(
-            f"{path}: data.pkl has {entries[descriptions[0]].file_size} bytes; that is no state dict"
-        )
+        raise SparkError(f"{path}: data.pkl has {entries[descriptions[0]].file_size} bytes; that is no state dict")
     state = _unpickle(path, archive.read(descriptions[0]), root)
     if not isinstance(state, dict):
         raise SparkError(f"{path}: holds a {type(state).__name__}; expected a state dict (names to tensors)")

