@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-import scipy.signal
 from jaxtyping import Float
 
 TARGET_VOLUME = 0.2
@@ -41,10 +40,14 @@ def highpass(
 
     Clipped to ±1 as the reference's is (sparktts/utils/audio.py, `audio_highpass_filter`). `cutoff` in Hz.
     """
+    import scipy.signal  # half of the command line's start-up time, and no request needs it
+
     filtered = scipy.signal.lfilter(*_highpass_biquad(sample_rate, cutoff), samples)
     return np.clip(filtered, -1.0, 1.0).astype(samples.dtype)
 
 
 @functools.cache
 def _highpass_biquad(sample_rate, cutoff):
+    import scipy.signal
+
     return scipy.signal.butter(2, cutoff, "highpass", fs=sample_rate)
