@@ -333,9 +333,12 @@ def _stored(directory: Path, part: str) -> Any:
     if not folder.is_dir():
         return {}
     try:
-        return ocp.metadata(str(folder)).metadata
+        stored = ocp.metadata(str(folder)).metadata
     except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
         raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
+    if stored is None:  # Orbax's other answer to unreadable metadata
+        raise SparkError(f"{folder}: cannot be read, its metadata is damaged")
+    return stored
 
 
 def _read_part(directory: Path, part: str, wanted: Any) -> Any:
