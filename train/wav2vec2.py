@@ -23,20 +23,23 @@ from spark_jax.training.metrics import edit_distance
 from spark_jax.training.optimizer import make_optimizer
 from spark_jax.training.state import TrainState, new_state
 from spark_jax.wav2vec2.ctc import Wav2Vec2ForCTC, greedy_decode
+from spark_jax.wav2vec2.model import num_frames
 
 
 def train(config: CTCTrainingConfig, output: Path) -> TrainState:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     system = load_config(SparkConfig, config.model)
     data = config.data
-    train_records = manifest.read_corpus(config.corpus, data.train_split, [config.target])
-    validation_records = manifest.read_corpus(config.corpus, data.evaluation_split, [config.target])
+    fields = [config.target] + ["phoneme_bounds"] * config.aligned
+    train_records = manifest.read_corpus(config.corpus, data.train_split, fields)
+    validation_records = manifest.read_corpus(config.corpus, data.evaluation_split, fields)
     vocabulary = speech.Vocabulary.of([record[config.target] for record in train_records])
     vocabulary.save(output / "vocabulary.json")
     examples, validation = (
         speech.SpeechExamples(
             records, config.target, vocabulary, data.bucket_seconds, data.batch_seconds, system.sample_rate,
             row_multiple=mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP],
+            frames=(lambda samples: num_frames(samples, system.wav2vec2)) if config.aligned else None,
         )
         for records in (train_records, validation_records)
     )

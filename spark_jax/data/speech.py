@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ import numpy as np
 
 from spark_jax.data import manifest, pipeline
 from spark_jax.errors import SparkError
+
+FRAME_SECONDS = 0.02  # from one wav2vec2 frame to the next
+FIELD_SECONDS = 0.025  # what one frame sees
 
 
 class Vocabulary:
@@ -58,6 +61,8 @@ class SpeechExamples:
       bucket_seconds: rising upper limits of duration; longer utterances are dropped and counted in `dropped`.
       batch_seconds: padded audio in a batch.
       sample_rate: of the audio.
+      frames: number of frames for a number of samples; given, batches carry the frames' labels, `path`, from
+        the records' `phoneme_bounds` (needs target "phonemes").
       row_multiple: rows of each batch are a multiple of this (devices that share it).
     """
 
@@ -70,7 +75,9 @@ class SpeechExamples:
         batch_seconds: float,
         sample_rate: int,
         row_multiple: int = 1,
+        frames: Callable[[int], int] | None = None,
     ):
+        self._frames = frames
         self._records, self._sample_rate = records, sample_rate
         self._labels = [vocabulary.encode(record[target]) for record in records]
         limits = np.asarray(bucket_seconds)
@@ -102,6 +109,9 @@ class SpeechExamples:
         samples = np.zeros((len(indices), self._samples[bucket]), np.float32)
         targets = np.zeros((len(indices), self._target_lengths[bucket]), np.int32)
         lengths, target_lengths = np.zeros((2, len(indices)), np.int32)
+        path = None
+        if self._frames is not None:
+            path = np.full((len(indices), self._frames(samples.shape[1])), -1, np.int32)
         for row, index in enumerate(indices):
             if index < 0:
                 continue
@@ -110,4 +120,19 @@ class SpeechExamples:
             labels = self._labels[index]
             samples[row, : len(audio)], lengths[row] = audio, len(audio)
             targets[row, : len(labels)], target_lengths[row] = labels, len(labels)
-        return {"samples": samples, "lengths": lengths, "targets": targets, "target_lengths": target_lengths}
+            if path is not None:
+                count = self._frames(len(audio))
+                path[row, :count] = frame_labels(self._records[index]["phoneme_bounds"], labels, count)
+        batch = {"samples": samples, "lengths": lengths, "targets": targets, "target_lengths": target_lengths}
+        return batch if path is None else batch | {"path": path}
+
+
+def frame_labels(bounds: Sequence[float], labels: Sequence[int], frames: int) -> np.ndarray:
+    """The label that is spoken at the middle of each frame; blank before the first and after the last one.
+
+    Args:
+      bounds: seconds; label i lasts from bound i to bound i + 1.
+    """
+    middles = np.arange(frames) * FRAME_SECONDS + FIELD_SECONDS / 2
+    inside = np.searchsorted(np.asarray(bounds), middles, side="right")
+    return np.asarray([0, *labels, 0], np.int32)[inside]

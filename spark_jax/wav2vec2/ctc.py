@@ -77,6 +77,18 @@ def ctc_loss(
     return jnp.sum(losses) / jnp.maximum(jnp.sum(counted), 1)
 
 
+def path_loss(
+    logits: Float[Array, "batch frames vocab"], path: Int[Array, "batch frames"]
+) -> Float[Array, ""]:
+    """Cross-entropy per frame of one given CTC path, where an alignment is known; frames of path −1 do not count.
+
+    CTC sums over all paths and has to find the alignment by itself first, which takes thousands of steps.
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), jnp.maximum(path, 0))
+    counted = path >= 0
+    return jnp.sum(losses, where=counted) / jnp.maximum(jnp.sum(counted), 1)
+
+
 def greedy_decode(
     logits: Float[np.ndarray, "batch frames vocab"], frames: Int[np.ndarray, " batch"]
 ) -> list[list[int]]:
