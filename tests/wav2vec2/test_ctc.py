@@ -73,3 +73,9 @@ def test_logits_of_a_padded_batch_equal_single_items_and_gradients_are_finite():
         single, count = jax.jit(module.apply)(variables, model.normalize_input(samples[i : i + 1, :length]))
         assert frames[i] == count[0] == single.shape[1]
         np.testing.assert_allclose(logits[i, : count[0]], single[0], atol=1e-5)
+
+
+def test_path_loss_is_the_cross_entropy_of_the_counted_frames():
+    logits = np.log(np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]], np.float32))
+    loss = ctc.path_loss(logits, np.array([[0, 1, -1]]))
+    np.testing.assert_allclose(loss, -(np.log(0.5) + np.log(0.8)) / 2, rtol=1e-6)
