@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from spark_jax import sharding
+from spark_jax import compilation_cache, sharding
 from spark_jax.bicodec.discriminator import Discriminators
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
@@ -31,6 +31,7 @@ from spark_jax.wav2vec2.model import Wav2Vec2
 
 
 def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
+    compilation_cache.enable()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     system = load_config(SparkConfig, config.model)
     data = config.data

@@ -21,12 +21,13 @@ class CodecExamples:
       records: from `manifest.read_corpus`.
       config: sample rate, samples a token, length of the reference clip, volume normalisation.
       segment_seconds: length of the target; whole tokens.
-      context_seconds: what wav2vec2 hears on each side of it; whole tokens.
+      context_seconds: what wav2vec2 hears on each side of it; whole tokens, at least one (its last frame
+        needs samples beyond the segment).
       high_pass_hz: corner of the high-pass filter.
       keep_in_memory: keep prepared utterances (filtered, normalised) as 16-bit samples.
 
     Raises:
-      SparkError: lengths that are not whole tokens.
+      SparkError: lengths that are not whole tokens, or none.
     """
 
     def __init__(
@@ -78,10 +79,9 @@ class CodecExamples:
 def whole_tokens(name: str, seconds: float, config: SparkConfig) -> int:
     """Samples in `seconds`, which must be whole tokens: otherwise features and samples would not meet."""
     samples = round(seconds * config.sample_rate)
-    if samples % config.latent_hop_length or samples < 0:
-        raise SparkError(
-            f"{name}: {seconds} s are {samples} samples, expected a multiple of {config.latent_hop_length}"
-        )
+    hop = config.latent_hop_length
+    if samples % hop or samples <= 0:
+        raise SparkError(f"{name}: {seconds} s are {samples} samples, expected a positive multiple of {hop}")
     return samples
 
 

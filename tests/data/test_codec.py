@@ -1,0 +1,90 @@
+"""Segments, windows and reference clips of the codec's training."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import soundfile
+
+from spark_jax.config import RELEASE, tiny
+from spark_jax.data import codec
+from spark_jax.errors import SparkError
+from spark_jax.wav2vec2.model import num_frames
+
+CONFIG = dataclasses.replace(tiny(), volume_normalize=False)
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Three utterances, shorter than a segment, about as long, and longer than two."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for i, length in enumerate((2000, 7000, 20_000)):
+        path = tmp_path / f"{i}.flac"
+        soundfile.write(path, rng.uniform(-0.5, 0.5, length), 16_000)
+        paths.append({"wav_path": str(path), "duration": length / 16_000})
+    return paths
+
+
+def test_batch_is_aligned_and_repeatable(records):
+    examples = codec.CodecExamples(records, CONFIG, segment_seconds=0.4, context_seconds=0.1)
+    load = lambda: examples.load(np.array([0, 1, 2]), np.random.default_rng(5))  # noqa: E731
+    batch = load()
+    assert {name: array.shape for name, array in batch.items()} == {
+        "wave": (3, 6400), "input_values": (3, 9600), "reference": (3, 8000),
+    }  # fmt: skip
+    assert all(array.dtype == np.float32 for array in batch.values())
+    for name, array in load().items():
+        np.testing.assert_array_equal(array, batch[name])
+    # The window's middle is the segment, normalised; beyond the utterance both are zero.
+    middle = batch["input_values"][:, 1600:8000]
+    np.testing.assert_array_equal(batch["wave"][0, 2000:], 0)
+    np.testing.assert_array_equal(middle[0, 2000:], 0)
+    for wave, values in zip(batch["wave"], middle, strict=True):
+        inside = wave != 0
+        slope, offset = np.polyfit(wave[inside], values[inside], 1)
+        np.testing.assert_allclose(values[inside], slope * wave[inside] + offset, atol=1e-4)
+
+
+def test_memory_changes_nothing_audible(records):
+    batches = []
+    for keep in (False, True):
+        examples = codec.CodecExamples(records, CONFIG, 0.4, 0.1, keep_in_memory=keep)
+        for _ in range(2):
+            batches.append(examples.load(np.array([2, 1]), np.random.default_rng(0)))
+    for batch in batches[1:]:
+        np.testing.assert_allclose(batch["wave"], batches[0]["wave"], atol=1e-4)
+
+
+def test_window_statistics_ignore_padding():
+    window = np.concatenate([np.zeros(50), 3 + 2 * np.random.default_rng(0).normal(size=500)]).astype(np.float32)
+    values = codec.normalize_window(window, np.arange(550) >= 50)
+    np.testing.assert_array_equal(values[:50], 0)
+    np.testing.assert_allclose([values[50:].mean(), values[50:].std()], [0, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("start, length, expected", [(-2, 3, [0, 0, 1]), (3, 4, [4, 5, 0, 0]), (7, 2, [0, 0])])
+def test_cut(start, length, expected):
+    np.testing.assert_array_equal(codec.cut(np.arange(1.0, 6.0), start, length), expected)
+
+
+def test_reference_hears_nothing_of_the_segment():
+    audio = np.arange(1, 101, dtype=np.float32)
+    reference = codec.random_reference(audio, 20, 30, 100, np.random.default_rng(0))
+    np.testing.assert_array_equal(reference[20:50], 0)
+    assert np.all(reference[50:] > 0) and audio[20] == 21
+    # Not longer than twice the segment: whole, and repeated where it is too short.
+    reference = codec.random_reference(audio, 20, 50, 150, np.random.default_rng(0))
+    np.testing.assert_array_equal(reference, np.resize(audio, 150))
+
+
+@pytest.mark.parametrize("tokens, context", [(1, 1), (60, 20), (120, 50), (777, 3)])
+def test_features_meet_samples(tokens, context):
+    """120 feature frames for 38,400 samples, whatever the length."""
+    assert num_frames(320 * (tokens + 2 * context), RELEASE.wav2vec2) >= context + tokens
+
+
+@pytest.mark.parametrize("seconds", [0.41, 0.0, -0.4])
+def test_lengths_are_whole_tokens(records, seconds):
+    with pytest.raises(SparkError, match="segment_seconds: .*multiple of 320"):
+        codec.CodecExamples(records, CONFIG, seconds, 0.1)

@@ -1,0 +1,217 @@
+"""The codec's train step: both players, freezing, skipped steps, revival of codes, devices, exact resume."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from spark_jax import sharding
+from spark_jax.config import DiscriminatorConfig, tiny
+from spark_jax.errors import SparkError
+from spark_jax.training import checkpoint, codec_step
+from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig, RevivalConfig
+from spark_jax.training.config import LoopConfig
+from spark_jax.training.optimizer import OptimizerConfig
+
+ROOT = Path(__file__).parent.parent.parent
+SYSTEM = tiny()
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, decay_steps=100)
+GAN = BiCodecTrainingConfig(
+    d_vector_train_start=1,
+    freeze=("encoder",),
+    discriminator=DiscriminatorConfig(
+        periods=(3,),
+        period_channels=(4, 4),
+        fft_sizes=(128,),
+        hop_lengths=(32,),
+        window_lengths=(100,),
+        bands=(0.0, 0.5, 1.0),
+        spectral_channels=2,
+    ),
+    data=CodecDataConfig(segment_seconds=0.1, context_seconds=0.02, batch_segments=8, threads=1),
+    generator_optimizer=OPTIMIZER,
+    discriminator_optimizer=OPTIMIZER,
+    loop=LoopConfig(steps=4, log_every=1, evaluate_every=2, checkpoint_every=2),
+)
+FEATURES = dataclasses.replace(GAN, phase="features", freeze=(), revival=RevivalConfig(every=2, until=4, below=1.0))
+
+
+@pytest.fixture(scope="module")
+def entry_point():
+    spec = importlib.util.spec_from_file_location("train_bicodec", ROOT / "train" / "bicodec.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = {"wave": 1600, "input_values": 2240, "reference": SYSTEM.ref_segment_samples}
+    return {name: rng.normal(0, 0.3, (8, size)).astype(np.float32) for name, size in sizes.items()}
+
+
+def start(entry_point, config, devices, adversarial):
+    mesh = sharding.make_mesh(devices)
+    models = entry_point.make_models(config, SYSTEM)
+    init = lambda: codec_step.init_state(models, config, SYSTEM)  # noqa: E731
+    state, shardings = sharding.initialize(mesh, init)
+    step = sharding.jit_step(codec_step.codec_step(models, config, SYSTEM, adversarial), mesh, shardings)
+    return state, lambda state, batch: step(state, sharding.put_batch(mesh, batch))
+
+
+def host(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def equal(a, b):
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
+
+
+def test_both_players_on_one_and_eight_devices(entry_point):
+    runs = []
+    for devices in (1, 8):
+        state, step = start(entry_point, GAN, devices, adversarial=True)
+        first, history = host(state), []
+        for seed in range(2):
+            state, metrics = step(state, make_batch(seed))
+            history.append(host(metrics))
+        runs.append((first, host(state), history))
+        if devices == 1:
+            last = host(state)
+            broken = make_batch(2) | {"wave": np.full((8, 1600), np.nan, np.float32)}
+            state, metrics = step(state, broken)
+            assert float(metrics["skipped"]) == 1 and int(state.skipped) == 1 and int(state.step) == 3
+            assert equal(host(state.params), last.params) and equal(host(state.collections), last.collections)
+
+    (first, last, history), (_, other, other_history) = runs
+    expected = {
+        "loss", "mel", "vq", "features", "speaker", "adversarial", "feature_matching", "discriminator",
+        "grad_norm", "discriminator_grad_norm", "perplexity", "active_codes", "skipped", "audio_seconds",
+    }  # fmt: skip
+    assert set(history[0]) == expected
+    for ours, theirs in zip(history, other_history, strict=True):
+        for name in expected:
+            np.testing.assert_allclose(theirs[name], ours[name], rtol=2e-3, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), last.params, other.params)
+    # What is trained moves, what is frozen does not.
+    for group in ("discriminator", "generator"):
+        for name, part in last.params[group].items():
+            assert not equal(part, first.params[group][name]), name
+    assert set(last.params["frozen"]) == {"encoder"} and equal(last.params["frozen"], first.params["frozen"])
+    assert equal(last.params["wav2vec2"], first.params["wav2vec2"])
+    # Step 0 hears the x-vector and has no speaker loss, step 1 has it.
+    terms = lambda m: 15 * m["mel"] + sum(m[n] for n in ("vq", "features", "adversarial", "feature_matching"))  # noqa: E731
+    np.testing.assert_allclose(history[0]["loss"], terms(history[0]), rtol=1e-4)
+    np.testing.assert_allclose(history[1]["loss"], terms(history[1]) + history[1]["speaker"], rtol=1e-4)
+
+
+def test_frozen_statistics(entry_point):
+    config = dataclasses.replace(GAN, freeze=("encoder", "quantizer", "speaker_encoder"), phase="features")
+    state, step = start(entry_point, config, 1, adversarial=False)
+    before = host(state)
+    state, metrics = step(state, make_batch())
+    assert equal(host(state.collections), before.collections)
+    assert set(state.params["generator"]) == {"prenet", "postnet"}
+    assert "discriminator" not in state.params and "mel" not in metrics
+    assert equal(host(state.params["frozen"]), before.params["frozen"])
+
+
+def test_revival_puts_dead_codes_onto_latents(entry_point):
+    state, step = start(entry_point, FEATURES, 1, adversarial=False)
+    state, _ = step(state, make_batch(0))
+    usage = np.array(state.collections["code_statistics"]["quantizer"]["cluster_size"])
+    before = np.array(state.params["generator"]["quantizer"]["codebook"])
+    state, _ = step(state, make_batch(1))
+    after = np.array(state.params["generator"]["quantizer"]["codebook"])
+    even = 8 * 5 / SYSTEM.bicodec.quantizer.codebook_size
+    assert np.all(usage < even)  # one step: the moving averages are still small
+    assert np.all(np.any(np.abs(after - before) > 0.01, axis=1))
+    np.testing.assert_allclose(state.collections["code_statistics"]["quantizer"]["cluster_size"], even, rtol=1e-6)
+    state, _ = step(state, make_batch(2))  # not due
+    third = np.array(state.params["generator"]["quantizer"]["codebook"])
+    assert np.abs(third - after).max() < 0.01
+
+
+def test_stopped_run_resumes_exactly(entry_point, tmp_path, monkeypatch):
+    """Train 4 steps; train 2, resume to 4; the same metrics, validation included, and the same codec."""
+    cache = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+    try:
+        rng = np.random.default_rng(0)
+        with (tmp_path / "metadata.jsonl").open("w") as lines:
+            for i in range(12):
+                soundfile.write(tmp_path / f"{i}.flac", rng.uniform(-0.5, 0.5, 3000 + 500 * i), 16_000)
+                split = "train" if i < 10 else "validation"
+                record = {"index": str(i), "split": split, "wav_path": f"{i}.flac", "duration": 0.2}
+                lines.write(json.dumps(record) + "\n")
+        (tmp_path / "model.yaml").write_text(json.dumps(as_lists(dataclasses.asdict(SYSTEM))))
+        config = dataclasses.replace(FEATURES, corpus=str(tmp_path), model=str(tmp_path / "model.yaml"))
+        entry_point.train(config, tmp_path / "whole")
+
+        # The first half is a whole run that is stopped after two steps, as by a signal.
+        fit, steps = entry_point.loop.fit, []
+
+        def stopping(state, step_fn, data, **arguments):
+            def step(state, batch):
+                steps.append(batch)
+                if len(steps) == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return step_fn(state, batch)
+
+            return fit(state, step, data, **arguments)
+
+        monkeypatch.setattr(entry_point.loop, "fit", stopping)
+        entry_point.train(config, tmp_path / "halves")
+        assert len(steps) == 2
+        monkeypatch.setattr(entry_point.loop, "fit", fit)
+        entry_point.train(config, tmp_path / "halves")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", cache)
+    whole, halves = (read_metrics(tmp_path / name) for name in ("whole", "halves"))
+    assert [line["step"] for line in whole if line["group"] == "train"] == [1, 2, 3, 4]
+    assert whole == halves
+    ours, theirs = (checkpoint.load_params(tmp_path / name / "codec") for name in ("whole", "halves"))
+    assert equal(ours, theirs) and set(ours) == {"params", "batch_stats", "code_statistics"}
+
+    # The part is a start for another run, and a wrong size is refused.
+    mesh = sharding.make_mesh(1)
+    models = entry_point.make_models(config, SYSTEM)
+    state, shardings = sharding.initialize(mesh, lambda: codec_step.init_state(models, config, SYSTEM))
+    config = dataclasses.replace(config, init_from=str(tmp_path / "whole" / "codec"))
+    pretrained = entry_point.load_pretrained(state, config)
+    state = codec_step.with_pretrained(state, shardings, pretrained)
+    assert equal(host(codec_step.codec_variables(state)), ours)
+    quantizer = dataclasses.replace(SYSTEM.bicodec.quantizer, codebook_size=32)
+    smaller = dataclasses.replace(SYSTEM, bicodec=dataclasses.replace(SYSTEM.bicodec, quantizer=quantizer))
+    models = entry_point.make_models(config, smaller)
+    fresh = jax.eval_shape(lambda: sharding.unbox(codec_step.init_state(models, config, smaller)))
+    with pytest.raises(SparkError, match="codebook"):
+        entry_point.load_pretrained(fresh, config)
+
+
+def test_parts_are_checked():
+    assert dataclasses.replace(GAN, phase="features").frozen_parts == ("encoder", "wave_generator")
+    with pytest.raises(SparkError, match="freeze: unknown part 'decoder'"):
+        _ = dataclasses.replace(GAN, freeze=("decoder",)).frozen_parts
+
+
+def as_lists(value):
+    if isinstance(value, dict):
+        return {key: as_lists(item) for key, item in value.items()}
+    return [as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def read_metrics(directory):
+    """Lines without the wall clock's figures."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in line.items() if "seconds" not in name or name == "audio_seconds"}
+        for line in lines
+    ]
