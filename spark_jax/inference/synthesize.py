@@ -139,9 +139,12 @@ class SparkTTS:
           samples: at the model's sample rate, of any loudness: the volume is normalised.
 
         Raises:
-          SparkError: not one-dimensional, shorter than 0.1 s, silent or not finite.
+          SparkError: not one-dimensional floats, shorter than 0.1 s, silent or not finite.
         """
-        return self._encode(np.asarray(samples, np.float64), "samples")
+        samples = np.asarray(samples)
+        if not np.issubdtype(samples.dtype, np.floating):
+            raise SparkError(f"samples: type {samples.dtype}, expected floating-point amplitudes in -1 to 1")
+        return self._encode(samples.astype(np.float64), "samples")
 
     def decode(
         self, global_ids: Int[np.ndarray, " global"], semantic_ids: Int[np.ndarray, " tokens"]
