@@ -1,7 +1,7 @@
 """Wave generator: latents at the token rate → waveform (DAC's decoder; paper §3.1.1).
 
-Kernels start from torch's default: the N(0, 0.02) that the reference asks for never reaches its weight-normed
-layers, and would let a narrow generator fade.
+Kernels start from torch's default (the N(0, 0.02) that the reference asks for never reaches its weight-normed
+layers), the transposed ones scaled for the kernel / stride taps that one sample hears, lest a fresh generator fade.
 """
 
 import flax.linen as nn
@@ -48,8 +48,9 @@ class UpsamplingBlock(nn.Module):
     ) -> Float[Array, "batch samples features"]:
         x = Snake(self.dtype, name="snake")(zero_padding(inputs, mask))
         upsample = ConvTranspose(
-            self.features, self.kernel_size, self.stride, (self.kernel_size - self.stride) // 2, dtype=self.dtype,
-            name="upsample",
+            self.features, self.kernel_size, self.stride, (self.kernel_size - self.stride) // 2,
+            kernel_init=nn.initializers.variance_scaling(self.stride / 3, "fan_in", "uniform"),
+            dtype=self.dtype, name="upsample",
         )  # fmt: skip
         x = upsample(x)
         mask = upsample_mask(mask, self.stride)

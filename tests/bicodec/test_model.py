@@ -12,7 +12,8 @@ from spark_jax.audio.mel import mel_spectrogram
 from spark_jax.bicodec.fsq import FiniteScalarQuantizer
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.bicodec.quantize import code_distances
-from spark_jax.config import tiny
+from spark_jax.bicodec.wave_generator import WaveGenerator
+from spark_jax.config import WaveGeneratorConfig, tiny
 
 # Golden → (module whose output it is, index into a tuple of outputs, transposed to [batch, channel, time]).
 INTERMEDIATES = {
@@ -143,20 +144,21 @@ def test_gradient_in_evaluation(codec, variables, golden):
 
 
 def small_codec(**changes) -> BiCodec:
-    return BiCodec(dataclasses.replace(tiny().bicodec, **changes))
+    """A codec that compiles fast: eight samples a token."""
+    generator = WaveGeneratorConfig(input_channel=24, channels=16, rates=(4, 2), kernel_sizes=(8, 4))
+    return BiCodec(dataclasses.replace(tiny().bicodec, decoder=generator, **changes))
 
 
-def initialized(codec, batch=2, time=4):
-    """Random variables, with what starts at exactly zero or one moved away from it, so that it counts."""
-    config = codec.config
-    features = jax.random.normal(jax.random.key(1), (batch, time, config.encoder.input_channels))
-    reference = jax.random.normal(jax.random.key(2), (batch, 3200)) * 0.1
-    init = jax.jit(lambda key: nn.unbox(codec.init(key, features, reference, train=False)))
-    variables = init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(variables["params"])
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    leaves = [x + 0.05 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
-    return variables | {"params": jax.tree.unflatten(tree, leaves)}, features, reference
+def random_variables(codec, batch, time):
+    """Random variables without compiling an initialisation, features and reference waves."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(batch, time, codec.config.encoder.input_channels)).astype(np.float32)
+    reference = random.normal(size=(batch, 1600)).astype(np.float32)
+    shapes = jax.eval_shape(lambda: nn.unbox(codec.init(jax.random.key(0), features, reference, train=False)))
+    # Positive around a half: norms, alphas, variances and layer scales all count, and none is near zero.
+    variables = jax.tree.map(lambda x: (0.5 + 0.1 * random.normal(size=x.shape)).astype(np.float32), shapes)
+    centred = jax.tree.map(lambda x: x - 0.5 if x.ndim > 1 else x, variables["params"])
+    return variables | {"params": centred}, features, reference
 
 
 @pytest.mark.parametrize("ratio", [1, 2])
@@ -166,48 +168,46 @@ def test_masked_batch_equals_single_items(ratio):
         encoder=dataclasses.replace(config.encoder, sample_ratios=(ratio, 1)),
         prenet=dataclasses.replace(config.prenet, sample_ratios=(1, ratio)),
     )
-    lengths = (10, 6, 4)
-    variables, features, reference = initialized(codec, batch=3, time=10)
+    lengths = (10, 6)
+    variables, features, reference = random_variables(codec, batch=2, time=10)
     mask = jnp.arange(10) < jnp.asarray(lengths)[:, None]
     tokenize = jax.jit(lambda f, r, m: codec.apply(variables, f, r, m, method="tokenize"))
     detokenize = jax.jit(lambda s, g, m: codec.apply(variables, s, g, m, method="detokenize"))
     semantic, global_ids = tokenize(features, reference, mask)
     token_mask = mask[:, ::ratio]
     wave = detokenize(semantic, global_ids, token_mask)
-    assert wave.shape == (3, 3200)
+    assert wave.shape == (2, 80)
     for i, length in enumerate(lengths):
         single, single_global = tokenize(features[i : i + 1, :length], reference[i : i + 1], None)
         np.testing.assert_array_equal(semantic[i, : length // ratio], single[0])
         np.testing.assert_array_equal(global_ids[i], single_global[0])
         single_wave = detokenize(single, single_global, None)[0]
-        assert single_wave.shape == (320 * length,)
-        np.testing.assert_allclose(wave[i, : 320 * length], single_wave, atol=1e-6)
-        assert not np.any(wave[i, 320 * length :])
+        assert single_wave.shape == (8 * length,)
+        np.testing.assert_allclose(wave[i, : 8 * length], single_wave, atol=1e-5)
+        assert not np.any(wave[i, 8 * length :])
 
 
 def test_conditioning_switch_compiles_once():
     codec = small_codec()
-    variables, features, reference = initialized(codec)
+    variables, features, reference = random_variables(codec, batch=2, time=4)
     traces = 0
 
     @jax.jit
     def run(on_x_vector):
         nonlocal traces
         traces += 1
-        output = codec.apply(variables, features, reference, train=False, condition_on_x_vector=on_x_vector, wave=False)
+        output = codec.apply(variables, features, reference, train=False, wave=False, condition_on_x_vector=on_x_vector)
         return output.pred_feat, output.recons
 
     with_d, recons = run(jnp.asarray(False))
     with_x, _ = run(jnp.asarray(True))
     assert traces == 1 and recons is None
     assert not np.allclose(with_d, with_x)
-    static = codec.apply(variables, features, reference, train=False, condition_on_x_vector=True, wave=False)
-    np.testing.assert_allclose(with_x, static.pred_feat, atol=1e-5)
 
 
 def test_sharded_batch_has_global_statistics():
     codec = small_codec()
-    variables, features, reference = initialized(codec, batch=8)
+    variables, features, reference = random_variables(codec, batch=8, time=4)
     mutable = ["batch_stats", "code_statistics"]
 
     def run(features, reference):
@@ -218,21 +218,23 @@ def test_sharded_batch_has_global_statistics():
     batch = jax.NamedSharding(mesh, jax.P("data"))
     actual = jax.jit(run)(*jax.device_put((features, reference), batch))
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5), actual, expected)
-    assert float(expected[1]["code_statistics"]["quantizer"]["cluster_size"].sum()) == pytest.approx(0.01 * 8 * 4)
+    before, after = (float(v["code_statistics"]["quantizer"]["cluster_size"].sum()) for v in (variables, expected[1]))
+    assert after == pytest.approx(0.99 * before + 0.01 * 8 * 4)
 
 
 def test_fresh_generator_neither_fades_nor_saturates():
-    codec = small_codec()
-    config = codec.config.decoder
+    config = tiny().bicodec.decoder
     latents = jax.random.normal(jax.random.key(1), (2, 8, config.input_channel))
-    generator = codec.bind({}).wave_generator.clone(parent=None, name=None)
+    generator = WaveGenerator(config)
     params = nn.unbox(generator.init(jax.random.key(0), latents))
 
     def loss(params):
         wave = generator.apply(params, latents)
         return jnp.mean(jnp.abs(wave)), wave
 
-    (_, wave), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    (_, wave), gradients = jax.jit(
+        jax.value_and_grad(loss, has_aux=True), compiler_options={"xla_backend_optimization_level": 0}
+    )(params)
     assert 1e-3 < float(jnp.std(wave)) < 0.5
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert 1e-8 < float(jnp.sqrt(jnp.mean(gradient**2))) < 10, path
