@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax.config import Qwen2Config
 from spark_jax.nn.attention import causal_mask, grouped_query_attention
+from spark_jax.nn.linear import flat_dot_general
 from spark_jax.nn.rms_norm import RMSNorm
 from spark_jax.nn.rope import apply_rotary, rotary_angles
 from spark_jax.qwen2.cache import KVCache
@@ -24,6 +25,7 @@ def _dense(features, axes: tuple[str, ...], dtype: jnp.dtype, name: str, inputs:
     """A linear map over the last `inputs` axes whose kernel (and bias) carry the logical `axes`."""
     return nn.DenseGeneral(
         features, axis=tuple(range(-inputs, 0)), use_bias=bias, dtype=dtype, name=name,
+        dot_general=flat_dot_general,
         kernel_init=nn.with_logical_partitioning(nn.initializers.normal(INIT_SCALE), axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[inputs:]),
     )

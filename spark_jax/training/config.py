@@ -55,6 +55,7 @@ class CTCTrainingConfig:
     corpus: str = "corpus"  # folder with metadata.jsonl
     model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
     target: Literal["phonemes", "text"] = "phonemes"
+    aligned: bool = False  # the corpus says when each phoneme is spoken: tools/align_corpus.py
     data: AudioDataConfig = AudioDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()

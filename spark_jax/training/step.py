@@ -21,13 +21,18 @@ Metrics = dict[str, Array]
 def ctc_step(
     model: ctc.Wav2Vec2ForCTC, optimizer: optax.GradientTransformation, sample_rate: int
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """A step on a batch of `data.speech`: loss per label; metrics loss, audio_seconds, grad_norm, skipped."""
+    """A step on a batch of `data.speech`; metrics loss, audio_seconds, grad_norm, skipped.
+
+    The loss is CTC's per label, or with `path` in the batch the cross-entropy per frame.
+    """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         inputs = normalize_input(batch["samples"], batch["lengths"])
 
         def loss_fn(params: Any) -> Array:
             logits, frames = model.apply({"params": params}, inputs, batch["lengths"])
+            if "path" in batch:
+                return ctc.path_loss(logits, batch["path"])
             return ctc.ctc_loss(logits, frames, batch["targets"], batch["target_lengths"])
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)

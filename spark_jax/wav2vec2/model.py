@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from spark_jax import config as config_lib
 from spark_jax.nn import norm
 from spark_jax.nn.gelu import gelu
+from spark_jax.nn.linear import flat_dot_general
 from spark_jax.wav2vec2 import positional
 
 Length = TypeVar("Length", int, np.ndarray, jax.Array)
@@ -219,7 +220,7 @@ def _dense(features, axes, dtype, name, axis=-1):
     """Linear map; `axes` names the kernel's dimensions, inputs first."""
     outputs = 1 if isinstance(features, int) else len(features)
     return nn.DenseGeneral(
-        features, axis=axis, dtype=dtype, name=name,
+        features, axis=axis, dtype=dtype, name=name, dot_general=flat_dot_general,
         kernel_init=_partitioned(nn.initializers.normal(0.02), *axes),
         bias_init=_partitioned(nn.initializers.zeros, *axes[-outputs:]),
     )

@@ -1,24 +1,51 @@
-"""Frame labels from an alignment, and the vocabulary of characters."""
-
 import numpy as np
 import pytest
+import soundfile
 
-from spark_jax.data import speech
+from spark_jax.data.speech import SpeechExamples, Vocabulary, frame_labels
 from spark_jax.errors import SparkError
+
+
+def test_vocabulary_is_kept_beside_the_checkpoint(tmp_path):
+    vocabulary = Vocabulary.of(["ba", "cˈ"])
+    assert len(vocabulary) == 5 and vocabulary.encode("abcx") == [1, 2, 3]
+    vocabulary.save(tmp_path / "vocabulary.json")
+    loaded = Vocabulary.load(tmp_path / "vocabulary.json")
+    assert loaded.decode(loaded.encode("cˈab")) == "cˈab"
+    with pytest.raises(SparkError, match="nowhere.json"):
+        Vocabulary.load(tmp_path / "nowhere.json")
+
+
+@pytest.fixture
+def records(tmp_path):
+    records = []
+    for i, (seconds, text) in enumerate([(0.5, "ab"), (0.8, "b"), (1.5, "aab"), (3.0, "a"), (0.1, "ababab")]):
+        samples = np.full(round(seconds * 16000), (i + 1) / 8, np.float32)
+        soundfile.write(tmp_path / f"{i}.flac", samples, 16000)
+        records.append({"index": i, "wav_path": str(tmp_path / f"{i}.flac"), "duration": seconds, "text": text})
+    return records
+
+
+def test_buckets_padding_and_what_is_left_out(records):
+    examples = SpeechExamples(records, "text", Vocabulary(["a", "b"]), (1.0, 2.0), 4.0, 16000)
+    # 3 s are too long; six labels do not fit 0.1 s.
+    assert examples.buckets.tolist() == [0, 0, 1, -1, -1] and examples.dropped == 2
+    assert examples.batch_sizes == [4, 2]
+    first, second = [examples.load(indices, np.random.default_rng(0)) for indices in examples.plan(None)(0)]
+    assert first["samples"].shape == (4, 16000) and second["samples"].shape == (2, 32000)
+    assert first["lengths"].tolist() == [8000, 12800, 0, 0]
+    assert first["target_lengths"].tolist() == [2, 1, 0, 0]
+    assert first["targets"][:, :2].tolist() == [[1, 2], [2, 0], [0, 0], [0, 0]]
+    np.testing.assert_allclose(first["samples"][0, :8000], 1 / 8, atol=1e-4)
+    assert not first["samples"][0, 8000:].any() and not first["samples"][2].any()
+
+
+def test_rows_are_a_multiple_of_the_devices(records):
+    examples = SpeechExamples(records, "text", Vocabulary(["a", "b"]), (1.0, 2.0), 7.0, 16000, row_multiple=4)
+    assert examples.batch_sizes == [4, 4]
 
 
 def test_frame_labels_follow_the_bounds():
     # Frames see 0–25, 20–45, 40–65, … ms: their middles are 12.5, 32.5, 52.5, 72.5, 92.5, 112.5 ms.
-    labels = speech.frame_labels([0.03, 0.06, 0.1], [7, 9], frames=6)
+    labels = frame_labels([0.03, 0.06, 0.1], [7, 9], frames=6)
     np.testing.assert_array_equal(labels, [0, 7, 7, 9, 9, 0])
-
-
-def test_vocabulary_survives_its_file(tmp_path):
-    vocabulary = speech.Vocabulary.of(["ba", "cˈa"])
-    assert vocabulary.encode("abc?") == [1, 2, 3]
-    vocabulary.save(tmp_path / "vocabulary.json")
-    assert speech.Vocabulary.load(tmp_path / "vocabulary.json").symbols == vocabulary.symbols
-    assert vocabulary.decode([2, 1]) == "ba"
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(SparkError, match="broken.json"):
-        speech.Vocabulary.load(tmp_path / "broken.json")

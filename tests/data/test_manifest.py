@@ -1,0 +1,42 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from spark_jax.data import manifest
+from spark_jax.errors import SparkError
+
+
+def test_a_corpus_is_read_by_split(tmp_path):
+    records = [{"index": str(i), "split": "ab"[i % 2], "wav_path": f"{i}.flac", "duration": 1.0} for i in range(3)]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert [record["index"] for record in manifest.read_corpus(tmp_path, "a")] == ["0", "2"]
+    assert manifest.read_corpus(tmp_path, None)[1]["wav_path"] == str(tmp_path / "1.flac")
+    with pytest.raises(SparkError, match="no record with split 'c'"):
+        manifest.read_corpus(tmp_path, "c")
+    with pytest.raises(SparkError, match="metadata.jsonl:1: field 'text' is missing"):
+        manifest.read_corpus(tmp_path, "a", ["text"])
+
+
+@pytest.mark.parametrize("line", ["{", "3", ""])
+def test_a_broken_line_is_named(tmp_path, line):
+    path = tmp_path / "tokens.jsonl"
+    path.write_text('{"index": 1}\n' + line + "\n")
+    with pytest.raises(SparkError, match="tokens.jsonl:2: not a JSON object"):
+        manifest.read_jsonl(path, ["index"])
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SparkError, match="nowhere.jsonl: cannot be read"):
+        manifest.read_jsonl(tmp_path / "nowhere.jsonl", [])
+
+
+def test_audio_of_the_wrong_rate_and_no_audio(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros((100, 2)), 8000)
+    assert manifest.read_audio(str(tmp_path / "a.flac"), 8000).shape == (100,)
+    with pytest.raises(SparkError, match="a.flac: sample rate 8000, expected 16000"):
+        manifest.read_audio(str(tmp_path / "a.flac"), 16000)
+    (tmp_path / "b.flac").write_text("no audio")
+    with pytest.raises(SparkError, match="b.flac: cannot be read as audio"):
+        manifest.read_audio(str(tmp_path / "b.flac"), 16000)

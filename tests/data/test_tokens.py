@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from spark_jax.data import tokens
+from spark_jax.errors import SparkError
+from spark_jax.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer("bytes", 16, 8)
+
+
+def make_records(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "index": i, "split": "train", "text": "ab " * rng.integers(1, 6) + "c", "gender": "female",
+            "language": "en", "pitch": 200.0, "speed": 4.0, "global_ids": rng.integers(0, 8, 4).tolist(),
+            "semantic_ids": rng.integers(0, 16, rng.integers(3, 20)).tolist(),
+        }
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def test_packing_holds_each_sequence_once_and_leaves_little_room():
+    lengths = np.random.default_rng(0).integers(5, 60, 500)
+    rows = tokens.pack(lengths, np.arange(500), 128)
+    assert sorted(np.concatenate(rows)) == list(range(500))
+    filled = [lengths[row].sum() for row in rows]
+    assert max(filled) <= 128 and np.mean(filled) > 0.93 * 128
+
+
+def test_rows_hold_whole_sequences_with_shifted_targets(tokenizer):
+    sequences = tokens.TokenSequences(make_records(10), tokenizer, 96, 96)
+    assert len(sequences) == 20 and sequences.dropped == 0
+    seen = 0
+    for rows in sequences.plan(2, None)(0):
+        batch = sequences.load(rows, np.random.default_rng(0))
+        assert all(array.shape == (2, 96) for array in batch.values())
+        for r in range(2):
+            for segment in range(1, batch["segment_ids"][r].max() + 1):
+                at = np.flatnonzero(batch["segment_ids"][r] == segment)
+                ids, targets, classes = (batch[name][r][at] for name in ("input_ids", "targets", "classes"))
+                assert batch["positions"][r][at].tolist() == list(range(len(at)))
+                assert (targets[:-1] == ids[1:]).all() and classes[-1] == tokens.NONE
+                text = tokenizer.decode(ids)
+                assert ids[-1] == tokenizer.id("<|im_end|>") and text.startswith("<|task_")
+                speech = np.flatnonzero(np.isin(targets, tokenizer.semantic_ids))
+                assert (classes[speech] == tokens.SEMANTIC).all()
+                start = tokenizer.id("<|end_style_label|>" if "controllable" in text else "<|end_global_token|>")
+                prompt = int(np.flatnonzero(ids == start)[0])
+                assert (classes[:prompt] == tokens.NONE).all() and (classes[prompt:-1] != tokens.NONE).all()
+                assert (classes == tokens.GLOBAL).sum() == (4 if "controllable" in text else 0)
+                seen += 1
+            padding = batch["segment_ids"][r] == 0
+            assert not batch["classes"][r][padding].any() and not batch["input_ids"][r][padding].any()
+    assert seen == 20
+
+
+def test_long_sequences_are_dropped_and_counted(tokenizer):
+    records = make_records(10)
+    everything = tokens.TokenSequences(records, tokenizer, 200, 200)
+    limit = int(np.median(everything.lengths))
+    some = tokens.TokenSequences(records, tokenizer, 200, limit)
+    assert some.lengths.max() <= limit and len(some) + some.dropped == 20 and some.dropped > 0
+    with pytest.raises(SparkError, match="no sequence of 10 utterances fits 10 tokens"):
+        tokens.TokenSequences(records, tokenizer, 200, 10)
+
+
+def test_task_weights_choose_how_often_a_sequence_comes(tokenizer):
+    sequences = tokens.TokenSequences(make_records(40), tokenizer, 96, 96, (2.0, 0.5))
+    assert len(sequences) == 80
+    drawn = [np.concatenate([row for batch in sequences.plan(1, 0)(epoch) for row in batch]) for epoch in (0, 1)]
+    for part in drawn:
+        counts = np.bincount(part, minlength=80)
+        assert (counts[::2] == 2).all() and 8 < counts[1::2].sum() < 32
+    only_cloning = tokens.TokenSequences(make_records(40), tokenizer, 96, 96, (1.0, 0.0))
+    assert len(only_cloning) == 40
