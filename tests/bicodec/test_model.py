@@ -1,6 +1,7 @@
 """BiCodec against the reference's goldens, evaluation mode; masks, initialisation, sharding."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -60,6 +61,10 @@ INTERMEDIATES = {
     "decoder_stage4": ("wave_generator/block_3", None, True),
     "decoder_stage6": ("wave_generator/conv_out", None, True),
 }
+
+
+# Half the time to compile; the goldens are compared under the optimisations that users get.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def assert_close(actual, expected, tolerance=1e-5):
@@ -171,8 +176,8 @@ def test_masked_batch_equals_single_items(ratio):
     lengths = (10, 6)
     variables, features, reference = random_variables(codec, batch=2, time=10)
     mask = jnp.arange(10) < jnp.asarray(lengths)[:, None]
-    tokenize = jax.jit(lambda f, r, m: codec.apply(variables, f, r, m, method="tokenize"))
-    detokenize = jax.jit(lambda s, g, m: codec.apply(variables, s, g, m, method="detokenize"))
+    tokenize = quick_jit(lambda f, r, m: codec.apply(variables, f, r, m, method="tokenize"))
+    detokenize = quick_jit(lambda s, g, m: codec.apply(variables, s, g, m, method="detokenize"))
     semantic, global_ids = tokenize(features, reference, mask)
     token_mask = mask[:, ::ratio]
     wave = detokenize(semantic, global_ids, token_mask)
@@ -232,9 +237,7 @@ def test_fresh_generator_neither_fades_nor_saturates():
         wave = generator.apply(params, latents)
         return jnp.mean(jnp.abs(wave)), wave
 
-    (_, wave), gradients = jax.jit(
-        jax.value_and_grad(loss, has_aux=True), compiler_options={"xla_backend_optimization_level": 0}
-    )(params)
+    (_, wave), gradients = quick_jit(jax.value_and_grad(loss, has_aux=True))(params)
     assert 1e-3 < float(jnp.std(wave)) < 0.5
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert 1e-8 < float(jnp.sqrt(jnp.mean(gradient**2))) < 10, path

@@ -36,7 +36,8 @@ def differentiate(codec, variables, golden, loss):
         return loss(output), (output, statistics)
 
     offset = jnp.zeros_like(np.swapaxes(golden["eval/encoder_z"], 1, 2))
-    run = jax.jit(jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True))
+    run = jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True)
+    run = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})  # half the time to compile
     (value, (output, statistics)), gradients = run(
         variables["params"], golden["in/feat"], golden["in/ref_wav"], offset
     )
