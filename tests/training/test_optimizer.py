@@ -36,7 +36,8 @@ def test_weight_decay_spares_vectors_and_the_gradient_is_clipped():
     config = OptimizerConfig(0.1, "constant", 0, weight_decay=0.5, clip_norm=1.0)
     optimizer = make_optimizer(config, 10)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    updates, state = optimizer.update({"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}, optimizer.init(params), params)
+    zeros = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    updates, state = optimizer.update(zeros, optimizer.init(params), params)
     assert np.allclose(updates["kernel"], -0.05) and np.allclose(updates["bias"], 0.0)
     _, state = optimizer.update({"kernel": jnp.full((2, 2), 100.0), "bias": jnp.zeros(2)}, state, params)
     mean = state[1][0].mu["kernel"]
