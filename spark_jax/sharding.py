@@ -101,6 +101,8 @@ def tree_shardings(mesh: Mesh, abstract: Any, rules: Mapping[str, Any] = RULES) 
             if size % parts:
                 problems.append(f"{where}: axis {name!r} of {size} is not divisible by {parts} {axes}")
             spec.append(target)
+        if problems:  # reported together below; a specification with a collision cannot even be built
+            return NamedSharding(mesh, jax.P())
         return NamedSharding(mesh, jax.P(*spec))
 
     shardings = jax.tree_util.tree_map_with_path(

@@ -24,7 +24,8 @@ def corpus(tmp_path_factory):
     lines = []
     for i, seconds in enumerate([0.7, 0.01, 1.0, 0.9, 2.0]):
         soundfile.write(folder / f"{i}.flac", tiny_model.speech(seconds, i), 16000)
-        lines.append({"index": f"u{i}", "wav_path": f"{i}.flac", "duration": seconds, "text": f"Text {i}.", "split": "a"})
+        record = {"index": f"u{i}", "wav_path": f"{i}.flac", "duration": seconds, "text": f"Text {i}.", "split": "a"}
+        lines.append(record)
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 

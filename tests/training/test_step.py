@@ -1,0 +1,121 @@
+"""The language model's step: chunked loss, packing, accumulation, and every mesh give the same figures."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spark_jax import sharding
+from spark_jax.config import tiny
+from spark_jax.data import tokens
+from spark_jax.errors import SparkError
+from spark_jax.qwen2.model import Qwen2
+from spark_jax.training import step
+from spark_jax.training.optimizer import OptimizerConfig, make_optimizer
+from spark_jax.training.state import new_state
+
+CONFIG = dataclasses.replace(tiny().llm, vocab_size=64, num_hidden_layers=1)
+MODEL = Qwen2(CONFIG)
+OPTIMIZER = make_optimizer(OptimizerConfig(warmup_steps=0, schedule="constant", learning_rate=1e-2), 10)
+ROWS, LENGTH = 8, 24
+
+
+def init():
+    variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    return new_state({"params": variables["params"]}, OPTIMIZER.init)
+
+
+def make_batch(seed=0):
+    """Rows of two segments of random length and some padding; an uneven share of targets."""
+    rng = np.random.default_rng(seed)
+    batch = {name: np.zeros((ROWS, LENGTH), np.int32) for name in ("input_ids", "targets", "positions", "segment_ids")}
+    batch["classes"] = np.zeros((ROWS, LENGTH), np.int8)
+    for row in range(ROWS):
+        first, second = rng.integers(4, 12, 2)
+        for segment, (start, end) in enumerate(((0, first), (first, first + second)), 1):
+            ids = rng.integers(1, 64, end - start)
+            batch["input_ids"][row, start:end] = ids
+            batch["targets"][row, start : end - 1] = ids[1:]
+            batch["classes"][row, start + 2 : end - 1] = rng.integers(1, 4, end - start - 3)
+            batch["positions"][row, start:end] = np.arange(end - start)
+            batch["segment_ids"][row, start:end] = segment
+    return batch
+
+
+def run(mesh, accumulate=1, chunk=1000):
+    """Metrics of two steps and the parameters after them."""
+    state, shardings = sharding.initialize(mesh, init)
+    train_step = sharding.jit_step(step.llm_step(MODEL, OPTIMIZER, accumulate, chunk), mesh, shardings)
+    metrics = []
+    for seed in range(2):
+        state, result = train_step(state, sharding.put_batch(mesh, make_batch(seed)))
+        metrics.append(jax.device_get(result))
+    return metrics, state
+
+
+@pytest.fixture(scope="module")
+def expected():
+    metrics, state = run(sharding.make_mesh(1))
+    return metrics, jax.device_get(state.params)
+
+
+def check(found, expected):
+    metrics, state = found
+    for ours, theirs in zip(metrics, expected[0], strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-5, err_msg=name)
+    # Adam's first steps are ±rate where the gradient is rounding noise: an absolute tolerance.
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-4),
+        jax.device_get(state.params), expected[1],
+    )  # fmt: skip
+
+
+def test_the_mesh_changes_nothing(expected):
+    found = run(sharding.make_mesh(2, 2, 2))
+    spec = found[1].params["layers"]["mlp"]["gate"]["kernel"].sharding.spec
+    assert spec == jax.P(None, "fsdp", "tensor")
+    moment = found[1].opt_state[1][0].mu["layers"]["mlp"]["gate"]["kernel"]
+    assert moment.sharding.spec == spec
+    check(found, expected)
+    check(run(sharding.make_mesh(8, 1, 1)), expected)
+
+
+def test_accumulation_and_chunks_change_nothing(expected):
+    check(run(sharding.make_mesh(2, 1, 1), accumulate=4, chunk=20), expected)
+
+
+def test_a_packed_row_counts_as_its_sequences_alone():
+    params = sharding.unbox(init().params)
+    batch = make_batch()
+    packed = jax.jit(lambda batch: step.completion_sums(MODEL, params, batch, 1000))
+    whole = packed(batch)
+    parts = []
+    for segment in (1, 2):
+        alone = {name: np.zeros_like(value) for name, value in batch.items()}
+        for row in range(ROWS):
+            at = batch["segment_ids"][row] == segment
+            for name in batch:
+                alone[name][row, : at.sum()] = batch[name][row][at]
+        parts.append(packed(alone))
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[0][name] + parts[1][name], value, rtol=1e-5, err_msg=name)
+    assert whole["targets"] == (batch["classes"] != tokens.NONE).sum()
+    metrics = step.completion_metrics(whole)
+    np.testing.assert_allclose(metrics["loss"], np.log(64), rtol=0.05)  # an untrained model
+
+
+def test_the_table_names_what_does_not_fit():
+    mesh = sharding.make_mesh(1, 2, 4)
+    with pytest.raises(SparkError, match=r"key/kernel: axis 'kv_heads' of 2 is not divisible by 4"):
+        sharding.initialize(mesh, init)
+    boxed = jax.eval_shape(init)
+    with pytest.raises(SparkError, match="'mlp' is not in the table"):
+        sharding.tree_shardings(mesh, boxed, {name: rule for name, rule in sharding.RULES.items() if name != "mlp"})
+    with pytest.raises(SparkError, match=r"meet on mesh axis \['fsdp'\]"):
+        sharding.tree_shardings(mesh, boxed, {**sharding.RULES, "mlp": "fsdp"})
+    with pytest.raises(SparkError, match="does not fit 8 devices"):
+        sharding.make_mesh(4, 4, 1)
