@@ -20,7 +20,8 @@ from spark_jax.bicodec.discriminator import Discriminators
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, pipeline
-from spark_jax.data.codec import CodecExamples
+from spark_jax.data.codec import CodecExamples, with_tokens
+from spark_jax.errors import SparkError
 from spark_jax.training import checkpoint, codec_step, entry, loop
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.config import load_config
@@ -37,7 +38,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     data = config.data
     examples, validation = (
         CodecExamples(
-            manifest.read_corpus(config.corpus, split),
+            read_records(config, system, split),
             system,
             data.segment_seconds,
             data.context_seconds,
@@ -92,10 +93,20 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     return state
 
 
+def read_records(config: BiCodecTrainingConfig, system: SparkConfig, split: str) -> list[dict[str, Any]]:
+    """The utterances of a split; in phase "wave" with their tokens."""
+    records = manifest.read_corpus(config.corpus, split)
+    if config.phase != "wave":
+        return records
+    if config.tokens is None:
+        raise SparkError('phase "wave": tokens is not set, expected a file of tools/encode_corpus.py')
+    return with_tokens(records, config.tokens, config.data.segment_seconds, system)
+
+
 def make_models(config: BiCodecTrainingConfig, system: SparkConfig) -> codec_step.CodecModels:
     return codec_step.CodecModels(
         codec=BiCodec(system.bicodec),
-        extractor=Wav2Vec2(system.wav2vec2),
+        extractor=None if config.phase == "wave" else Wav2Vec2(system.wav2vec2),
         discriminators=Discriminators(config.discriminator) if config.adversarial else None,
         generator_optimizer=make_optimizer(config.generator_optimizer, config.loop.steps),
         discriminator_optimizer=make_optimizer(config.discriminator_optimizer, config.loop.steps),
@@ -105,7 +116,7 @@ def make_models(config: BiCodecTrainingConfig, system: SparkConfig) -> codec_ste
 def load_pretrained(state: TrainState, config: BiCodecTrainingConfig) -> dict[str, Any]:
     """The parts that the configuration names, checked against the state's shapes."""
     pretrained = {}
-    if config.wav2vec2 is not None:
+    if config.wav2vec2 is not None and "wav2vec2" in state.params:
         pretrained["wav2vec2"] = checkpoint.load_params(config.wav2vec2, _shapes(state.params["wav2vec2"]))
     if config.init_from is not None:
         pretrained["codec"] = checkpoint.load_params(config.init_from, _shapes(codec_step.codec_variables(state)))

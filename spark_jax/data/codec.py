@@ -26,6 +26,9 @@ class CodecExamples:
       high_pass_hz: corner of the high-pass filter.
       keep_in_memory: keep prepared utterances (filtered, normalised) as 16-bit samples.
 
+    Records with `semantic_ids` and `global_ids` (see `with_tokens`) give these in place of what the ids are
+    made from.
+
     Raises:
       SparkError: lengths that are not whole tokens, or none.
     """
@@ -50,10 +53,13 @@ class CodecExamples:
 
     def load(self, indices: np.ndarray, rng: np.random.Generator) -> pipeline.Batch:
         """`wave` [rows, segment], `input_values` [rows, segment + 2·context] normalised for wav2vec2, and
-        `reference` [rows, reference]; float32."""
-        rows = [self._example(self._audio(int(index)), rng) for index in indices]
-        names = ("wave", "input_values", "reference")
-        return {name: np.stack(arrays) for name, arrays in zip(names, zip(*rows, strict=True), strict=True)}
+        `reference` [rows, reference], float32. From tokens: `wave`, `semantic_ids` [rows, tokens] and
+        `global_ids` [rows, global], int32."""
+        rows = []
+        for index in indices:
+            audio, record = self._audio(int(index)), self._records[index]
+            rows.append(self._tokens(audio, record, rng) if "semantic_ids" in record else self._example(audio, rng))
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _audio(self, index: int) -> Samples:
         if self._prepared is not None and index in self._prepared:
@@ -67,13 +73,43 @@ class CodecExamples:
             self._prepared[index] = np.round(audio * 32767).clip(-32768, 32767).astype(np.int16)
         return audio
 
-    def _example(self, audio: Samples, rng: np.random.Generator) -> tuple[Samples, Samples, Samples]:
+    def _tokens(self, audio: Samples, record: dict[str, Any], rng: np.random.Generator) -> pipeline.Batch:
+        hop = self._config.latent_hop_length
+        count, ids = self._segment // hop, record["semantic_ids"]
+        start = int(rng.integers(len(ids) - count + 1))
+        return {
+            "wave": cut(audio, start * hop, self._segment),
+            "semantic_ids": np.asarray(ids[start : start + count], np.int32),
+            "global_ids": np.asarray(record["global_ids"], np.int32),
+        }
+
+    def _example(self, audio: Samples, rng: np.random.Generator) -> pipeline.Batch:
         segment, context = self._segment, self._context
         start = int(rng.integers(max(len(audio) - segment, 0) + 1))
         window = cut(audio, start - context, segment + 2 * context)
         values = normalize_window(window, cut(np.ones_like(audio), start - context, len(window)) > 0)
         reference = random_reference(audio, start, segment, self._config.ref_segment_samples, rng)
-        return window[context : context + segment], values, reference
+        return {"wave": window[context : context + segment], "input_values": values, "reference": reference}
+
+
+def with_tokens(
+    records: Sequence[dict[str, Any]], path: str, segment_seconds: float, config: SparkConfig
+) -> list[dict[str, Any]]:
+    """Records with the ids that `tools/encode_corpus.py` wrote for them; those shorter than a segment are left out.
+
+    Raises:
+      SparkError: the file cannot be read, or no record has long enough ids in it.
+    """
+    names = ("semantic_ids", "global_ids")
+    encoded = {
+        line["index"]: {name: line[name] for name in names} for line in manifest.read_jsonl(path, ["index", *names])
+    }
+    tokens = whole_tokens("segment_seconds", segment_seconds, config) // config.latent_hop_length
+    joined = [record | encoded[record["index"]] for record in records if record["index"] in encoded]
+    joined = [record for record in joined if len(record["semantic_ids"]) >= tokens]
+    if not joined:
+        raise SparkError(f"{path}: no utterance of the corpus has {tokens} semantic ids or more in it")
+    return joined
 
 
 def whole_tokens(name: str, seconds: float, config: SparkConfig) -> int:

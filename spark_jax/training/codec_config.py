@@ -60,16 +60,20 @@ class RevivalConfig:
 class BiCodecTrainingConfig:
     """The codec (train/bicodec.py).
 
-    `phase` "features" leaves the wave generator out: quantiser, feature reconstruction and speaker loss
-    settle the semantic codes at little cost. Parts in `freeze` neither get gradients nor change their statistics.
-    Discriminators take part from step `adversarial_start` on; None: never, and they do not exist.
+    Phases: "full" is the paper's. "features" leaves the wave generator out: quantiser, feature reconstruction and
+    speaker loss settle the semantic codes at little cost. "wave" trains prenet and wave generator from the ids in
+    `tokens`, those that whole utterances have at inference; nothing else of the codec runs.
+
+    Parts in `freeze` neither get gradients nor change their statistics. Discriminators take part from step
+    `adversarial_start` on; None: never, and they do not exist.
     """
 
     corpus: str = "corpus"  # folder with metadata.jsonl
     model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
     wav2vec2: str | None = None  # part with the frozen feature extractor; None: random, for tests and timing
     init_from: str | None = None  # codec part of an earlier run
-    phase: Literal["full", "features"] = "full"
+    phase: Literal["full", "features", "wave"] = "full"
+    tokens: str | None = None  # from tools/encode_corpus.py, for phase "wave"
     freeze: tuple[str, ...] = ()
     adversarial_start: int | None = 0
     d_vector_train_start: int = 1000  # until this step the decoder hears the x-vector
@@ -92,8 +96,8 @@ class BiCodecTrainingConfig:
         unknown = sorted(set(self.freeze) - set(PARTS))
         if unknown:
             raise SparkError(f"freeze: unknown part {unknown[0]!r}, expected some of {', '.join(PARTS)}")
-        left_out = ("wave_generator",) if self.phase == "features" else ()
-        frozen = tuple(part for part in PARTS if part in self.freeze + left_out)
+        left_out = {"features": ("wave_generator",), "wave": ("encoder", "quantizer", "speaker_encoder", "postnet")}
+        frozen = tuple(part for part in PARTS if part in self.freeze + left_out.get(self.phase, ()))
         if len(frozen) == len(PARTS):
             raise SparkError("freeze: no part is left to train")
         return frozen
@@ -101,4 +105,4 @@ class BiCodecTrainingConfig:
     @property
     def adversarial(self) -> bool:
         """Whether discriminators take part at some step."""
-        return self.phase == "full" and self.adversarial_start is not None
+        return self.phase != "features" and self.adversarial_start is not None

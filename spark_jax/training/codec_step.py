@@ -5,6 +5,7 @@ The state's trees: `params` is {"generator": trained parts, "frozen": the other 
 Frozen parameters are simply not differentiated, so that the backward pass ends where the trained parts end.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ class CodecModels(struct.PyTreeNode):
     """The modules (no parameters) and optimisers of a run; all static."""
 
     codec: BiCodec = struct.field(pytree_node=False)
-    extractor: Wav2Vec2 = struct.field(pytree_node=False)
+    extractor: Wav2Vec2 | None = struct.field(pytree_node=False)
     discriminators: Discriminators | None = struct.field(pytree_node=False)
     generator_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     discriminator_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
@@ -46,7 +47,8 @@ def init_state(models: CodecModels, config: BiCodecTrainingConfig, system: Spark
     params = dict(variables.pop("params"))
     frozen = {name: params.pop(name) for name in config.frozen_parts}
     params = {"generator": params, "frozen": frozen}
-    params["wav2vec2"] = models.extractor.init(keys[1], samples)["params"]
+    if models.extractor is not None:
+        params["wav2vec2"] = models.extractor.init(keys[1], samples)["params"]
     opt_state = {"generator": models.generator_optimizer.init(params["generator"])}
     if models.discriminators is not None:
         params["discriminator"] = models.discriminators.init(keys[2], samples)["params"]
@@ -99,20 +101,24 @@ def codec_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         params, real = state.params, batch["wave"]
-        features = _batch_features(models, config, system, params["wav2vec2"], batch)
+        features = _batch_features(models, config, system, params, batch)
         on_x_vector = state.step < config.d_vector_train_start
 
         def forward(generator: Any) -> tuple[BiCodecOutput, Any]:
+            variables = {"params": {**generator, **params["frozen"]}, **state.collections}
+            if features is None:
+                return _from_tokens(models.codec, variables, batch), state.collections
             outputs, collections = models.codec.apply(
-                {"params": {**generator, **params["frozen"]}, **state.collections}, features, batch["reference"],
-                train=True, condition_on_x_vector=on_x_vector, wave=config.phase == "full",
-                frozen=config.frozen_parts, mutable=list(state.collections),
+                variables, features, batch["reference"], train=True, condition_on_x_vector=on_x_vector,
+                wave=config.phase == "full", frozen=config.frozen_parts, mutable=list(state.collections),
             )  # fmt: skip
             return outputs.replace(semantic_ids=None, global_ids=None), collections  # integers have no gradient
 
         # One forward pass serves both players: the discriminators see its output, then its pullback is used.
         outputs, pullback, collections = jax.vjp(forward, params["generator"], has_aux=True)
-        metrics: Metrics = {"perplexity": outputs.perplexity, "active_codes": outputs.active_num}
+        metrics: Metrics = {}
+        if features is not None:
+            metrics = {"perplexity": outputs.perplexity, "active_codes": outputs.active_num}
         new_params, new_opt_state = dict(params), dict(state.opt_state)
         skipped = jnp.zeros(())
 
@@ -132,8 +138,10 @@ def codec_step(
         def generator_loss(outputs: BiCodecOutput) -> tuple[Array, Metrics]:
             terms = reconstruction_losses(outputs, features, real)
             factors = {"vq": weights.vq, "features": weights.features, "mel": weights.mel}
-            terms["speaker"] = jnp.mean(jnp.square(outputs.d_vector - jax.lax.stop_gradient(outputs.x_vector)))
-            factors["speaker"] = jnp.where(on_x_vector, 0.0, weights.speaker)
+            if features is not None:
+                x_vector = jax.lax.stop_gradient(outputs.x_vector)
+                terms["speaker"] = jnp.mean(jnp.square(outputs.d_vector - x_vector))
+                factors["speaker"] = jnp.where(on_x_vector, 0.0, weights.speaker)
             if adversarial:
                 fake_maps = discriminate(new_params["discriminator"], outputs.recons)
                 real_maps = jax.lax.stop_gradient(discriminate(new_params["discriminator"], real))
@@ -167,23 +175,29 @@ def codec_evaluation(
     """(state, batch) → mean losses of inference mode; with a wave generator also the samples, `wave`."""
 
     def evaluate(state: TrainState, batch: Batch) -> Metrics:
-        features = _batch_features(models, config, system, state.params["wav2vec2"], batch)
-        outputs = models.codec.apply(
-            codec_variables(state), features, batch["reference"], train=False,
-            condition_on_x_vector=state.step < config.d_vector_train_start, wave=config.phase == "full",
-        )  # fmt: skip
+        features, variables = _batch_features(models, config, system, state.params, batch), codec_variables(state)
+        if features is None:
+            outputs = _from_tokens(models.codec, variables, batch)
+        else:
+            outputs = models.codec.apply(
+                variables, features, batch["reference"], train=False, wave=config.phase == "full",
+                condition_on_x_vector=state.step < config.d_vector_train_start,
+            )  # fmt: skip
         metrics = reconstruction_losses(outputs, features, batch["wave"])
-        metrics["perplexity"] = outputs.perplexity
+        if features is not None:
+            metrics["perplexity"] = outputs.perplexity
         return metrics if outputs.recons is None else metrics | {"wave": outputs.recons}
 
     return evaluate
 
 
 def reconstruction_losses(
-    outputs: BiCodecOutput, features: Float[Array, "batch tokens features"], wave: Float[Array, "batch samples"]
+    outputs: BiCodecOutput, features: Float[Array, "batch tokens features"] | None, wave: Float[Array, "batch samples"]
 ) -> Metrics:
-    """Unweighted: vq, features (mean squared error), and mel where there is a waveform."""
-    terms = {"vq": outputs.vq_loss, "features": jnp.mean(jnp.square(outputs.pred_feat - features))}
+    """Unweighted: vq and features (mean squared error) where there are features, mel where there is a waveform."""
+    terms = {}
+    if features is not None:
+        terms = {"vq": outputs.vq_loss, "features": jnp.mean(jnp.square(outputs.pred_feat - features))}
     if outputs.recons is not None:
         terms["mel"] = losses.multi_resolution_mel_loss(outputs.recons, wave)
     return terms
@@ -191,10 +205,20 @@ def reconstruction_losses(
 
 def _batch_features(
     models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig, params: Any, batch: Batch
-) -> Array:
+) -> Array | None:
+    """wav2vec2 features of the batch's segments; None in the phase that starts from tokens."""
+    if models.extractor is None:
+        return None
     context = round(config.data.context_seconds * system.sample_rate) // system.latent_hop_length
     tokens = batch["wave"].shape[1] // system.latent_hop_length
-    return extract_features(models.extractor, params, batch["input_values"], context, tokens)
+    return extract_features(models.extractor, params["wav2vec2"], batch["input_values"], context, tokens)
+
+
+def _from_tokens(codec: BiCodec, variables: Any, batch: Batch) -> BiCodecOutput:
+    """Only a waveform, as at inference."""
+    recons = codec.apply(variables, batch["semantic_ids"], batch["global_ids"], method=codec.detokenize)
+    absent = dict.fromkeys(field.name for field in dataclasses.fields(BiCodecOutput))
+    return BiCodecOutput(**absent | {"recons": recons})
 
 
 def _revive(

@@ -74,8 +74,34 @@ def assert_close(actual, expected, tolerance=2e-5):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(scale, 1e-6))
 
 
-def test_feature_maps(golden, params):
-    maps = jax.jit(MODEL.apply)({"params": params}, jnp.asarray(golden["in/fake"][:, 0]))
+@pytest.fixture(scope="module")
+def results(golden, params):
+    """Everything in one program: the convolutions of the discriminators take long to compile."""
+
+    @jax.jit
+    def evaluate(params, fake, real):
+        apply = lambda params, wave: MODEL.apply({"params": params}, wave)  # noqa: E731
+        fake_maps, pull_fake = jax.vjp(apply, params, fake)
+        real_maps, pull_real = jax.vjp(lambda params: apply(params, real), params)
+
+        def generator_loss(fake_maps):
+            terms = losses.adversarial_loss(fake_maps), losses.feature_matching_loss(fake_maps, real_maps)
+            return sum(terms), terms
+
+        cotangents, (adversarial, matching) = jax.grad(generator_loss, has_aux=True)(fake_maps)
+        wave_gradient = pull_fake(cotangents)[1]
+        loss, cotangents = jax.value_and_grad(losses.discriminator_loss, argnums=(0, 1))(fake_maps, real_maps)
+        grads = jax.tree.map(jnp.add, pull_fake(cotangents[0])[0], *pull_real(cotangents[1]))
+        return {
+            "maps": fake_maps, "adversarial": adversarial, "feature_matching": matching,
+            "wave_gradient": wave_gradient, "discriminator": loss, "grads": grads,
+        }  # fmt: skip
+
+    return evaluate(params, *(jnp.asarray(golden[f"in/{name}"][:, 0]) for name in ("fake", "real")))
+
+
+def test_feature_maps(golden, results):
+    maps = results["maps"]
     assert [len(each) for each in maps] == [6] * 5 + [26] * 3
     seen = 0
     for i, each in enumerate(maps):
@@ -88,39 +114,19 @@ def test_feature_maps(golden, params):
     assert seen == sum(name.startswith("fake/") for name in golden)
 
 
-def test_generator_losses_and_gradient(golden, params):
-    fake, real = (jnp.asarray(golden[f"in/{name}"][:, 0]) for name in ("fake", "real"))
+@pytest.mark.parametrize("name", ["adversarial", "feature_matching", "discriminator"])
+def test_losses(golden, results, name):
+    np.testing.assert_allclose(results[name], golden[f"loss/{name}"], rtol=1e-5)
 
-    @jax.jit
-    def evaluate(fake):
-        def loss(fake):
-            ours, theirs = (MODEL.apply({"params": params}, wave) for wave in (fake, real))
-            terms = losses.adversarial_loss(ours), losses.feature_matching_loss(ours, theirs)
-            return sum(terms), terms
 
-        return jax.grad(loss, has_aux=True)(fake)
-
-    gradient, (adversarial, matching) = evaluate(fake)
-    np.testing.assert_allclose(adversarial, golden["loss/adversarial"], rtol=1e-5)
-    np.testing.assert_allclose(matching, golden["loss/feature_matching"], rtol=1e-5)
+def test_gradient_of_the_generator(golden, results):
+    gradient = results["wave_gradient"]
     assert_close(gradient, golden["grad/fake_of_adv_plus_fm"].reshape(gradient.shape), 1e-4)
 
 
-def test_discriminator_loss_and_gradients(golden, params):
-    fake, real = (jnp.asarray(golden[f"in/{name}"][:, 0]) for name in ("fake", "real"))
-
-    @jax.jit
-    def evaluate(params):
-        def loss(params):
-            ours, theirs = (MODEL.apply({"params": params}, wave) for wave in (fake, real))
-            return losses.discriminator_loss(ours, theirs)
-
-        return jax.value_and_grad(loss)(params)
-
-    loss, grads = evaluate(params)
-    np.testing.assert_allclose(loss, golden["loss/discriminator"], rtol=1e-5)
+def test_gradients_of_the_discriminators(golden, results):
     names = set()
-    for path, grad in jax.tree_util.tree_flatten_with_path(grads)[0]:
+    for path, grad in jax.tree_util.tree_flatten_with_path(results["grads"])[0]:
         name = torch_name(path)
         names.add(f"gradstat/{name}")
         total, absolute, norm = golden[f"gradstat/{name}"]
