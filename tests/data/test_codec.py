@@ -1,6 +1,7 @@
 """Segments, windows and reference clips of the codec's training."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -88,3 +89,22 @@ def test_features_meet_samples(tokens, context):
 def test_lengths_are_whole_tokens(records, seconds):
     with pytest.raises(SparkError, match="segment_seconds: .*multiple of 320"):
         codec.CodecExamples(records, CONFIG, seconds, 0.1)
+
+
+def test_tokens_stand_for_their_samples(records, tmp_path):
+    """Segments start at whole tokens; utterances shorter than a segment are left out."""
+    records = [record | {"index": str(i)} for i, record in enumerate(records)]
+    path = tmp_path / "tokens.jsonl"
+    lines = [{"index": i, "semantic_ids": list(range(n)), "global_ids": [7]} for i, n in (("0", 5), ("2", 61))]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    joined = codec.with_tokens(records, str(path), 0.4, CONFIG)
+    assert [record["index"] for record in joined] == ["2"]
+    examples = codec.CodecExamples(joined, CONFIG, 0.4, 0.1)
+    whole = examples._audio(0)
+    batch = examples.load(np.array([0, 0]), np.random.default_rng(0))
+    assert set(batch) == {"wave", "semantic_ids", "global_ids"}
+    for wave, ids in zip(batch["wave"], batch["semantic_ids"], strict=True):
+        np.testing.assert_array_equal(ids, np.arange(ids[0], ids[0] + 20))
+        np.testing.assert_array_equal(wave, whole[ids[0] * 320 :][:6400])
+    with pytest.raises(SparkError, match="200 semantic ids or more"):
+        codec.with_tokens(records, str(path), 4.0, CONFIG)

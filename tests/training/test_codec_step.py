@@ -123,6 +123,28 @@ def test_frozen_statistics(entry_point):
     assert equal(host(state.params["frozen"]), before.params["frozen"])
 
 
+def test_waveform_from_tokens(entry_point):
+    """Phase "wave": prenet and wave generator alone, on given ids, without a feature extractor."""
+    config = dataclasses.replace(GAN, phase="wave", freeze=(), adversarial_start=None)
+    state, step = start(entry_point, config, 1, adversarial=False)
+    assert set(state.params) == {"generator", "frozen"}
+    assert set(state.params["generator"]) == {"prenet", "wave_generator"}
+    before = host(state)
+    rng = np.random.default_rng(0)
+    batch = {
+        "wave": rng.normal(0, 0.3, (8, 1600)).astype(np.float32),
+        "semantic_ids": rng.integers(0, SYSTEM.bicodec.quantizer.codebook_size, (8, 5), np.int32),
+        "global_ids": rng.integers(0, 64, (8, SYSTEM.bicodec.speaker_encoder.token_num), np.int32),
+    }
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["mel"]))
+    assert losses[2] < losses[0] and set(metrics) == {"loss", "mel", "grad_norm", "skipped", "audio_seconds"}
+    assert equal(host(state.params["frozen"]), before.params["frozen"])
+    assert equal(host(state.collections), before.collections)
+
+
 def test_revival_puts_dead_codes_onto_latents(entry_point):
     state, step = start(entry_point, FEATURES, 1, adversarial=False)
     state, _ = step(state, make_batch(0))
