@@ -8,9 +8,9 @@ appears when it is complete; until then finished batches are kept in OUT.partial
 where it stopped, if it is the same corpus and the same parameters.
 """
 
+import functools
 import hashlib
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,21 +18,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import typer
-from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from spark_jax import compilation_cache, model_directory
 from spark_jax.audio.normalize import reference_clip, volume_normalize
-from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, pipeline
 from spark_jax.errors import SparkError
+from spark_jax.inference import codec
 from spark_jax.training.checkpoint import load_params
 from spark_jax.training.config import load_config
-from spark_jax.wav2vec2.model import Wav2Vec2, normalize_input, num_frames
+from spark_jax.wav2vec2.model import num_frames, num_samples
 
 BUCKET_FRAMES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072)  # longer ones are left out
 
@@ -121,7 +119,7 @@ def _encode(
     # One frame more: `duration` is rounded.
     buckets = np.searchsorted(BUCKET_FRAMES, frames + 1)
     buckets[(buckets == len(BUCKET_FRAMES)) | (frames < 1)] = -1
-    samples_of = [_samples_of(count, config) for count in BUCKET_FRAMES]
+    samples_of = [num_samples(count, config.wav2vec2) for count in BUCKET_FRAMES]
 
     def load(indices: np.ndarray, rng: np.random.Generator) -> pipeline.Batch:
         bucket = buckets[indices.max()]
@@ -141,41 +139,19 @@ def _encode(
 
     rows = [max(1, batch_frames // count) for count in BUCKET_FRAMES]
     plan = pipeline.bucketed_plan(buckets, rows, seed=None)
-    tokenize = jax.jit(lambda variables, batch: _tokenize(config, variables, batch))
+    tokenize = jax.jit(functools.partial(codec.tokenize, config=config))
     for batch in pipeline.batches(plan, load, len(plan(0)), 0, threads=threads, prefetch=2):
         indices = batch.pop("indices")
-        semantic, global_ids, counts = jax.device_get(tokenize(variables, batch))
+        semantic, global_ids = jax.device_get(
+            tokenize(variables["wav2vec2"], variables["bicodec"], batch["samples"], batch["lengths"], batch["clips"])
+        )
+        counts = codec.num_tokens(batch["lengths"], config)
         for row, index in enumerate(indices):
             if index >= 0:
                 record = {name: value for name, value in records[index].items() if name != "wav_path"}
                 record["global_ids"] = global_ids[row].tolist()
                 record["semantic_ids"] = semantic[row, : counts[row]].tolist()
                 yield record
-
-
-def _tokenize(
-    config: SparkConfig, variables: dict[str, Any], batch: dict[str, Array]
-) -> tuple[Int[Array, "batch tokens"], Int[Array, "batch global"], Int[Array, " batch"]]:
-    """Semantic ids, global ids and the number of semantic ids of each item."""
-    lengths = batch["lengths"]
-    inputs: Float[Array, "batch samples"] = normalize_input(batch["samples"], lengths)
-    features = Wav2Vec2(config.wav2vec2).apply(variables["wav2vec2"], inputs, lengths)
-    counts = num_frames(lengths, config.wav2vec2)
-    mask = jnp.arange(features.shape[1])[None] < counts[:, None]
-    semantic, global_ids = BiCodec(config.bicodec).apply(
-        variables["bicodec"], features, batch["clips"], mask, method="tokenize"
-    )
-    ratio = math.prod(config.bicodec.encoder.sample_ratios)
-    return semantic, global_ids, counts // ratio
-
-
-def _samples_of(frames: int, config: SparkConfig) -> int:
-    """The shortest input of which the feature extractor makes this many frames."""
-    samples = frames
-    steps = list(zip(config.wav2vec2.conv_kernel, config.wav2vec2.conv_stride, strict=True))
-    for kernel, stride in reversed(steps):
-        samples = (samples - 1) * stride + kernel
-    return samples
 
 
 def _fingerprint(config: SparkConfig, variables: dict[str, Any]) -> str:

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 
 from spark_jax import compilation_cache, model_directory
 from spark_jax.audio.load import check_reference, load_audio
 from spark_jax.audio.normalize import reference_clip, volume_normalize
-from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
 from spark_jax.data import labels
 from spark_jax.errors import SparkError
+from spark_jax.inference import codec
 from spark_jax.inference.generate import Generator
 from spark_jax.inference.request import Request
 from spark_jax.inference.sampling import Greedy, Sampling
@@ -27,7 +26,7 @@ from spark_jax.inference.voice import Voice, check_ids
 from spark_jax.prompt import Prompt, cloning_prompt, creation_prompt
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.tokenizer import SparkTokenizer
-from spark_jax.wav2vec2.model import Wav2Vec2, normalize_input, num_frames
+from spark_jax.wav2vec2.model import num_frames, num_samples
 
 EMBEDDED_VOICE = Path(__file__).parents[1] / "voices" / "tiny-en"
 MAX_TOKENS = 3000  # of one utterance, the release's limit: 60 s
@@ -60,8 +59,8 @@ class SparkTTS:
             self.config.bicodec.speaker_encoder.token_num,
         )
         # The codec's two compiled programs, one per bucket of lengths.
-        self._tokenize = jax.jit(partial(_tokenize, config=self.config))
-        self._detokenize = jax.jit(partial(_detokenize, config=self.config))
+        self._tokenize = jax.jit(partial(codec.tokenize, config=self.config))
+        self._detokenize = jax.jit(partial(codec.detokenize, config=self.config))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str] | None = None) -> "SparkTTS":
@@ -167,8 +166,9 @@ class SparkTTS:
         if self.config.volume_normalize:
             samples = volume_normalize(samples)
         clip = reference_clip(samples, self.config.ref_segment_samples)
-        count = num_frames(len(samples), self.config.wav2vec2)
-        padded = np.zeros((1, _samples_of(_bucket(count), self.config)), np.float32)
+        count = codec.num_tokens(len(samples), self.config)
+        bucket = _bucket(num_frames(len(samples), self.config.wav2vec2))
+        padded = np.zeros((1, num_samples(bucket, self.config.wav2vec2)), np.float32)
         padded[0, : len(samples)] = samples
         semantic_ids, global_ids = self._tokenize(
             self._variables["wav2vec2"], self._variables["bicodec"], padded, np.array([len(samples)]),
@@ -243,41 +243,3 @@ def _bucket(count: int) -> int:
     while power * 3 // 2 < count:
         power *= 2
     return power if count <= power else power * 3 // 2
-
-
-def _samples_of(frames: int, config: SparkConfig) -> int:
-    """The longest input of which the feature extractor makes this many frames."""
-    samples = frames + 1
-    kernels_and_strides = zip(config.wav2vec2.conv_kernel, config.wav2vec2.conv_stride, strict=True)
-    for kernel, stride in reversed(list(kernels_and_strides)):
-        samples = (samples - 1) * stride + kernel
-    return samples - 1
-
-
-def _tokenize(
-    wav2vec2_variables: Any,
-    bicodec_variables: Any,
-    samples: Float[Array, "batch time"],
-    lengths: Int[Array, " batch"],
-    clips: Float[Array, "batch clip"],
-    *,
-    config: SparkConfig,
-) -> tuple[Int[Array, "batch tokens"], Int[Array, "batch global"]]:
-    """Padded speech and reference clips → semantic and global ids."""
-    features = Wav2Vec2(config.wav2vec2).apply(wav2vec2_variables, normalize_input(samples, lengths), lengths)
-    mask = jnp.arange(features.shape[1])[None] < num_frames(lengths, config.wav2vec2)[:, None]
-    return BiCodec(config.bicodec).apply(bicodec_variables, features, clips, mask, method="tokenize")
-
-
-def _detokenize(
-    bicodec_variables: Any,
-    semantic_ids: Int[Array, "batch tokens"],
-    global_ids: Int[Array, "batch global"],
-    mask: Bool[Array, "batch tokens"],
-    *,
-    config: SparkConfig,
-) -> Float[Array, "batch samples"]:
-    """Padded semantic ids → waveforms."""
-    return BiCodec(config.bicodec).apply(
-        bicodec_variables, semantic_ids, global_ids, mask, method="detokenize"
-    )

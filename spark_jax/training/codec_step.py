@@ -130,7 +130,7 @@ def codec_step(
 
             loss, grads = jax.value_and_grad(discriminator_loss)(params["discriminator"])
             new_params["discriminator"], new_opt_state["discriminator"], report = guarded_update(
-                grads, state.opt_state["discriminator"], params["discriminator"], models.discriminator_optimizer
+                loss, grads, state.opt_state["discriminator"], params["discriminator"], models.discriminator_optimizer
             )
             metrics |= {"discriminator": loss, "discriminator_grad_norm": report["grad_norm"]}
             skipped = report["skipped"]
@@ -153,7 +153,7 @@ def codec_step(
         (loss, terms), cotangents = jax.value_and_grad(generator_loss, has_aux=True)(outputs)
         (grads,) = pullback(cotangents)
         new_params["generator"], new_opt_state["generator"], report = guarded_update(
-            grads, state.opt_state["generator"], params["generator"], models.generator_optimizer
+            loss, grads, state.opt_state["generator"], params["generator"], models.generator_optimizer
         )
         # Statistics of a skipped step may be as broken as its gradient.
         keep = report["skipped"] > 0

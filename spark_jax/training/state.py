@@ -42,17 +42,18 @@ def new_state(variables: Any, init_optimizer: Callable[[Any], Any]) -> TrainStat
 
 
 def guarded_update(
-    grads: Any, opt_state: Any, params: Any, optimizer: optax.GradientTransformation
+    loss: Array, grads: Any, opt_state: Any, params: Any, optimizer: optax.GradientTransformation
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """One optimiser update, left out whole when the gradient is not finite.
+    """One optimiser update, left out whole when the loss or the gradient is not finite.
 
-    The global norm is NaN or Inf exactly when some gradient is (or the sum overflows), so it alone is tested.
+    The global norm is NaN or Inf exactly when some gradient is (or the sum overflows), so it alone is tested. A
+    NaN loss can have a finite gradient: comparisons with NaN, as in a maximum, choose a branch.
 
     Returns:
       params, opt_state, and `{"grad_norm", "skipped"}` (before clipping; 1.0 where the update was left out).
     """
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, new_opt_state = optimizer.update(grads, opt_state, params)
     new_params = optax.apply_updates(params, updates)
     keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731

@@ -36,7 +36,7 @@ def ctc_step(
             return ctc.ctc_loss(logits, frames, batch["targets"], batch["target_lengths"])
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        params, opt_state, report = guarded_update(grads, state.opt_state, state.params, optimizer)
+        params, opt_state, report = guarded_update(loss, grads, state.opt_state, state.params, optimizer)
         seconds = jnp.sum(batch["lengths"]).astype(jnp.float32) / sample_rate
         metrics = {"loss": loss, "audio_seconds": seconds, **report}
         return advance(state, params, opt_state, report["skipped"]), metrics
@@ -92,7 +92,7 @@ def llm_step(
             (sums, grads), _ = jax.lax.scan(add, zeros, parts)
         count = jnp.maximum(sums["targets"], 1.0)
         grads = jax.tree.map(lambda grad: grad / count, grads)
-        params, opt_state, report = guarded_update(grads, state.opt_state, state.params, optimizer)
+        params, opt_state, report = guarded_update(sums["loss"], grads, state.opt_state, state.params, optimizer)
         metrics = {**completion_metrics(sums), **report}
         return advance(state, params, opt_state, report["skipped"]), metrics
 

@@ -33,6 +33,14 @@ def num_frames(length: Length, config: config_lib.Wav2Vec2Config) -> Length:
     return max(length, 0) if isinstance(length, int) else length.clip(0)
 
 
+def num_samples(frames: int, config: config_lib.Wav2Vec2Config) -> int:
+    """The longest input of which the feature extractor makes this many frames: the inverse of `num_frames`."""
+    samples = frames + 1
+    for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
+        samples = (samples - 1) * stride + kernel
+    return samples - 1
+
+
 def normalize_input(
     samples: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
 ) -> Float[Array, "batch samples"]:

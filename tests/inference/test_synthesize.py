@@ -15,7 +15,7 @@ from spark_jax.inference import synthesize
 from spark_jax.inference.request import Request
 from spark_jax.inference.synthesize import SparkTTS
 from spark_jax.inference.voice import Voice
-from spark_jax.wav2vec2.model import Wav2Vec2, normalize_input, num_frames
+from spark_jax.wav2vec2.model import Wav2Vec2, normalize_input, num_frames, num_samples
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_buckets():
 
 def test_the_longest_input_of_so_many_frames(tts):
     for frames in (1, 2, 64, 3000):
-        samples = synthesize._samples_of(frames, tts.config)
+        samples = num_samples(frames, tts.config.wav2vec2)
         assert num_frames(samples, tts.config.wav2vec2) == frames
         assert num_frames(samples + 1, tts.config.wav2vec2) == frames + 1
 

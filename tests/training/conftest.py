@@ -43,7 +43,7 @@ class Toy:
             return jnp.mean((self.model.apply({"params": params}, batch["x"])[:, 0] - batch["y"]) ** 2)
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        params, opt_state, report = guarded_update(grads, state.opt_state, state.params, self.optimizer)
+        params, opt_state, report = guarded_update(loss, grads, state.opt_state, state.params, self.optimizer)
         return advance(state, params, opt_state, report["skipped"]), {"loss": loss, **report}
 
     def load(self, indices, rng):
