@@ -285,6 +285,11 @@ def write_part(folder: Path, part: str, variables: Any) -> None:
     context.array.saving.use_compression = False  # it takes most of the time and saves a twentieth
     with context:
         ocp.save(str(folder / "params" / part), variables)
+    # Orbax marks a complete save by this file and writes the temporary folder's absolute path into it: a path of the
+    # machine that made the model, which soon names nothing. Only the file's presence counts.
+    marker = folder / "params" / part / "commit_success.txt"
+    if marker.exists():
+        marker.write_text("Checkpoint commit was successful\n")
 
 
 def write_file_list(folder: Path) -> None:

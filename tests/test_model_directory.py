@@ -193,3 +193,8 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, variables, to
     with model_directory.new_directory(tmp_path / "empty") as folder:
         (folder / "whole").touch()
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["whole"]
+
+
+def test_no_path_of_the_machine_is_written(saved):
+    folder = str(saved.parent).encode()
+    assert [path for path in saved.rglob("*") if path.is_file() and folder in path.read_bytes()] == []
