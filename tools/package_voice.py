@@ -18,6 +18,7 @@ import typer
 from spark_jax import model_directory
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest
+from spark_jax.data.tokens import typical_utterance
 from spark_jax.errors import SparkError
 from spark_jax.inference.voice import Voice
 from spark_jax.training.checkpoint import load_params
@@ -61,10 +62,8 @@ def main(
 def default_voice(tokens: Path) -> Voice:
     """The training utterance whose global ids are the commonest ones, position by position."""
     records = manifest.read_jsonl(tokens, ["global_ids", "semantic_ids"], "train")
-    ids = np.array([record["global_ids"] for record in records])
-    commonness = sum(np.bincount(column)[column] for column in ids.T)
-    best = int(np.argmax(commonness))
-    return Voice(ids[best], np.asarray(records[best]["semantic_ids"]))
+    typical = records[typical_utterance(records)]
+    return Voice(np.asarray(typical["global_ids"]), np.asarray(typical["semantic_ids"]))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     system = load_config(SparkConfig, config.model)
     data = config.data
+    if data.whole_utterances and config.phase != "features":
+        raise SparkError(f'data.whole_utterances: phase is {config.phase!r}, expected "features"')
     examples, validation = (
         CodecExamples(
             read_records(config, system, split),
@@ -44,6 +46,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
             data.context_seconds,
             data.high_pass_hz,
             data.keep_in_memory,
+            data.whole_utterances,
         )
         for split in (data.train_split, data.evaluation_split)
     )

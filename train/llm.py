@@ -33,12 +33,21 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
     if tokenizer.vocab_size > system.llm.vocab_size:
         raise SparkError(f"vocab_size of the model is {system.llm.vocab_size}, expected {tokenizer.vocab_size} or more")
     data = config.data
+    records, validation_records = (
+        manifest.read_jsonl(config.tokens, tokens.RECORD_FIELDS, split)
+        for split in (data.train_split, data.evaluation_split)
+    )
+    if data.common_globals:
+        voices = tokens.common_globals(records)
+        records, validation_records = (
+            [record | {"global_ids": voices.get(record.get("voice"), record["global_ids"])} for record in part]
+            for part in (records, validation_records)
+        )
     sequences, validation = (
         tokens.TokenSequences(
-            manifest.read_jsonl(config.tokens, tokens.RECORD_FIELDS, split), tokenizer, data.row_length,
-            data.max_length, (data.tts_weight, data.controllable_weight),
+            part, tokenizer, data.row_length, data.max_length, (data.tts_weight, data.controllable_weight), noise
         )
-        for split in (data.train_split, data.evaluation_split)
+        for part, noise in ((records, data.semantic_noise), (validation_records, 0.0))
     )
     batches = pipeline.batches(
         sequences.plan(data.batch_rows * config.accumulate, config.loop.seed), sequences.load, config.loop.steps,
@@ -49,7 +58,7 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         validation.plan(data.batch_rows, None), validation.load, data.evaluation_batches
     )
 
-    model = Qwen2(system.llm, jnp.dtype(config.dtype))
+    model = Qwen2(system.llm, jnp.dtype(config.dtype), config.unroll_layers)
     optimizer = make_optimizer(config.optimizer, config.loop.steps)
 
     def init() -> TrainState:

@@ -23,6 +23,7 @@ from spark_jax.training.metrics import edit_distance
 from spark_jax.training.optimizer import make_optimizer
 from spark_jax.training.state import TrainState, new_state
 from spark_jax.wav2vec2.ctc import Wav2Vec2ForCTC, greedy_decode
+from spark_jax.wav2vec2.fourier import fourier_kernel
 from spark_jax.wav2vec2.model import num_frames
 
 
@@ -62,7 +63,13 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
 
     def init() -> TrainState:
         variables = model.init(jax.random.key(config.loop.seed), jnp.zeros((1, system.sample_rate)))
-        return new_state({"params": variables["params"]}, optimizer.init)
+        params = variables["params"]
+        if config.fourier_front_end:
+            convolution = params["wav2vec2"]["feature_extractor"]["conv_0"]
+            length, _, channels = convolution["kernel"].unbox().shape
+            bank = fourier_kernel(length, channels, system.sample_rate)
+            convolution["kernel"] = convolution["kernel"].replace_boxed(jnp.asarray(bank))
+        return new_state({"params": params}, optimizer.init)
 
     checkpoints = checkpoint.Checkpoints(output / "checkpoints", config.loop.keep_checkpoints)
     state, shardings = loop.initialize_or_restore(mesh, init, checkpoints, batches)

@@ -1,5 +1,6 @@
 """BiCodec: speech ↔ semantic tokens (what is said, 50 a second) and global tokens (who says it; paper §3.1)."""
 
+import math
 from collections.abc import Collection
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from spark_jax.bicodec.quantize import FactorizedVectorQuantizer
 from spark_jax.bicodec.speaker import SpeakerEncoder
 from spark_jax.bicodec.wave_generator import WaveGenerator
 from spark_jax.config import BiCodecConfig
-from spark_jax.nn.mask import Mask, upsample_mask
+from spark_jax.nn.mask import Mask, downsample_mask, upsample_mask
 
 
 @flax.struct.dataclass
@@ -23,6 +24,7 @@ class BiCodecOutput:
 
     recons: Float[Array, "batch samples"] | None  # None where the wave generator was left out
     pred_feat: Float[Array, "batch time features"]
+    quantized: Float[Array, "batch tokens latent"]  # what the codes stand for, straight-through
     vq_loss: Float[Array, ""]
     perplexity: Float[Array, ""]
     active_num: Float[Array, ""]
@@ -59,11 +61,12 @@ class BiCodec(nn.Module):
         condition_on_x_vector: bool | Bool[Array, ""] = False,
         wave: bool = True,
         frozen: Collection[str] = (),
+        mask: Mask = None,
     ) -> BiCodecOutput:
         """Reconstructs features and waveform, straight-through.
 
         Args:
-          features: wav2vec2 features at the token rate; all items have the same length.
+          features: wav2vec2 features.
           reference_wave: samples at 16 kHz of a reference clip of the same speakers.
           train: static. Batch statistics in the batch norms and updates of "batch_stats" and
             "code_statistics", which must then be mutable.
@@ -71,15 +74,21 @@ class BiCodec(nn.Module):
             decoder hears the x-vector instead of the d-vector. May be traced: switching compiles nothing.
           wave: static. False leaves the wave generator out, for training on features alone.
           frozen: parts that are not trained: their statistics are read as in evaluation and do not change.
+          mask: frames of each item that are no padding; None: all. Padding counts in no loss or statistic of the
+            quantiser, `pred_feat` is meaningless there.
         """
-        quantization = self.quantizer(self.encoder(features), train and "quantizer" not in frozen)
+        token_mask = downsample_mask(mask, math.prod(self.config.encoder.sample_ratios))
+        latents = self.encoder(features, mask)
+        quantization = self.quantizer(latents, train and "quantizer" not in frozen, token_mask)
         mel = mel_spectrogram(reference_wave, self.config.mel_params)
         speaker = self.speaker_encoder(mel, train and "speaker_encoder" not in frozen)
         condition = jnp.where(condition_on_x_vector, speaker.x_vector, speaker.d_vector)
-        x = self.prenet(quantization.quantized, condition)
+        x = self.prenet(quantization.quantized, condition, token_mask)
+        frame_mask = upsample_mask(token_mask, math.prod(self.config.prenet.sample_ratios))
         return BiCodecOutput(
-            recons=self.wave_generator(x + condition[:, None]) if wave else None,
-            pred_feat=self.postnet(x).astype(jnp.float32),
+            recons=self.wave_generator(x + condition[:, None], frame_mask) if wave else None,
+            pred_feat=self.postnet(x, mask=frame_mask).astype(jnp.float32),
+            quantized=quantization.quantized,
             vq_loss=quantization.loss,
             perplexity=quantization.perplexity,
             active_num=quantization.active_num,
@@ -109,6 +118,5 @@ class BiCodec(nn.Module):
         """Waveform, 320 samples a token at the release's rates; samples outside the mask are zero."""
         condition = self.speaker_encoder.detokenize(global_ids)
         x = self.prenet(self.quantizer.detokenize(semantic_ids), condition, mask)
-        for ratio in self.config.prenet.sample_ratios:
-            mask = upsample_mask(mask, ratio)
+        mask = upsample_mask(mask, math.prod(self.config.prenet.sample_ratios))
         return self.wave_generator(x + condition[:, None], mask)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from spark_jax.config import QuantizerConfig
 from spark_jax.nn.convolution import Conv
+from spark_jax.nn.mask import Mask
 from spark_jax.nn.norm import l2_normalize
 
 
@@ -77,19 +78,24 @@ class FactorizedVectorQuantizer(nn.Module):
     def detokenize(self, ids: Int[Array, "batch time"]) -> Float[Array, "batch time latent"]:
         return self._project_out(jnp.take(self.codebook, ids, axis=0, mode="clip"))
 
-    def __call__(self, latents: Float[Array, "batch time latent"], train: bool) -> VectorQuantization:
+    def __call__(
+        self, latents: Float[Array, "batch time latent"], train: bool, mask: Mask = None
+    ) -> VectorQuantization:
+        """Losses and statistics count the frames inside the mask only."""
         c = self.config
         projected = self._project_in(latents)
         ids = nearest_codes(lax.stop_gradient(projected), lax.stop_gradient(self.codebook))
         codes = jnp.take(self.codebook, ids, axis=0, mode="clip")
 
         # Means over the batch of equally long items are the reference's means of per-item means.
-        codebook_loss = jnp.mean(jnp.square(codes - lax.stop_gradient(projected)))
-        commitment = jnp.mean(jnp.square(projected - lax.stop_gradient(codes)))
+        where = None if mask is None else mask[..., None]
+        codebook_loss = jnp.mean(jnp.square(codes - lax.stop_gradient(projected)), where=where)
+        commitment = jnp.mean(jnp.square(projected - lax.stop_gradient(codes)), where=where)
         loss = c.codebook_loss_weight * codebook_loss + c.commitment * commitment
 
-        counts = jnp.zeros(c.codebook_size, jnp.float32).at[ids.reshape(-1)].add(1.0)
-        usage = counts / ids.size
+        frames = jnp.ones(ids.shape, jnp.float32) if mask is None else mask.astype(jnp.float32)
+        counts = jnp.zeros(c.codebook_size, jnp.float32).at[ids.reshape(-1)].add(frames.reshape(-1))
+        usage = counts / jnp.sum(frames)
         perplexity = jnp.exp(-jnp.sum(usage * jnp.log(usage + 1e-10)))
         in_use = counts > 0
         if train:

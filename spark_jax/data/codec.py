@@ -26,11 +26,14 @@ class CodecExamples:
       high_pass_hz: corner of the high-pass filter.
       keep_in_memory: keep prepared utterances (filtered, normalised) as 16-bit samples.
 
+      whole_utterances: rows hold whole utterances of at most a segment, as inference encodes them, in place of
+        windows that cut through them; longer ones are left out, shorter ones end in zeros.
+
     Records with `semantic_ids` and `global_ids` (see `with_tokens`) give these in place of what the ids are
     made from.
 
     Raises:
-      SparkError: lengths that are not whole tokens, or none.
+      SparkError: lengths that are not whole tokens, or none; no utterance is short enough.
     """
 
     def __init__(
@@ -41,8 +44,14 @@ class CodecExamples:
         context_seconds: float,
         high_pass_hz: float = 40.0,
         keep_in_memory: bool = False,
+        whole_utterances: bool = False,
     ):
-        self._records, self._config = records, config
+        self._config, self._whole_utterances = config, whole_utterances
+        if whole_utterances:
+            records = [record for record in records if record["duration"] <= segment_seconds]
+            if not records:
+                raise SparkError(f"no utterance lasts at most segment_seconds, {segment_seconds} s")
+        self._records = records
         self._segment = whole_tokens("segment_seconds", segment_seconds, config)
         self._context = whole_tokens("context_seconds", context_seconds, config)
         self._high_pass_hz = high_pass_hz
@@ -53,12 +62,15 @@ class CodecExamples:
 
     def load(self, indices: np.ndarray, rng: np.random.Generator) -> pipeline.Batch:
         """`wave` [rows, segment], `input_values` [rows, segment + 2·context] normalised for wav2vec2, and
-        `reference` [rows, reference], float32. From tokens: `wave`, `semantic_ids` [rows, tokens] and
-        `global_ids` [rows, global], int32."""
+        `reference` [rows, reference], float32. Whole utterances: no context, and `lengths` [rows] in samples.
+        From tokens: `wave`, `semantic_ids` [rows, tokens] and `global_ids` [rows, global], int32."""
         rows = []
         for index in indices:
             audio, record = self._audio(int(index)), self._records[index]
-            rows.append(self._tokens(audio, record, rng) if "semantic_ids" in record else self._example(audio, rng))
+            if "semantic_ids" in record:
+                rows.append(self._tokens(audio, record, rng))
+            else:
+                rows.append(self._utterance(audio, rng) if self._whole_utterances else self._segment_of(audio, rng))
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _audio(self, index: int) -> Samples:
@@ -83,7 +95,17 @@ class CodecExamples:
             "global_ids": np.asarray(record["global_ids"], np.int32),
         }
 
-    def _example(self, audio: Samples, rng: np.random.Generator) -> pipeline.Batch:
+    def _utterance(self, audio: Samples, rng: np.random.Generator) -> pipeline.Batch:
+        audio = audio[: self._segment]  # `duration` is rounded
+        padded = cut(audio, 0, self._segment)
+        return {
+            "wave": padded,
+            "input_values": normalize_window(padded, np.arange(self._segment) < len(audio)),
+            "lengths": np.asarray(len(audio), np.int32),
+            "reference": random_reference(audio, 0, self._segment, self._config.ref_segment_samples, rng),
+        }
+
+    def _segment_of(self, audio: Samples, rng: np.random.Generator) -> pipeline.Batch:
         segment, context = self._segment, self._context
         start = int(rng.integers(max(len(audio) - segment, 0) + 1))
         window = cut(audio, start - context, segment + 2 * context)

@@ -29,6 +29,8 @@ class TokenSequences:
       max_length: longer sequences are dropped and counted in `dropped`; at most `row_length`.
       task_weights: sequences of each task, (tts, controllable_tts), for an utterance and epoch; of a fraction
         another part is drawn every epoch.
+      semantic_noise: share of the semantic tokens that are replaced by random ones as inputs, not as targets. Speech
+        tokens tell the next ones so well that a model learns to read the text late; noise makes them tell less.
 
     Raises:
       SparkError: no sequence is short enough.
@@ -41,8 +43,9 @@ class TokenSequences:
         row_length: int,
         max_length: int,
         task_weights: tuple[float, float] = (1.0, 1.0),
+        semantic_noise: float = 0.0,
     ):
-        self._row_length = row_length
+        self._row_length, self._noise, self._semantic_ids = row_length, semantic_noise, tokenizer.semantic_ids
         makers: tuple[Callable[..., TrainingSequence], ...] = (_tts, _controllable)
         classes = _class_table(tokenizer)
         ids, marks, self._weights, self.dropped = [], [], [], 0
@@ -102,12 +105,37 @@ class TokenSequences:
                 ids = self._ids[self._starts[sequence] : self._starts[sequence + 1]]
                 marks = self._classes[self._starts[sequence] : self._starts[sequence + 1]]
                 start, end = end, end + len(ids)
-                batch["input_ids"][row, start:end] = ids
+                batch["input_ids"][row, start:end] = self._noisy(ids, marks, rng) if self._noise else ids
                 batch["targets"][row, start : end - 1] = ids[1:]
                 batch["classes"][row, start : end - 1] = marks[1:]
                 batch["positions"][row, start:end] = np.arange(len(ids))
                 batch["segment_ids"][row, start:end] = segment
         return batch
+
+
+    def _noisy(self, ids: np.ndarray, marks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        replaced = (marks == SEMANTIC) & (rng.random(len(ids)) < self._noise)
+        return np.where(replaced, rng.choice(self._semantic_ids, len(ids)), ids)
+
+
+def typical_utterance(records: Sequence[dict[str, Any]]) -> int:
+    """The place of the record whose global ids are the commonest ones of all, position by position."""
+    ids = np.array([record["global_ids"] for record in records])
+    return int(np.argmax(sum(np.bincount(column)[column] for column in ids.T)))
+
+
+def common_globals(records: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """The global ids of each voice's typical utterance, by the records' field `voice`.
+
+    Raises:
+      SparkError: a record without the field.
+    """
+    voices: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        if "voice" not in record:
+            raise SparkError(f"common_globals: utterance {record['index']} has no field voice")
+        voices.setdefault(record["voice"], []).append(record)
+    return {name: spoken[typical_utterance(spoken)]["global_ids"] for name, spoken in voices.items()}
 
 
 def pack(lengths: np.ndarray, order: np.ndarray, row_length: int, window: int = 32) -> list[np.ndarray]:

@@ -23,6 +23,7 @@ class CodecDataConfig:
     segment_seconds: float = 2.4  # whole tokens
     context_seconds: float = 1.0  # on each side, heard by wav2vec2 only; whole tokens
     batch_segments: int = 256
+    whole_utterances: bool = False  # of at most a segment, in place of segments: short speech, for phase "features"
     high_pass_hz: float = 40.0
     keep_in_memory: bool = False  # prepared utterances stay in memory, as 16-bit samples
     train_split: str = "train"
@@ -42,6 +43,10 @@ class LossWeights:
     vq: float = 1.0
     speaker: float = 1.0
     features: float = 1.0
+    # Mean squared error of the quantised latents themselves to the features, frame by frame (latents and features of
+    # one size). The paper has none: its codes may spread what they carry over their neighbours, which the decoder's
+    # context undoes, and which a small language model cannot predict. With this loss a code says what its frame is.
+    codes: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

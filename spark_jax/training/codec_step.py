@@ -6,6 +6,7 @@ Frozen parameters are simply not differentiated, so that the backward pass ends 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,15 +14,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax.bicodec import losses
 from spark_jax.bicodec.discriminator import Discriminators
 from spark_jax.bicodec.model import BiCodec, BiCodecOutput
 from spark_jax.config import SparkConfig
+from spark_jax.nn.mask import Mask, downsample_mask
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.state import TrainState, advance, guarded_update
-from spark_jax.wav2vec2.model import Wav2Vec2
+from spark_jax.wav2vec2.model import Wav2Vec2, num_frames
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -93,6 +95,15 @@ def extract_features(
     return jax.lax.stop_gradient(features[:, context : context + tokens])
 
 
+def utterance_features(
+    extractor: Wav2Vec2, params: Any, samples: Float[Array, "batch samples"], lengths: Int[Array, " batch"]
+) -> tuple[Float[Array, "batch frames features"], Bool[Array, "batch frames"]]:
+    """Features of normalised whole utterances as inference has them, and the frames that are no padding."""
+    features = extractor.apply({"params": params}, samples, lengths)
+    mask = jnp.arange(features.shape[1]) < num_frames(lengths, extractor.config)[:, None]
+    return jax.lax.stop_gradient(features), mask
+
+
 def codec_step(
     models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig, adversarial: bool
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -101,7 +112,7 @@ def codec_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         params, real = state.params, batch["wave"]
-        features = _batch_features(models, config, system, params, batch)
+        features, mask = _batch_features(models, config, system, params, batch)
         on_x_vector = state.step < config.d_vector_train_start
 
         def forward(generator: Any) -> tuple[BiCodecOutput, Any]:
@@ -110,7 +121,7 @@ def codec_step(
                 return _from_tokens(models.codec, variables, batch), state.collections
             outputs, collections = models.codec.apply(
                 variables, features, batch["reference"], train=True, condition_on_x_vector=on_x_vector,
-                wave=config.phase == "full", frozen=config.frozen_parts, mutable=list(state.collections),
+                wave=config.phase == "full", frozen=config.frozen_parts, mask=mask, mutable=list(state.collections),
             )  # fmt: skip
             return outputs.replace(semantic_ids=None, global_ids=None), collections  # integers have no gradient
 
@@ -136,8 +147,8 @@ def codec_step(
             skipped = report["skipped"]
 
         def generator_loss(outputs: BiCodecOutput) -> tuple[Array, Metrics]:
-            terms = reconstruction_losses(outputs, features, real)
-            factors = {"vq": weights.vq, "features": weights.features, "mel": weights.mel}
+            terms = reconstruction_losses(outputs, features, real, mask)
+            factors = {"vq": weights.vq, "features": weights.features, "codes": weights.codes, "mel": weights.mel}
             if features is not None:
                 x_vector = jax.lax.stop_gradient(outputs.x_vector)
                 terms["speaker"] = jnp.mean(jnp.square(outputs.d_vector - x_vector))
@@ -159,7 +170,7 @@ def codec_step(
         keep = report["skipped"] > 0
         collections = jax.tree.map(lambda old, new: jnp.where(keep, old, new), state.collections, collections)
         if config.revival.every:
-            new_params, collections = _revive(models, config, state, features, new_params, collections)
+            new_params, collections = _revive(models, config, state, features, mask, new_params, collections)
         skipped = jnp.maximum(skipped, report["skipped"])
         seconds = jnp.asarray(real.size / system.sample_rate, jnp.float32)
         metrics |= {"loss": loss, **terms, "grad_norm": report["grad_norm"], "skipped": skipped}
@@ -175,15 +186,16 @@ def codec_evaluation(
     """(state, batch) → mean losses of inference mode; with a wave generator also the samples, `wave`."""
 
     def evaluate(state: TrainState, batch: Batch) -> Metrics:
-        features, variables = _batch_features(models, config, system, state.params, batch), codec_variables(state)
+        features, mask = _batch_features(models, config, system, state.params, batch)
+        variables = codec_variables(state)
         if features is None:
             outputs = _from_tokens(models.codec, variables, batch)
         else:
             outputs = models.codec.apply(
-                variables, features, batch["reference"], train=False, wave=config.phase == "full",
+                variables, features, batch["reference"], train=False, wave=config.phase == "full", mask=mask,
                 condition_on_x_vector=state.step < config.d_vector_train_start,
             )  # fmt: skip
-        metrics = reconstruction_losses(outputs, features, batch["wave"])
+        metrics = reconstruction_losses(outputs, features, batch["wave"], mask)
         if features is not None:
             metrics["perplexity"] = outputs.perplexity
         return metrics if outputs.recons is None else metrics | {"wave": outputs.recons}
@@ -192,12 +204,20 @@ def codec_evaluation(
 
 
 def reconstruction_losses(
-    outputs: BiCodecOutput, features: Float[Array, "batch tokens features"] | None, wave: Float[Array, "batch samples"]
+    outputs: BiCodecOutput,
+    features: Float[Array, "batch frames features"] | None,
+    wave: Float[Array, "batch samples"],
+    mask: Mask = None,
 ) -> Metrics:
-    """Unweighted: vq and features (mean squared error) where there are features, mel where there is a waveform."""
+    """Unweighted: vq, features and, where the sizes agree, codes (mean squared errors) where there are features; mel
+    where there is a waveform."""
     terms = {}
     if features is not None:
-        terms = {"vq": outputs.vq_loss, "features": jnp.mean(jnp.square(outputs.pred_feat - features))}
+        where = None if mask is None else mask[..., None]
+        error = lambda ours: jnp.mean(jnp.square(ours - features), where=where)  # noqa: E731
+        terms = {"vq": outputs.vq_loss, "features": error(outputs.pred_feat)}
+        if outputs.quantized.shape == features.shape:
+            terms["codes"] = error(outputs.quantized)
     if outputs.recons is not None:
         terms["mel"] = losses.multi_resolution_mel_loss(outputs.recons, wave)
     return terms
@@ -205,13 +225,15 @@ def reconstruction_losses(
 
 def _batch_features(
     models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig, params: Any, batch: Batch
-) -> Array | None:
-    """wav2vec2 features of the batch's segments; None in the phase that starts from tokens."""
+) -> tuple[Array | None, Mask]:
+    """wav2vec2 features of the batch and their mask; None in the phase that starts from tokens."""
     if models.extractor is None:
-        return None
+        return None, None
+    if "lengths" in batch:
+        return utterance_features(models.extractor, params["wav2vec2"], batch["input_values"], batch["lengths"])
     context = round(config.data.context_seconds * system.sample_rate) // system.latent_hop_length
     tokens = batch["wave"].shape[1] // system.latent_hop_length
-    return extract_features(models.extractor, params["wav2vec2"], batch["input_values"], context, tokens)
+    return extract_features(models.extractor, params["wav2vec2"], batch["input_values"], context, tokens), None
 
 
 def _from_tokens(codec: BiCodec, variables: Any, batch: Batch) -> BiCodecOutput:
@@ -226,6 +248,7 @@ def _revive(
     config: BiCodecTrainingConfig,
     state: TrainState,
     features: Array,
+    mask: Mask,
     params: Any,
     collections: Any,
 ) -> tuple[Any, Any]:
@@ -234,11 +257,11 @@ def _revive(
 
     def revived(params: Any, collections: Any) -> tuple[Any, Any]:
         variables = {"params": {**params["generator"], **params["frozen"]}, **collections}
-        latents = models.codec.apply(variables, features, method=_latents).reshape(-1, quantizer.codebook_dim)
+        latents, weights = models.codec.apply(variables, features, mask, method=quantizer_latents)
         usage = collections["code_statistics"]["quantizer"]["cluster_size"]
-        even = jnp.asarray(latents.shape[0] / quantizer.codebook_size, jnp.float32)
+        even = jnp.sum(weights) / quantizer.codebook_size
         key = jax.random.fold_in(jax.random.key(config.loop.seed), state.step)
-        chosen = latents[jax.random.choice(key, latents.shape[0], usage.shape, replace=latents.shape[0] < usage.size)]
+        chosen = latents[jax.random.choice(key, latents.shape[0], usage.shape, p=weights / jnp.sum(weights))]
         dead = usage < revival.below * even
         old = params["generator"]["quantizer"]
         new = old | {"codebook": jnp.where(dead[:, None], chosen, old["codebook"])}
@@ -250,8 +273,14 @@ def _revive(
     return jax.lax.cond(due, revived, lambda *trees: trees, params, collections)
 
 
-def _latents(codec: BiCodec, features: Float[Array, "batch time features"]) -> Float[Array, "batch tokens dim"]:
-    """What the codebook's rows stand for."""
-    latents, quantizer = codec.encoder(features), codec.quantizer
+def quantizer_latents(
+    codec: BiCodec, features: Float[Array, "batch time features"], mask: Mask
+) -> tuple[Float[Array, "latents dim"], Float[Array, " latents"]]:
+    """What the codebook's rows stand for, of the whole batch, with weight 0 on padding."""
+    latents, quantizer = codec.encoder(features, mask), codec.quantizer
     sizes = quantizer.config
-    return latents if sizes.input_dim == sizes.codebook_dim else quantizer.in_project(latents)
+    if sizes.input_dim != sizes.codebook_dim:
+        latents = quantizer.in_project(latents)
+    mask = downsample_mask(mask, math.prod(codec.config.encoder.sample_ratios))
+    weights = jnp.ones(latents.shape[:2]) if mask is None else mask.astype(jnp.float32)
+    return latents.reshape(-1, latents.shape[-1]), weights.reshape(-1)

@@ -56,6 +56,7 @@ class CTCTrainingConfig:
     model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
     target: Literal["phonemes", "text"] = "phonemes"
     aligned: bool = False  # the corpus says when each phoneme is spoken: tools/align_corpus.py
+    fourier_front_end: bool = False  # the first convolution starts as a Fourier bank: wav2vec2/fourier.py
     data: AudioDataConfig = AudioDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
@@ -72,6 +73,10 @@ class TokenDataConfig:
     # Sequences of each task per utterance and epoch; a fraction is drawn anew each epoch.
     tts_weight: float = 1.0
     controllable_weight: float = 1.0
+    # Every sequence of a voice has the global ids of its typical utterance: for corpora of a few voices, whose
+    # utterances' own ids are mostly noise to a small model.
+    common_globals: bool = False
+    semantic_noise: float = 0.0  # share of semantic input tokens replaced by random ones, in training
     train_split: str = "train"
     evaluation_split: str = "validation"
     evaluation_batches: int = 4
@@ -90,6 +95,7 @@ class LLMTrainingConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
     accumulate: int = 1  # micro-batches per update
     loss_chunk: int = 1024  # tokens whose logits exist at a time
+    unroll_layers: int = 1  # layers written out in one body of the loop over them: qwen2/model.py
     data: TokenDataConfig = TokenDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
         schedule="inverse_sqrt", warmup_steps=5000, floor=1e-5, decay_factor=0.5, decay_factor_step=400_000,

@@ -57,6 +57,19 @@ def test_memory_changes_nothing_audible(records):
         np.testing.assert_allclose(batch["wave"], batches[0]["wave"], atol=1e-4)
 
 
+def test_whole_utterances_end_in_padding(records):
+    """What inference encodes: the utterance from its start, with its length; longer ones are left out."""
+    examples = codec.CodecExamples(records, CONFIG, 0.5, 0.1, whole_utterances=True)
+    assert {int(i) for batch in examples.plan(2, 0)(0) for i in batch} == {0, 1}
+    batch = examples.load(np.array([0, 1]), np.random.default_rng(0))
+    assert batch["lengths"].tolist() == [2000, 7000] and batch["input_values"].shape == (2, 8000)
+    for row, length in zip(batch["input_values"], batch["lengths"], strict=True):
+        assert not row[length:].any()
+        assert abs(row[:length].mean()) < 1e-3 and abs(row[:length].std() - 1) < 1e-3
+    with pytest.raises(SparkError, match="at most segment_seconds, 0.1 s"):
+        codec.CodecExamples(records, CONFIG, 0.1, 0.1, whole_utterances=True)
+
+
 def test_window_statistics_ignore_padding():
     window = np.concatenate([np.zeros(50), 3 + 2 * np.random.default_rng(0).normal(size=500)]).astype(np.float32)
     values = codec.normalize_window(window, np.arange(550) >= 50)

@@ -77,3 +77,28 @@ def test_task_weights_choose_how_often_a_sequence_comes(tokenizer):
         assert (counts[::2] == 2).all() and 8 < counts[1::2].sum() < 32
     only_cloning = tokens.TokenSequences(make_records(40), tokenizer, 96, 96, (1.0, 0.0))
     assert len(only_cloning) == 40
+
+
+def test_semantic_noise_changes_inputs_only(tokenizer):
+    records = make_records(10)
+    clean, noisy = (tokens.TokenSequences(records, tokenizer, 96, 96, semantic_noise=share) for share in (0.0, 0.3))
+    changed = count = 0
+    for rows in clean.plan(2, None)(0):
+        ours, theirs = (s.load(rows, np.random.default_rng(1)) for s in (noisy, clean))
+        for name in ("targets", "classes", "positions", "segment_ids"):
+            np.testing.assert_array_equal(ours[name], theirs[name])
+        different = ours["input_ids"] != theirs["input_ids"]
+        speech = np.isin(theirs["input_ids"], tokenizer.semantic_ids)
+        assert not (different & ~speech).any() and np.isin(ours["input_ids"][different], tokenizer.semantic_ids).all()
+        changed, count = changed + different.sum(), count + speech.sum()
+        again = noisy.load(rows, np.random.default_rng(1))
+        np.testing.assert_array_equal(again["input_ids"], ours["input_ids"])
+    assert 0.15 < changed / count < 0.4
+
+
+def test_common_globals_are_those_of_each_voices_typical_utterance():
+    a, b = [1, 2, 3, 4], [7, 7, 0, 0]
+    records = [{"index": i, "voice": "x" if i < 3 else "y", "global_ids": ids} for i, ids in enumerate([a, a, b, b])]
+    assert tokens.common_globals(records) == {"x": a, "y": b}
+    with pytest.raises(SparkError, match="utterance 9 has no field voice"):
+        tokens.common_globals([{"index": 9, "global_ids": a}])

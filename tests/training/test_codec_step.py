@@ -16,7 +16,7 @@ from spark_jax import sharding
 from spark_jax.config import DiscriminatorConfig, tiny
 from spark_jax.errors import SparkError
 from spark_jax.training import checkpoint, codec_step
-from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig, RevivalConfig
+from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig, LossWeights, RevivalConfig
 from spark_jax.training.config import LoopConfig
 from spark_jax.training.optimizer import OptimizerConfig
 
@@ -122,6 +122,43 @@ def test_frozen_statistics(entry_point):
     assert set(state.params["generator"]) == {"prenet", "postnet"}
     assert "discriminator" not in state.params and "mel" not in metrics
     assert equal(host(state.params["frozen"]), before.params["frozen"])
+
+
+def test_whole_utterances_count_without_their_padding(entry_point):
+    """Losses, gradients and statistics of padded utterances are those of the trimmed ones."""
+    system = dataclasses.replace(
+        SYSTEM,
+        bicodec=dataclasses.replace(
+            SYSTEM.bicodec,
+            encoder=dataclasses.replace(SYSTEM.bicodec.encoder, out_channels=16),
+            quantizer=dataclasses.replace(SYSTEM.bicodec.quantizer, input_dim=16),
+            prenet=dataclasses.replace(SYSTEM.bicodec.prenet, input_channels=16),
+        ),
+    )
+    config = dataclasses.replace(GAN, phase="features", losses=LossWeights(codes=1.0))
+    mesh = sharding.make_mesh(1)
+    models = entry_point.make_models(config, system)
+    rng = np.random.default_rng(0)
+    trimmed = {
+        "wave": np.zeros((8, 2000), np.float32),
+        "input_values": rng.normal(0, 1, (8, 2000)).astype(np.float32),
+        "lengths": np.full(8, 2000, np.int32),
+        "reference": rng.normal(0, 0.3, (8, system.ref_segment_samples)).astype(np.float32),
+    }
+    padded = trimmed | {name: np.pad(trimmed[name], ((0, 0), (0, 1500))) for name in ("wave", "input_values")}
+    results = []
+    for batch in (trimmed, padded):
+        state, shardings = sharding.initialize(mesh, lambda: codec_step.init_state(models, config, system))
+        step = sharding.jit_step(codec_step.codec_step(models, config, system, False), mesh, shardings)
+        state, metrics = step(state, sharding.put_batch(mesh, batch))
+        results.append((host(metrics), host(state.collections)))
+    (ours, statistics), (theirs, other) = results
+    for name in ("loss", "vq", "features", "codes", "speaker", "perplexity", "active_codes", "grad_norm"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(
+        ours["loss"], ours["vq"] + ours["features"] + ours["codes"], rtol=1e-5
+    )  # step 0 hears the x-vector
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), statistics, other)
 
 
 def test_waveform_from_tokens(entry_point):
