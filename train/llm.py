@@ -45,9 +45,12 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         )
     sequences, validation = (
         tokens.TokenSequences(
-            part, tokenizer, data.row_length, data.max_length, (data.tts_weight, data.controllable_weight), noise
+            part, tokenizer, data.row_length, data.max_length, (data.tts_weight, data.controllable_weight),
+            fragment_weight, data.fragment_words, noise,
         )
-        for part, noise in ((records, data.semantic_noise), (validation_records, 0.0))
+        for part, fragment_weight, noise in (
+            (records, data.fragment_weight, data.semantic_noise), (validation_records, 0.0, 0.0)
+        )
     )
     batches = pipeline.batches(
         sequences.plan(data.batch_rows * config.accumulate, config.loop.seed), sequences.load, config.loop.steps,
@@ -58,7 +61,9 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         validation.plan(data.batch_rows, None), validation.load, data.evaluation_batches
     )
 
-    model = Qwen2(system.llm, jnp.dtype(config.dtype), config.unroll_layers)
+    if config.rowwise_attention and mesh.size > 1:
+        raise SparkError(f"rowwise_attention: the mesh has {mesh.size} devices, expected one")
+    model = Qwen2(system.llm, jnp.dtype(config.dtype), config.unroll_layers, config.rowwise_attention)
     optimizer = make_optimizer(config.optimizer, config.loop.steps)
 
     def init() -> TrainState:

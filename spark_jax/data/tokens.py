@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from spark_jax.data import labels, pipeline
+from spark_jax.data.speech import FRAME_SECONDS
 from spark_jax.errors import SparkError
 from spark_jax.prompt import TrainingSequence, controllable_tts_sequence, tts_sequence
 from spark_jax.tokenizer import SparkTokenizer
@@ -29,6 +30,8 @@ class TokenSequences:
       max_length: longer sequences are dropped and counted in `dropped`; at most `row_length`.
       task_weights: sequences of each task, (tts, controllable_tts), for an utterance and epoch; of a fraction
         another part is drawn every epoch.
+      fragment_weight: sequences of each of an utterance's `fragments`, for an utterance and epoch.
+      fragment_words: most words of a fragment.
       semantic_noise: share of the semantic tokens that are replaced by random ones as inputs, not as targets. Speech
         tokens tell the next ones so well that a model learns to read the text late; noise makes them tell less.
 
@@ -43,17 +46,25 @@ class TokenSequences:
         row_length: int,
         max_length: int,
         task_weights: tuple[float, float] = (1.0, 1.0),
+        fragment_weight: float = 0.0,
+        fragment_words: int = 3,
         semantic_noise: float = 0.0,
     ):
         self._row_length, self._noise, self._semantic_ids = row_length, semantic_noise, tokenizer.semantic_ids
-        makers: tuple[Callable[..., TrainingSequence], ...] = (_tts, _controllable)
         classes = _class_table(tokenizer)
         ids, marks, self._weights, self.dropped = [], [], [], 0
+        rng = np.random.default_rng(0)
+        tts_weight, controllable_weight = task_weights
         for record in records:
-            for make, weight in zip(makers, task_weights, strict=True):
+            examples: list[tuple[Callable[..., TrainingSequence], dict[str, Any], float]] = [
+                (_tts, record, tts_weight), (_controllable, record, controllable_weight)
+            ]  # fmt: skip
+            if fragment_weight > 0:
+                examples += [(_tts, part, fragment_weight) for part in fragments(record, fragment_words, rng)]
+            for make, source, weight in examples:
                 if weight <= 0:
                     continue
-                sequence = make(tokenizer, record)
+                sequence = make(tokenizer, source)
                 if len(sequence.ids) > min(max_length, row_length):
                     self.dropped += 1
                     continue
@@ -116,6 +127,32 @@ class TokenSequences:
     def _noisy(self, ids: np.ndarray, marks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         replaced = (marks == SEMANTIC) & (rng.random(len(ids)) < self._noise)
         return np.where(replaced, rng.choice(self._semantic_ids, len(ids)), ids)
+
+
+def fragments(record: dict[str, Any], max_words: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The utterance cut at word boundaries into records of one to `max_words` words each, in order.
+
+    From short texts a small model learns early which letters sound how; reading along a sentence comes after. Needs
+    the fields `phonemes` and `phoneme_bounds` of tools/align_corpus.py; utterances whose words and phonemes do not
+    pair up give none.
+    """
+    words, spoken = record["text"].split(), record["phonemes"].split(" ")
+    if len(words) != len(spoken) or len(words) < 2:
+        return []
+    starts = np.cumsum([0, *(len(word) + 1 for word in spoken)])  # characters before each word
+    tokens_per_second = 1 / FRAME_SECONDS
+    ids, cuts, parts = record["semantic_ids"], [0], []
+    while cuts[-1] < len(words):
+        cuts.append(min(cuts[-1] + int(rng.integers(1, max_words + 1)), len(words)))
+    for first, last in zip(cuts, cuts[1:], strict=False):
+        start, end = 0, len(ids)
+        if first > 0:
+            start = int(record["phoneme_bounds"][starts[first]] * tokens_per_second)
+        if last < len(words):
+            end = -int(-record["phoneme_bounds"][starts[last] - 1] * tokens_per_second // 1)
+        if end > start:
+            parts.append(record | {"text": " ".join(words[first:last]), "semantic_ids": ids[start:end]})
+    return parts
 
 
 def typical_utterance(records: Sequence[dict[str, Any]]) -> int:

@@ -26,6 +26,35 @@ def grouped_query_attention(
     return jnp.einsum("bkgts,bksd->btkgd", weights, value).reshape(batch, time, heads, dim)
 
 
+def rowwise_causal_attention(
+    query: Float[Array, "batch time heads dim"],
+    key: Float[Array, "batch kv_heads time dim"],
+    value: Float[Array, "batch kv_heads time dim"],
+    mask: Bool[Array, "batch time time"],
+    block: int = 80,
+) -> Float[Array, "batch time heads dim"]:
+    """`grouped_query_attention` under a causal mask, row after row and in blocks of queries, for training on CPU.
+
+    A row's scores stay in the processor's cache, are computed again for the gradient, and end where their block of
+    queries ends: with gradients, ten rows of 320 take less than half the time. Rows follow one another, so a batch
+    that is divided over devices would be gathered: one device only.
+    """
+
+    @jax.checkpoint
+    def attend(row):
+        query, key, value, mask = (part[None] for part in row)
+        blocks = [
+            grouped_query_attention(
+                query[:, start : start + block], key[:, :, : start + block], value[:, :, : start + block],
+                mask[:, start : start + block, : start + block],
+            )
+            for start in range(0, query.shape[1], block)
+        ]  # fmt: skip
+        return jnp.concatenate(blocks, axis=1)[0]
+
+    return jax.lax.map(attend, (query, key, value, mask))
+
+
 def causal_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:
     """True where a query (axis 1) may see a key (axis 2): not later, and of the same segment."""
     time = segment_ids.shape[1]

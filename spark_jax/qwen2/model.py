@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax.config import Qwen2Config
-from spark_jax.nn.attention import causal_mask, grouped_query_attention
+from spark_jax.nn.attention import causal_mask, grouped_query_attention, rowwise_causal_attention
 from spark_jax.nn.linear import flat_dot_general
 from spark_jax.nn.rms_norm import RMSNorm
 from spark_jax.nn.rope import apply_rotary, rotary_angles
@@ -46,6 +46,7 @@ class Attention(nn.Module):
 
     config: Qwen2Config
     dtype: jnp.dtype
+    rowwise: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch time dim"], cache, layer: Int[Array, ""], step: _Step):
@@ -67,7 +68,8 @@ class Attention(nn.Module):
                 for buffer, new in zip(cache, (key, value), strict=True)
             )
             key, value = cache[0][layer], cache[1][layer]
-        mixed = grouped_query_attention(query, key, value, step.mask)
+        attend = rowwise_causal_attention if self.rowwise and cache is None else grouped_query_attention
+        mixed = attend(query, key, value, step.mask)
         out = _dense(config.hidden_size, ("heads", "head_dim", "embed"), self.dtype, "out", inputs=2)
         return out(mixed), cache
 
@@ -90,12 +92,13 @@ class DecoderLayer(nn.Module):
 
     config: Qwen2Config
     dtype: jnp.dtype
+    rowwise: bool = False
 
     @nn.compact
     def __call__(self, carry, layer: Int[Array, ""], step: _Step):
         x, cache = carry
         norm = partial(RMSNorm, self.config.rms_norm_eps)
-        mixed, cache = Attention(self.config, self.dtype, name="attention")(
+        mixed, cache = Attention(self.config, self.dtype, self.rowwise, name="attention")(
             norm(name="input_norm")(x), cache, layer, step
         )
         x = x + mixed
@@ -108,11 +111,13 @@ class Qwen2(nn.Module):
 
     `unroll` layers are written out in one body of the loop over layers: longer to compile, and what the gradient needs
     is not copied into stacks. Training six layers of 192 on CPU, all unrolled, took 15 % less processor time.
+    `rowwise` attention without a cache: see `rowwise_causal_attention`.
     """
 
     config: Qwen2Config
     dtype: jnp.dtype = jnp.float32
     unroll: int = 1
+    rowwise: bool = False
 
     def setup(self):
         config = self.config
@@ -129,7 +134,7 @@ class Qwen2(nn.Module):
             length=config.num_hidden_layers,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, self.dtype)
+        )(config, self.dtype, self.rowwise)
         self.norm = RMSNorm(config.rms_norm_eps)
         if not config.tie_word_embeddings:
             head_init = nn.with_logical_partitioning(init, ("embed", "vocab"))

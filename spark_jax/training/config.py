@@ -76,6 +76,8 @@ class TokenDataConfig:
     # Every sequence of a voice has the global ids of its typical utterance: for corpora of a few voices, whose
     # utterances' own ids are mostly noise to a small model.
     common_globals: bool = False
+    fragment_weight: float = 0.0  # of each of the pieces that an utterance is cut into between words
+    fragment_words: int = 3
     semantic_noise: float = 0.0  # share of semantic input tokens replaced by random ones, in training
     train_split: str = "train"
     evaluation_split: str = "validation"
@@ -96,6 +98,7 @@ class LLMTrainingConfig:
     accumulate: int = 1  # micro-batches per update
     loss_chunk: int = 1024  # tokens whose logits exist at a time
     unroll_layers: int = 1  # layers written out in one body of the loop over them: qwen2/model.py
+    rowwise_attention: bool = False  # row after row, for one CPU device: nn/attention.py
     data: TokenDataConfig = TokenDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
         schedule="inverse_sqrt", warmup_steps=5000, floor=1e-5, decay_factor=0.5, decay_factor_step=400_000,

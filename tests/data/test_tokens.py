@@ -102,3 +102,21 @@ def test_common_globals_are_those_of_each_voices_typical_utterance():
     assert tokens.common_globals(records) == {"x": a, "y": b}
     with pytest.raises(SparkError, match="utterance 9 has no field voice"):
         tokens.common_globals([{"index": 9, "global_ids": a}])
+
+
+def test_fragments_are_the_utterance_cut_between_words():
+    record = {
+        "text": "I see, you!", "phonemes": "aj siː, juː!", "semantic_ids": list(range(60)),
+        "phoneme_bounds": np.linspace(0.1, 1.1, 13).tolist(),
+    }  # fmt: skip
+    parts = tokens.fragments(record, 1, np.random.default_rng(0))
+    assert [part["text"] for part in parts] == ["I", "see,", "you!"]
+    # Word two's first phoneme is character 3, the space after it character 7; ends are whole, margins the utterance's.
+    first, second, third = (part["semantic_ids"] for part in parts)
+    bounds = record["phoneme_bounds"]
+    assert first[0] == 0 and first[-1] == int(np.ceil(bounds[2] * 50)) - 1
+    assert second[0] == int(bounds[3] * 50) and second[-1] == int(np.ceil(bounds[7] * 50)) - 1
+    assert third[0] == int(bounds[8] * 50) and third[-1] == 59
+    assert tokens.fragments(record | {"phonemes": "ajsiːjuː!"}, 1, np.random.default_rng(0)) == []
+    whole = [part["text"] for part in tokens.fragments(record, 3, np.random.default_rng(3))]
+    assert " ".join(whole) == record["text"]
