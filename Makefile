@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes: most of the suite's time is compilation, which one process leaves half of two cores idle in.
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 export JAX_PLATFORMS ?= cpu
 
 .PHONY: setup demo test test-all lint clean
@@ -19,10 +21,10 @@ lint: setup
 	$(BIN)/ruff check .
 
 test: lint
-	$(BIN)/python -m pytest --quiet
+	$(PYTEST)
 
 test-all: lint ## with the slow proofs
-	$(BIN)/python -m pytest --quiet -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 clean:
 	rm -rf $(VENV) demo.wav
