@@ -139,7 +139,10 @@ class Wav2Vec2Config:
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
-    """Qwen2 decoder; the defaults are Qwen2.5-0.5B with the release's vocabulary."""
+    """Qwen2 or Qwen3 decoder; the defaults are Qwen2.5-0.5B with the release's vocabulary.
+
+    Qwen3 is `attention_bias=False, qk_norm=True` with a `head_dim` of its own.
+    """
 
     vocab_size: int = 166_000
     hidden_size: int = 896
@@ -151,10 +154,14 @@ class Qwen2Config:
     rope_theta: float = 1_000_000.0
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
+    head_dim: int | None = None  # None: hidden_size // num_attention_heads; an int once constructed
+    attention_bias: bool = True  # of queries, keys and values (the output projection never has one)
+    qk_norm: bool = False  # RMSNorm of each head's queries and keys, before the rotary positions
 
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+    def __post_init__(self):
+        if self.head_dim is None:
+            # Equal to the one that names the size, and so in comparisons, hashes and config.json.
+            object.__setattr__(self, "head_dim", self.hidden_size // max(1, self.num_attention_heads))
 
 
 @dataclasses.dataclass(frozen=True)
