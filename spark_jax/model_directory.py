@@ -18,7 +18,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
-from orbax.checkpoint import v1 as ocp
 
 from spark_jax import config as config_lib
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
+from spark_jax.part_files import load_part, stored_part, write_part
+from spark_jax.pytree import flatten
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.sharding import unbox
 from spark_jax.wav2vec2.model import Wav2Vec2
@@ -159,7 +160,7 @@ def save(
         write_config(folder, config)
         copy_files(tokenizer_directory, folder / "tokenizer")
         for part in PARTS:
-            write_part(folder, part, _cast(variables[part], weight_dtype))
+            write_part(folder / "params" / part, flatten(_cast(variables[part], weight_dtype)).items())
         write_file_list(folder)
         for name, path in (voices or {}).items():
             (folder / "voices").mkdir(exist_ok=True)
@@ -181,18 +182,20 @@ def load(directory: str | Path, llm_dtype: Any = jnp.float32) -> LoadedModel:
     """
     directory = Path(directory).absolute()
     config = read_config(directory)
+    if missing := [part for part in PARTS if part not in stored_parts(directory)]:
+        raise SparkError(f"{directory}: holds no {' and no '.join(missing)}; expected a model of {', '.join(PARTS)}")
     tokenizer = directory / "tokenizer"
     if not tokenizer.is_dir():
         raise SparkError(f"{tokenizer}: no such directory; expected the model's tokenizer")
     _check_files(directory)
     wanted = abstract_variables(config)
-    problems = _differences({part: _stored(directory, part) for part in PARTS}, wanted)
+    problems = _differences({part: stored_part(directory / "params" / part) for part in PARTS}, wanted)
     if problems:
         raise SparkError(f"{directory / 'params'}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
     wanted["llm"] = with_weight_dtype(wanted["llm"], llm_dtype)
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), wanted)
-    variables = {part: _read_part(directory, part, wanted[part]) for part in PARTS}
+    variables = {part: load_part(directory / "params" / part, wanted[part]) for part in PARTS}
     voices = _voices(directory)
     return LoadedModel(config, variables, tokenizer, voices, voices.get(DEFAULT_VOICE.removesuffix(".json")))
 
@@ -207,8 +210,8 @@ def info(directory: str | Path) -> ModelInfo:
     config = read_config(directory)
     _check_files(directory)
     parts = {}
-    for part in PARTS:
-        leaves = jax.tree.leaves(_stored(directory, part))
+    for part in stored_parts(directory):
+        leaves = jax.tree.leaves(stored_part(directory / "params" / part))
         matrices = max(leaves, key=lambda leaf: math.prod(leaf.shape))
         parts[part] = PartInfo(
             parameters=sum(math.prod(leaf.shape) for leaf in leaves),
@@ -254,9 +257,11 @@ def new_directory(directory: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_config(folder: Path, config: SparkConfig) -> None:
-    """Writes `config.json`."""
+def write_config(folder: Path, config: SparkConfig, parts: Sequence[str] = PARTS) -> None:
+    """Writes `config.json`, without the sizes of parts that the directory does not have."""
     content = {"format_version": FORMAT_VERSION} | config_lib.to_mapping(config)
+    for part in set(PARTS) - set(parts):
+        del content[part]
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -279,17 +284,9 @@ def read_config(directory: str | Path) -> SparkConfig:
     return config_lib.from_mapping(SparkConfig, content, str(path))
 
 
-def write_part(folder: Path, part: str, variables: Any) -> None:
-    """Writes the arrays of one part (numpy or JAX)."""
-    context = ocp.Context()
-    context.array.saving.use_compression = False  # it takes most of the time and saves a twentieth
-    with context:
-        ocp.save(str(folder / "params" / part), variables)
-    # Orbax marks a complete save by this file and writes the temporary folder's absolute path into it: a path of the
-    # machine that made the model, which soon names nothing. Only the file's presence counts.
-    marker = folder / "params" / part / "commit_success.txt"
-    if marker.exists():
-        marker.write_text("Checkpoint commit was successful\n")
+def stored_parts(directory: Path) -> list[str]:
+    """The parts that a directory has: all of them, unless it was converted for training."""
+    return [part for part in PARTS if (directory / "params" / part).is_dir()]
 
 
 def write_file_list(folder: Path) -> None:
@@ -332,28 +329,6 @@ def _check_files(directory: Path) -> None:
         raise SparkError(f"incomplete model: {'; '.join(problems)}")
 
 
-def _stored(directory: Path, part: str) -> Any:
-    """Shapes and types of a stored part, without its values; nothing where the part is missing."""
-    folder = directory / "params" / part
-    if not folder.is_dir():
-        return {}
-    try:
-        stored = ocp.metadata(str(folder)).metadata
-    except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
-        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
-    if stored is None:  # Orbax's other answer to unreadable metadata
-        raise SparkError(f"{folder}: cannot be read, its metadata is damaged")
-    return stored
-
-
-def _read_part(directory: Path, part: str, wanted: Any) -> Any:
-    folder = directory / "params" / part
-    try:
-        return ocp.load(str(folder), wanted)
-    except Exception as error:  # as above
-        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
-
-
 def _cast(tree: Any, weight_dtype: Any) -> Any:
     if weight_dtype is None:
         return tree
@@ -373,7 +348,7 @@ def _differences(found: Any, expected: Any) -> list[str]:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
 
 
 def _name(path: Any) -> str:
