@@ -39,18 +39,18 @@ from spark_jax.parameters import (
     abstract_variables,
     cast_weights,
     differences,
-    read_part,
-    stored_part,
     target_variables,
     with_weight_dtype,
-    write_part,
 )
+from spark_jax.part_files import load_part, stored_part, write_part
 from spark_jax.provenance import Provenance
+from spark_jax.pytree import flatten
 from spark_jax.sharding import unbox
 
 __all__ = [
     "LoadedModel", "ModelInfo", "PARTS", "PartInfo", "Provenance", "abstract_part", "abstract_variables", "copy_files",
-    "finish", "info", "load", "new_directory", "read_config", "save", "with_weight_dtype", "write_config", "write_part",
+    "finish", "info", "load", "new_directory", "read_config", "save", "stored_parts", "with_weight_dtype",
+    "write_config",
 ]  # fmt: skip
 
 FORMAT_VERSION = 1
@@ -135,7 +135,7 @@ def save(
         write_config(folder, config)
         copy_files(tokenizer_directory, folder / "tokenizer")
         for part in PARTS:
-            write_part(folder, part, cast_weights(variables[part], weight_dtype))
+            write_part(folder / "params" / part, flatten(cast_weights(variables[part], weight_dtype)).items())
         for name, path in (voices or {}).items():
             (folder / "voices").mkdir(exist_ok=True)
             shutil.copyfile(path, folder / "voices" / f"{name}.json")
@@ -162,15 +162,17 @@ def load(
     if unknown := [part for part in parts if part not in PARTS]:
         raise SparkError(f"parts: {', '.join(map(repr, unknown))} unknown, expected some of {', '.join(PARTS)}")
     config = read_config(directory)
+    if missing := [part for part in parts if part not in stored_parts(directory)]:
+        raise SparkError(f"{directory}: holds no {' and no '.join(missing)}; expected a model of {', '.join(parts)}")
     tokenizer = directory / "tokenizer"
     if not tokenizer.is_dir():
         raise SparkError(f"{tokenizer}: no such directory; expected the model's tokenizer")
     _check_sizes(directory)
     wanted = target_variables(config, parts, llm_dtype, mesh)
-    problems = differences({part: stored_part(directory, part) for part in parts}, wanted)
+    problems = differences({part: stored_part(directory / "params" / part) for part in parts}, wanted)
     if problems:
         raise SparkError(f"{directory / 'params'}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
-    variables = {part: read_part(directory, part, wanted[part]) for part in parts}
+    variables = {part: load_part(directory / "params" / part, wanted[part]) for part in parts}
     voices = _voices(directory)
     return LoadedModel(config, variables, tokenizer, voices, voices.get(DEFAULT_VOICE.removesuffix(".json")))
 
@@ -186,7 +188,7 @@ def info(directory: str | Path) -> ModelInfo:
     _check_sizes(directory)
     return ModelInfo(
         directory=directory,
-        parts={part: _part_info(directory, part) for part in PARTS},
+        parts={part: _part_info(directory, part) for part in stored_parts(directory)},
         vocabulary=config.llm.vocab_size,
         semantic_codes=config.bicodec.quantizer.codebook_size,
         global_codes=math.prod(config.bicodec.speaker_encoder.fsq_levels),
@@ -224,9 +226,11 @@ def new_directory(directory: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_config(folder: Path, config: SparkConfig) -> None:
-    """Writes `config.json`."""
+def write_config(folder: Path, config: SparkConfig, parts: Sequence[str] = PARTS) -> None:
+    """Writes `config.json`, without the sizes of parts that the directory does not have."""
     content = {"format_version": FORMAT_VERSION} | config_lib.to_mapping(config)
+    for part in set(PARTS) - set(parts):
+        del content[part]
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -249,6 +253,11 @@ def read_config(directory: str | Path) -> SparkConfig:
     return config_lib.from_mapping(SparkConfig, content, str(path))
 
 
+def stored_parts(directory: Path) -> list[str]:
+    """The parts that a directory has: all of them, unless it was converted for training."""
+    return [part for part in PARTS if (directory / "params" / part).is_dir()]
+
+
 def finish(folder: Path, provenance: Provenance | None = None, model_card: str | Path | None = None) -> None:
     """The last step of making a model directory, when all its other files are there: whence it is, card and hashes.
 
@@ -262,7 +271,7 @@ def finish(folder: Path, provenance: Provenance | None = None, model_card: str |
     if model_card is not None:
         shutil.copyfile(model_card, folder / MODEL_CARD)
     else:
-        parts = {part: _part_info(folder, part) for part in PARTS}
+        parts = {part: _part_info(folder, part) for part in stored_parts(folder)}
         sizes = {part: (facts.parameters, facts.dtype) for part, facts in parts.items()}
         (folder / MODEL_CARD).write_text(provenance_lib.model_card(provenance, sizes), encoding="utf-8")
     integrity.write_manifest(folder)
@@ -291,9 +300,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _part_info(directory: Path, part: str) -> PartInfo:
-    leaves = jax.tree.leaves(stored_part(directory, part))
-    if not leaves:
-        raise SparkError(f"{directory / 'params' / part}: no such directory; expected the part's parameters")
+    leaves = jax.tree.leaves(stored_part(directory / "params" / part))
     return PartInfo(
         parameters=sum(math.prod(leaf.shape) for leaf in leaves),
         bytes=sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves),

@@ -1,13 +1,8 @@
-"""The arrays of a model's parts: their shapes, how they lie on disk, and how they are read onto devices.
-
-Each part is one Orbax tree, `DIR/params/<part>`, collections on top. Large arrays are stored in chunks, so that a
-host of a mesh reads the chunks that its shards lie in and nothing else.
-"""
+"""The arrays of a model's parts: their shapes, their types, and where they lie on a mesh."""
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh
-from orbax.checkpoint import v1 as ocp
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
+from spark_jax.pytree import flatten
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.sharding import tree_shardings, unbox
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 PARTS = ("bicodec", "wav2vec2", "llm")
-CHUNK_BYTES = 1 << 20  # the smallest that Orbax takes without a warning
 
 # Leaves that a shorter storage type spares: their precision costs nothing, and norms need it.
 _SPARED = frozenset({"scale", "bias", "gamma", "alpha", "g", "kernel_g", "mean", "var", "cluster_size"})
@@ -77,8 +71,7 @@ def with_weight_dtype(tree: Any, dtype: Any) -> Any:
     """The abstract tree with its weight matrices in `dtype`; norms, biases, statistics … keep theirs."""
 
     def retype(path, leaf):
-        spared = leaf_name(path).rpartition("/")[2] in _SPARED
-        return leaf if spared else jax.ShapeDtypeStruct(leaf.shape, dtype)
+        return leaf if path[-1].key in _SPARED else jax.ShapeDtypeStruct(leaf.shape, dtype)
 
     return jax.tree_util.tree_map_with_path(retype, tree)
 
@@ -90,51 +83,6 @@ def cast_weights(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf, like: np.asarray(leaf).astype(like.dtype), tree, with_weight_dtype(tree, dtype))
 
 
-def write_part(folder: Path, part: str, variables: Any) -> None:
-    """Writes the arrays of one part (numpy or JAX) below a model directory that is being made."""
-    context = ocp.Context()
-    context.array.saving.use_compression = False  # it takes most of the time and saves a twentieth
-    context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
-    with context:
-        ocp.save(str(folder / "params" / part), variables)
-    # Orbax marks a complete save by this file and writes the temporary folder's absolute path into it: a path of the
-    # machine that made the model, which soon names nothing. Only the file's presence counts.
-    marker = folder / "params" / part / "commit_success.txt"
-    if marker.exists():
-        marker.write_text("Checkpoint commit was successful\n")
-
-
-def stored_part(directory: Path, part: str) -> Any:
-    """Shapes and types of a stored part, without its values; nothing where the part is missing.
-
-    Raises:
-      SparkError: the part's description is damaged.
-    """
-    folder = directory / "params" / part
-    if not folder.is_dir():
-        return {}
-    try:
-        stored = ocp.metadata(str(folder)).metadata
-    except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
-        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
-    if stored is None:  # Orbax's other answer to unreadable metadata
-        raise SparkError(f"{folder}: cannot be read, its metadata is damaged")
-    return stored
-
-
-def read_part(directory: Path, part: str, wanted: Any) -> Any:
-    """The arrays of a stored part, with the types and shardings of `wanted` (see `target_variables`).
-
-    Raises:
-      SparkError: a file is damaged.
-    """
-    folder = directory / "params" / part
-    try:
-        return ocp.load(str(folder), wanted)
-    except Exception as error:  # as above
-        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
-
-
 def differences(found: Any, expected: Any) -> list[str]:
     """One line for every tensor of a tree that another tree lacks, or that has another shape there."""
     have, want = _shapes(found), _shapes(expected)
@@ -144,11 +92,6 @@ def differences(found: Any, expected: Any) -> list[str]:
         f"misshapen {name} {list(have[name])}, expected {list(shape)}"
         for name, shape in want.items() if name in have and have[name] != shape
     ]  # fmt: skip
-
-
-def leaf_name(path: Any) -> str:
-    """A leaf's path in a tree, with slashes."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 @functools.lru_cache(maxsize=16)
@@ -169,12 +112,8 @@ def _boxed_part(part: str, config: Any) -> Any:
             lambda: module.init(jax.random.key(0), *(jnp.zeros(shape, dtype) for shape in inputs), **arguments)
         )
     except (TypeError, ValueError, ArithmeticError, FlaxError) as error:
-        raise SparkError(f"{part}: the sizes do not fit together ({_brief(error)})") from error
+        raise SparkError(f"{part}: the sizes do not fit together ({' '.join(str(error).split())[:300]})") from error
 
 
-def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {leaf_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
