@@ -1,4 +1,7 @@
-"""The arrays of one part of a model as an Orbax folder, written and read a few at a time."""
+"""The arrays of one part of a model as an Orbax folder, written and read a few at a time.
+
+Large arrays are stored in chunks, so that a host of a mesh reads the chunks that its shards lie in and nothing else.
+"""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -12,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 from spark_jax.errors import SparkError
 from spark_jax.pytree import flatten, unflatten
 
+CHUNK_BYTES = 1 << 20  # the smallest that Orbax takes without a warning
 _GROUP_BYTES = 64 << 20  # arrays up to this size together are written or read at once
 
 
@@ -22,6 +26,7 @@ def write_part(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
     """
     context = ocp.Context()
     context.array.saving.use_compression = False  # it takes most of the time and saves a twentieth
+    context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
     context.memory.deepcopy_host_arrays = False  # nothing changes them while they are written
     path = str(folder.absolute())
     with context:
@@ -36,7 +41,7 @@ def write_part(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
         marker.write_text("Checkpoint commit was successful\n")
 
 
-def read_part(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def read_leaves(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The arrays of one part as they are stored, by their paths: the inverse of `write_part`, as little at a time.
 
     Raises:
