@@ -49,7 +49,7 @@ from spark_jax.sharding import unbox
 
 __all__ = [
     "LoadedModel", "ModelInfo", "PARTS", "PartInfo", "Provenance", "abstract_part", "abstract_variables", "copy_files",
-    "finish", "info", "load", "new_directory", "read_config", "save", "stored_parts", "with_weight_dtype",
+    "finish", "info", "load", "new_directory", "part_path", "read_config", "save", "stored_parts", "with_weight_dtype",
     "write_config",
 ]  # fmt: skip
 
@@ -135,7 +135,7 @@ def save(
         write_config(folder, config)
         copy_files(tokenizer_directory, folder / "tokenizer")
         for part in PARTS:
-            write_part(folder / "params" / part, flatten(cast_weights(variables[part], weight_dtype)).items())
+            write_part(part_path(folder, part), flatten(cast_weights(variables[part], weight_dtype)).items())
         for name, path in (voices or {}).items():
             (folder / "voices").mkdir(exist_ok=True)
             shutil.copyfile(path, folder / "voices" / f"{name}.json")
@@ -169,10 +169,10 @@ def load(
         raise SparkError(f"{tokenizer}: no such directory; expected the model's tokenizer")
     _check_sizes(directory)
     wanted = target_variables(config, parts, llm_dtype, mesh)
-    problems = differences({part: stored_part(directory / "params" / part) for part in parts}, wanted)
+    problems = differences({part: stored_part(part_path(directory, part)) for part in parts}, wanted)
     if problems:
         raise SparkError(f"{directory / 'params'}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
-    variables = {part: load_part(directory / "params" / part, wanted[part]) for part in parts}
+    variables = {part: load_part(part_path(directory, part), wanted[part]) for part in parts}
     voices = _voices(directory)
     return LoadedModel(config, variables, tokenizer, voices, voices.get(DEFAULT_VOICE.removesuffix(".json")))
 
@@ -253,11 +253,6 @@ def read_config(directory: str | Path) -> SparkConfig:
     return config_lib.from_mapping(SparkConfig, content, str(path))
 
 
-def stored_parts(directory: Path) -> list[str]:
-    """The parts that a directory has: all of them, unless it was converted for training."""
-    return [part for part in PARTS if (directory / "params" / part).is_dir()]
-
-
 def finish(folder: Path, provenance: Provenance | None = None, model_card: str | Path | None = None) -> None:
     """The last step of making a model directory, when all its other files are there: whence it is, card and hashes.
 
@@ -277,9 +272,14 @@ def finish(folder: Path, provenance: Provenance | None = None, model_card: str |
     integrity.write_manifest(folder)
 
 
-def write_file_list(folder: Path) -> None:
-    """`finish` under its earlier name."""
-    finish(folder)
+def part_path(directory: Path, part: str) -> Path:
+    """Where a part's arrays lie."""
+    return directory / "params" / part
+
+
+def stored_parts(directory: Path) -> list[str]:
+    """The parts that a directory has: all of them, unless it was converted for training."""
+    return [part for part in PARTS if part_path(directory, part).is_dir()]
 
 
 def copy_files(source: str | Path, destination: Path) -> None:
@@ -300,7 +300,9 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _part_info(directory: Path, part: str) -> PartInfo:
-    leaves = jax.tree.leaves(stored_part(directory / "params" / part))
+    leaves = jax.tree.leaves(stored_part(part_path(directory, part)))
+    if not leaves:
+        raise SparkError(f"{directory / 'params' / part}: no such directory; expected the part's parameters")
     return PartInfo(
         parameters=sum(math.prod(leaf.shape) for leaf in leaves),
         bytes=sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves),

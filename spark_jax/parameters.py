@@ -1,4 +1,4 @@
-"""The arrays of a model's parts: their shapes, their types, and where they lie on a mesh."""
+"""The arrays of a model's parts: their names, shapes, types and places on devices, from the configuration alone."""
 
 import functools
 import math
@@ -71,7 +71,8 @@ def with_weight_dtype(tree: Any, dtype: Any) -> Any:
     """The abstract tree with its weight matrices in `dtype`; norms, biases, statistics … keep theirs."""
 
     def retype(path, leaf):
-        return leaf if path[-1].key in _SPARED else jax.ShapeDtypeStruct(leaf.shape, dtype)
+        spared = path[-1].key in _SPARED
+        return leaf if spared else jax.ShapeDtypeStruct(leaf.shape, dtype)
 
     return jax.tree_util.tree_map_with_path(retype, tree)
 
@@ -85,7 +86,7 @@ def cast_weights(tree: Any, dtype: Any) -> Any:
 
 def differences(found: Any, expected: Any) -> list[str]:
     """One line for every tensor of a tree that another tree lacks, or that has another shape there."""
-    have, want = _shapes(found), _shapes(expected)
+    have, want = ({name: tuple(leaf.shape) for name, leaf in flatten(tree).items()} for tree in (found, expected))
     problems = [f"missing {name} {list(shape)}" for name, shape in want.items() if name not in have]
     problems += [f"extra {name} {list(shape)}" for name, shape in have.items() if name not in want]
     return problems + [
@@ -112,8 +113,8 @@ def _boxed_part(part: str, config: Any) -> Any:
             lambda: module.init(jax.random.key(0), *(jnp.zeros(shape, dtype) for shape in inputs), **arguments)
         )
     except (TypeError, ValueError, ArithmeticError, FlaxError) as error:
-        raise SparkError(f"{part}: the sizes do not fit together ({' '.join(str(error).split())[:300]})") from error
+        raise SparkError(f"{part}: the sizes do not fit together ({_brief(error)})") from error
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,6 +1,6 @@
 """The arrays of one part of a model as an Orbax folder, written and read a few at a time.
 
-Large arrays are stored in chunks, so that a host of a mesh reads the chunks that its shards lie in, and no more.
+Large arrays are stored in chunks, so that a host of a mesh reads the chunks that its shards lie in and nothing else.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from spark_jax.pytree import flatten, unflatten
 
 # Orbax divides the longest axis until a chunk is this small: only then are the embedding's short axis, 896, and so
 # the shards along it, divided too. Measured on 300 MB, chunks of 64 KiB to 1 MiB load in the same time.
-_CHUNK_BYTES = 128 << 10
+CHUNK_BYTES = 128 << 10
 _GROUP_BYTES = 64 << 20  # arrays up to this size together are written or read at once
 
 
@@ -30,7 +30,7 @@ def write_part(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
     """
     context = ocp.Context()
     context.array.saving.use_compression = False  # it takes most of the time and saves a twentieth
-    context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
+    context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
     context.memory.deepcopy_host_arrays = False  # nothing changes them while they are written
     path = str(folder.absolute())
     with context, _without_chunk_warnings():
@@ -45,7 +45,7 @@ def write_part(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
         marker.write_text("Checkpoint commit was successful\n")
 
 
-def read_part(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def read_leaves(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The arrays of one part as they are stored, by their paths: the inverse of `write_part`, as little at a time.
 
     Raises:

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from spark_jax.convert.configuration import BICODEC, LLM, WAV2VEC2, read_config
 from spark_jax.convert.engine import Import
 from spark_jax.convert.tensors import DTYPES
 from spark_jax.errors import SparkError
-from spark_jax.model_directory import PARTS
+from spark_jax.parameters import PARTS, abstract_part, with_weight_dtype
 from spark_jax.part_files import write_part
+from spark_jax.provenance import Provenance, Source
 from spark_jax.pytree import unflatten
 from spark_jax.tokenizer import SparkTokenizer
 
@@ -41,6 +43,7 @@ def convert(
     dtype: str = "float32",
     parts: Sequence[str] = PARTS,
     llm: str | Path | None = None,
+    name: str | None = None,
 ) -> model_directory.ModelInfo:
     """Converts an official directory to a model directory.
 
@@ -51,6 +54,7 @@ def convert(
         the whole of BiCodec and wav2vec2 are float32 always.
       parts: what to convert; a directory without all three serves training, not speech.
       llm: folder of another LLM of the same tokens (a fine-tune, with its tokenizer) in place of the release's.
+      name: of the source in the provenance, a Hub id; None: the directory's.
 
     Raises:
       SparkError: a file is missing, damaged or tries to run code; a setting is not supported; tensors are
@@ -69,22 +73,31 @@ def convert(
     config = read_config(source, parts, folders["llm"])
     if "llm" in parts:
         check_tokenizer(folders["llm"], config, "bicodec" in parts)
-    targets = {part: model_directory.abstract_part(part, getattr(config, part)) for part in parts}
+    targets = {part: abstract_part(part, getattr(config, part)) for part in parts}
     if "llm" in parts:
-        targets["llm"] = model_directory.with_weight_dtype(targets["llm"], DTYPES[dtype])
-    with model_directory.new_directory(destination) as folder:
+        targets["llm"] = with_weight_dtype(targets["llm"], DTYPES[dtype])
+    with model_directory.new_directory(destination) as folder, ThreadPoolExecutor(1) as background:
         files = {part: weights.find(folders[part]) for part in parts}
         sources = {part: weights.read(file) for part, file in files.items()}
         imports = {part: Import(weights.table(part, config), sources[part], targets[part]) for part in parts}
         raise_faults({str(files[part]): job.faults for part, job in imports.items()})
+        provenance = background.submit(_provenance, source, files, llm, name)
         model_directory.write_config(folder, config, parts)
         if "llm" in parts:
             copy_tokenizer(folders["llm"], folder / "tokenizer")
         for part, job in imports.items():
-            write_part(folder / "params" / part, job.leaves())
+            write_part(model_directory.part_path(folder, part), job.leaves())
         raise_faults({str(files[part]): job.faults for part, job in imports.items()})
-        model_directory.write_file_list(folder)
+        model_directory.finish(folder, provenance.result())
     return model_directory.info(destination)
+
+
+def _provenance(source: Path, files: Mapping[str, Path], llm: Path | None, name: str | None) -> Provenance:
+    """Names and hashes of the weight files."""
+    pieces = {part: weights.files(file) for part, file in files.items()}
+    other = pieces.pop("llm", []) if llm is not None else []
+    sources = [Source.of(source, [file for part in pieces.values() for file in part], name=name)] if pieces else []
+    return Provenance((*sources, Source.of(llm, other, role="llm")) if other else tuple(sources))
 
 
 def read_part(part: str, file: Path, config: SparkConfig, target: Any) -> dict[str, Any]:

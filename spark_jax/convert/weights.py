@@ -41,6 +41,15 @@ def find(folder: Path) -> Path:
     raise SparkError(f"{folder}: no weights; expected {', '.join(FILES[:-1])} or {FILES[-1]}")
 
 
+def files(path: Path) -> list[Path]:
+    """The files that `read` reads: the weight file itself, or an index and its shards.
+
+    Raises:
+      SparkError: the index is malformed, or a shard has no plain name.
+    """
+    return [path, *sorted({path.parent / file for file in _index(path).values()})] if path.suffix == ".json" else [path]
+
+
 def read(path: Path) -> dict[str, SourceTensor]:
     """The tensors of a weight file, or of all the shards that an index names.
 
@@ -50,26 +59,32 @@ def read(path: Path) -> dict[str, SourceTensor]:
     """
     if path.suffix != ".json":
         return _READERS[path.suffix](path)
+    places, tensors, faults = _index(path), {}, []
+    for shard in sorted(set(places.values())):
+        if not (path.parent / shard).is_file():
+            faults.append(f"{shard} is missing")
+            continue
+        held = _READERS[Path(shard).suffix](path.parent / shard)
+        expected = {name for name, file in places.items() if file == shard}
+        faults += [f"{shard} lacks {name}" for name in sorted(expected - held.keys())]
+        faults += [f"{shard} holds {name}, which the index does not say" for name in sorted(held.keys() - expected)]
+        tensors |= held
+    if faults:
+        raise SparkError(f"{path}: {'; '.join(faults)}")
+    return tensors
+
+
+def _index(path: Path) -> dict[str, str]:
+    """Tensor name → shard."""
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted({str(file) for file in places.values()})
+        shards = {str(file) for file in places.values()}
     except OSError as error:
         raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise SparkError(f"{path}: not an index of shards: expected weight_map, names to files ({reason})") from error
-    tensors, faults = {}, []
-    for shard in shards:
+    for shard in sorted(shards):  # a path could lead anywhere
         if Path(shard).name != shard or Path(shard).suffix not in _READERS:
-            faults.append(f"{shard!r} is no name of a weight file")
-        elif not (path.parent / shard).is_file():
-            faults.append(f"{shard} is missing")
-        else:
-            held = _READERS[Path(shard).suffix](path.parent / shard)
-            expected = {name for name, file in places.items() if file == shard}
-            faults += [f"{shard} lacks {name}" for name in sorted(expected - held.keys())]
-            faults += [f"{shard} holds {name}, which the index does not say" for name in sorted(held.keys() - expected)]
-            tensors |= held
-    if faults:
-        raise SparkError(f"{path}: {'; '.join(faults)}")
-    return tensors
+            raise SparkError(f"{path}: {shard!r} is no name of a weight file")
+    return places
