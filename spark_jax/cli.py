@@ -115,7 +115,7 @@ def synthesize(
     )  # fmt: skip
     _check_output(output)
     _check_files(voice, reference)
-    tts = _load(model)
+    tts = _load(model, "bicodec", "wav2vec2", "llm")
     start = time.perf_counter()
     audio = tts.speak(request)
     write_wav(output, audio.samples, audio.sample_rate)
@@ -141,7 +141,7 @@ def voice(
         raise SparkError(f"transcript is {transcript!r}, expected what the reference says")
     _check_output(output)
     _check_files(reference)
-    tts = _load(model)
+    tts = _load(model, "bicodec", "wav2vec2")
     tts.voice(reference, transcript).save(output, tts.config.sample_rate)
     typer.echo(f"{output}: the voice of {reference}")
 
@@ -157,7 +157,7 @@ def encode(
 
     _check_output(output)
     _check_files(recording)
-    tts = _load(model)
+    tts = _load(model, "bicodec", "wav2vec2")
     kept = tts.voice(recording)
     save_tokens(output, kept.global_ids, kept.semantic_ids, tts.config.sample_rate)
     typer.echo(f"{output}: {len(kept.global_ids)} global and {len(kept.semantic_ids)} semantic tokens")
@@ -175,7 +175,7 @@ def decode(
 
     _check_output(output)
     _check_files(tokens)
-    tts = _load(model)
+    tts = _load(model, "bicodec")
     samples = tts.decode(*load_tokens(tokens, tts.config))
     write_wav(output, samples, tts.config.sample_rate)
     typer.echo(f"{output}: {len(samples) / tts.config.sample_rate:.2f} s")
@@ -207,12 +207,17 @@ def info(
     directory: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="Default: the embedded voice.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="First compare every file with the hashes it was written with.")
+    ] = False,
 ) -> None:
-    """Show the sizes and voices of a model directory."""
-    from spark_jax import model_directory
+    """Show the sizes, voices and origin of a model directory."""
+    from spark_jax import integrity, model_directory
     from spark_jax.inference.synthesize import EMBEDDED_VOICE
 
-    facts = model_directory.info(EMBEDDED_VOICE if directory is None else directory)
+    directory = EMBEDDED_VOICE if directory is None else directory
+    checked = integrity.check(directory) if check else 0
+    facts = model_directory.info(directory)
     typer.echo(f"{facts.directory}  ({facts.bytes / 1e6:,.1f} MB)")
     for name, part in facts.parts.items():
         typer.echo(
@@ -224,12 +229,16 @@ def info(
     typer.echo(f"  {facts.global_codes:,} global codes, {facts.global_tokens} tokens an utterance")
     typer.echo(f"  audio at {facts.sample_rate:,} Hz")
     typer.echo(f"  voices: {', '.join(facts.voices) or 'none'}")
+    for line in facts.provenance.lines() if facts.provenance else ["where it comes from is not recorded"]:
+        typer.echo(f"  {line}")
+    if check:
+        typer.echo(f"  all {checked} files are as they were written")
 
 
-def _load(directory: Path | None):
+def _load(directory: Path | None, *parts: str):
     from spark_jax.inference.synthesize import SparkTTS
 
-    return SparkTTS.load(directory)
+    return SparkTTS.load(directory, parts)
 
 
 def _check_files(*paths: Path | None) -> None:

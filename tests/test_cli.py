@@ -11,12 +11,17 @@ import soundfile
 import tiny_model
 
 from spark_jax import cli
+from spark_jax.errors import SparkError
+from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.parameters import PARTS
 
 
 @pytest.fixture(scope="module")
 def load():
-    """Loads each model once for all tests; what a command compiled, the next one finds."""
-    return functools.cache(cli._load)
+    """Loads each model once and whole for all tests; what a command compiled, the next one finds."""
+    original = cli._load
+    whole = functools.cache(lambda directory: original(directory, *PARTS))
+    return lambda directory, *parts: whole(directory)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +116,28 @@ def test_a_kept_voice_speaks(run, folder):
     reference = ("--reference", "ref.wav", "--transcript", "Good morning.")
     assert run(*SPEAK, *reference, *limits)[0] == 0
     assert (folder / "out.wav").read_bytes() == from_voice
+
+
+def test_the_codec_works_without_the_llm(folder, tiny_model_directory, monkeypatch):
+    """Each command asks for the parts it needs, and works with no more than them."""
+    monkeypatch.chdir(folder)
+    asked, original = [], SparkTTS.load.__func__
+
+    def load(cls, directory, parts):
+        asked.append(original(cls, directory, parts))
+        assert tuple(asked[-1]._variables) == parts
+        return asked[-1]
+
+    monkeypatch.setattr(SparkTTS, "load", classmethod(load))
+    for command in ("encode", "ref.wav", "tokens.json"), ("decode", "tokens.json", "out.wav"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*command[:2], "-o", command[2], "--model", str(tiny_model_directory)])
+        assert not stop.value.code
+        with pytest.raises(SparkError, match="this needs llm"):
+            asked[-1].synthesize("Hello.", gender="female")
+    assert [tuple(tts._variables) for tts in asked] == [("bicodec", "wav2vec2"), ("bicodec",)]
+    with pytest.raises(SparkError, match="this needs wav2vec2, loaded are only bicodec"):
+        asked[-1].encode(tiny_model.speech(1.0))
 
 
 def test_info(run):
