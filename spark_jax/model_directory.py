@@ -48,9 +48,9 @@ from spark_jax.pytree import flatten
 from spark_jax.sharding import unbox
 
 __all__ = [
-    "LoadedModel", "ModelInfo", "PARTS", "PartInfo", "Provenance", "abstract_part", "abstract_variables", "copy_files",
-    "finish", "info", "load", "new_directory", "part_path", "read_config", "save", "stored_parts", "with_weight_dtype",
-    "write_config",
+    "LoadedModel", "ModelInfo", "PARTS", "PartInfo", "Provenance", "abstract_part", "abstract_variables",
+    "check_sizes", "copy_files", "finish", "info", "load", "new_directory", "part_path", "read_config", "save",
+    "stored_parts", "with_weight_dtype", "write_config",
 ]  # fmt: skip
 
 FORMAT_VERSION = 1
@@ -165,9 +165,9 @@ def load(
     if missing := [part for part in parts if part not in stored_parts(directory)]:
         raise SparkError(f"{directory}: holds no {' and no '.join(missing)}; expected a model of {', '.join(parts)}")
     tokenizer = directory / "tokenizer"
-    if not tokenizer.is_dir():
+    if "llm" in parts and not tokenizer.is_dir():
         raise SparkError(f"{tokenizer}: no such directory; expected the model's tokenizer")
-    _check_sizes(directory)
+    check_sizes(directory)
     wanted = target_variables(config, parts, llm_dtype, mesh)
     problems = differences({part: stored_part(part_path(directory, part)) for part in parts}, wanted)
     if problems:
@@ -185,7 +185,7 @@ def info(directory: str | Path) -> ModelInfo:
     """
     directory = Path(directory).absolute()
     config = read_config(directory)
-    _check_sizes(directory)
+    check_sizes(directory)
     return ModelInfo(
         directory=directory,
         parts={part: _part_info(directory, part) for part in stored_parts(directory)},
@@ -310,8 +310,11 @@ def _part_info(directory: Path, part: str) -> PartInfo:
     )
 
 
-def _check_sizes(directory: Path) -> None:
-    """Orbax answers a short file with pages of log, and sometimes as if its tensors had never been there."""
+def check_sizes(directory: Path) -> None:
+    """Raises a SparkError unless every file of `params` has the size it was written with.
+
+    Orbax answers a short file with pages of log, and sometimes as if its tensors had never been there.
+    """
     found = {f"params/{name}": size for name, size in _sizes(directory / "params").items()}
     problems = [
         f"{directory / name} has {found[name]} bytes, expected {size}" if name in found

@@ -62,6 +62,7 @@ def write(
     *,
     pickled: bool = True,
     llm_dtype: str = "float32",
+    wav2vec2_dtype: str = "float32",
     base: str | Path = "bytes",
 ) -> None:
     """Writes the official layout of a model with random weights.
@@ -70,7 +71,7 @@ def write(
       directory: is created.
       pickled: wav2vec2 as pytorch_model.bin, prefixed and with heads as the release has it; otherwise as
         safetensors with transformers' present names.
-      llm_dtype: "float32" or "bfloat16".
+      llm_dtype, wav2vec2_dtype: "float32" or "bfloat16"; a pickle is float32.
       base: text vocabulary, see `build_tokenizer`.
     """
     shapes = tensor_shapes(config)
@@ -90,7 +91,7 @@ def write(
             random_values,
         )
     else:
-        write_safetensors(folders[WAV2VEC2] / "model.safetensors", features, random_values)
+        write_safetensors(folders[WAV2VEC2] / "model.safetensors", features, random_values, wav2vec2_dtype)
     codes = config.bicodec.quantizer.codebook_size, math.prod(config.bicodec.speaker_encoder.fsq_levels)
     build_tokenizer(base, *codes).save(folders["LLM"])
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_jax import model_directory
-from spark_jax.config import SparkConfig
+from spark_jax.config import BiCodecConfig, Qwen2Config, SparkConfig
 from spark_jax.convert import weights
 from spark_jax.convert.configuration import BICODEC, LLM, WAV2VEC2, read_config
 from spark_jax.convert.engine import Import
@@ -72,7 +72,7 @@ def convert(
     }
     config = read_config(source, parts, folders["llm"])
     if "llm" in parts:
-        check_tokenizer(folders["llm"], config, "bicodec" in parts)
+        check_tokenizer(folders["llm"], config.llm, config.bicodec if "bicodec" in parts else None)
     targets = {part: abstract_part(part, getattr(config, part)) for part in parts}
     if "llm" in parts:
         targets["llm"] = with_weight_dtype(targets["llm"], DTYPES[dtype])
@@ -136,21 +136,28 @@ def raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
         )
 
 
-def check_tokenizer(folder: Path, config: SparkConfig, codec: bool = True) -> None:
-    """Raises a SparkError unless the tokenizer fits the LLM's embedding and, with `codec`, the codec's codes."""
+def check_tokenizer(folder: Path, llm: Qwen2Config, codec: BiCodecConfig | None) -> SparkTokenizer:
+    """The tokenizer of a folder, once it is known to fit the LLM's embedding and the codec's codes (None: any).
+
+    Raises:
+      SparkError: it does not fit, or is none.
+    """
     tokenizer = SparkTokenizer.load(folder)
-    counts = {
-        "semantic": (len(tokenizer.semantic_ids), config.bicodec.quantizer.codebook_size),
-        "global": (len(tokenizer.global_ids), math.prod(config.bicodec.speaker_encoder.fsq_levels)),
-    }
-    for kind, (found, expected) in counts.items():
-        if codec and found != expected:
-            raise SparkError(f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes")
-    if tokenizer.vocab_size > config.llm.vocab_size:
+    if codec is not None:
+        counts = {
+            "semantic": (len(tokenizer.semantic_ids), codec.quantizer.codebook_size),
+            "global": (len(tokenizer.global_ids), math.prod(codec.speaker_encoder.fsq_levels)),
+        }
+        for kind, (found, expected) in counts.items():
+            if found != expected:
+                raise SparkError(
+                    f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes"
+                )
+    if tokenizer.vocab_size > llm.vocab_size:
         raise SparkError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"the LLM's vocab_size is {config.llm.vocab_size}"
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the LLM's vocab_size is {llm.vocab_size}"
         )
+    return tokenizer
 
 
 def copy_tokenizer(source: Path, destination: Path) -> None:
