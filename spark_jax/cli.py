@@ -190,16 +190,28 @@ def convert(
     dtype: Annotated[
         str, typer.Option(metavar="TYPE", help="float32 or bfloat16: how the LLM's weights are stored.")
     ] = "float32",
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Run wav2vec2 and the LLM in PyTorch beside ours (extra parity); 1: not equal."),
+    ] = False,
 ) -> None:
     """Convert the official PyTorch directory to a model directory (torch is not needed)."""
+    from spark_jax.convert import verify as parity
     from spark_jax.convert.official import convert as convert_directory
 
+    if verify:
+        parity.require()
     start = time.perf_counter()
     facts = convert_directory(official_dir, out_dir, dtype)
     typer.echo(
         f"{out_dir}: {facts.parameters:,} parameters, {facts.bytes / 1e6:,.1f} MB, "
         f"in {time.perf_counter() - start:.1f} s"
     )
+    if verify:
+        report = parity.verify(official_dir, out_dir)
+        typer.echo(report)
+        if not report.passed:
+            raise typer.Exit(1)
 
 
 @app.command()
