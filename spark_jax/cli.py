@@ -254,6 +254,31 @@ def export(
 
 
 @app.command()
+def init_llm(
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="Directory of a Qwen2, Qwen2.5 or Qwen3, or its Hub id.")
+    ],
+    destination: NewDirectory,
+    vocab_size: Annotated[int, typer.Option(metavar="ROWS", help="Rows of the embedding. The release: 166000.")],
+    seed: Annotated[int, typer.Option(help="Of the new rows.")] = 0,
+) -> None:
+    """Make the start of a pretraining from a base Qwen.
+
+    The tokenizer is extended by the speech tokens; their rows of the embedding (and of an untied head) are drawn
+    with mean and covariance of the base's. train/llm.py takes DST/llm as init_from, DST/tokenizer as tokenizer
+    and DST/model.yaml as model (see configs/llm_0_5b.yaml).
+    """
+    from spark_jax.convert.init_llm import init_llm as initialize
+
+    start = time.perf_counter()
+    made = initialize(base, destination, vocab_size, seed)
+    typer.echo(
+        f"{destination}: {made.base_tokens:,} tokens of the base, {made.tokens:,} with speech, "
+        f"{made.config.vocab_size:,} rows, in {time.perf_counter() - start:.1f} s"
+    )
+
+
+@app.command()
 def info(
     directory: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="Default: the embedded voice.")
