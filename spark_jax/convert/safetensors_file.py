@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from spark_jax.convert.tensors import BFLOAT16, SourceTensor
+from spark_jax.convert.tensors import BFLOAT16, SourceTensor, faulty_tensor
 from spark_jax.errors import SparkError
 
 _DTYPES = {
@@ -52,7 +52,7 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     sound = {name: header[name]["data_offsets"] for name, tensor in tensors.items() if not tensor.fault}
     if len(sound) == len(tensors):
         for name, fault in _misplaced(sound, file_size - start).items():
-            tensors[name] = _faulty(path, name, fault)
+            tensors[name] = faulty_tensor(path, name, fault)
     if not any(tensor.fault for tensor in tensors.values()):
         try:  # the format's own library, for whatever the above does not think of
             with safe_open(path, framework="np"):
@@ -107,7 +107,7 @@ def _tensor(path: Path, name: str, entry: Any, start: int, file_size: int) -> So
     """One entry of the header; data begins at byte `start` of the file."""
     fault = _fault(entry, file_size - start)
     if fault:
-        return _faulty(path, name, fault)
+        return faulty_tensor(path, name, fault)
     dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
     offset = start + entry["data_offsets"][0]
     return SourceTensor(shape, dtype, functools.partial(_read, path, name, offset, shape, dtype))
@@ -142,13 +142,6 @@ def _misplaced(offsets: Mapping[str, list[int]], data_size: int) -> dict[str, st
     if end != data_size and last:
         faults[last] = f"is the last and ends at byte {end} of the data, the file has {data_size}"
     return faults
-
-
-def _faulty(path: Path, name: str, fault: str) -> SourceTensor:
-    def read() -> np.ndarray:
-        raise SparkError(f"{path}: {name} {fault}")
-
-    return SourceTensor((), np.dtype(np.float32), read, fault)
 
 
 def _read(path: Path, name: str, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

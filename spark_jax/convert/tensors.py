@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
+from spark_jax.errors import SparkError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16, "float16": np.dtype(np.float16)}
@@ -26,6 +29,15 @@ class SourceTensor:
     dtype: np.dtype
     read: Callable[[], np.ndarray]
     fault: str = ""
+
+
+def faulty_tensor(path: Path, name: str, fault: str) -> SourceTensor:
+    """A tensor of a file whose description is wrong; `fault` follows its name in messages."""
+
+    def read() -> np.ndarray:
+        raise SparkError(f"{path}: {name} {fault}")
+
+    return SourceTensor((), np.dtype(np.float32), read, fault)
 
 
 def is_float(dtype: np.dtype) -> bool:
