@@ -244,6 +244,19 @@ def test_what_is_no_model_directory(fails, command):
 def test_convert_refuses_what_is_not_the_official_layout(fails):
     assert "config.yaml: cannot be read" in fails("convert", "taken", "converted")
     assert "dtype is 'float8'" in fails("convert", "taken", "converted", "--dtype", "float8")
+    assert "no such directory" in fails("convert", "nowhere", "converted")
+    assert "parts are voice, expected" in fails("convert", "taken", "converted", "--parts", "voice")
+
+
+def test_export_and_convert_back(run, fails, folder):
+    code, out, errors = run("export", "MODEL", "exported", "--dtype", "bfloat16", "--parts", "llm")
+    assert (code, errors) == (0, "") and out.startswith("exported: llm 0.2 MB, in ")
+    assert [path.name for path in (folder / "exported").iterdir()] == ["LLM"]
+    code, out, errors = run("convert", "exported", "again", "--dtype", "bfloat16", "--parts", "llm")
+    assert (code, errors) == (0, "") and "parameters" in out
+    assert "bfloat16" in run("info", "again")[1]
+    assert "exists already" in fails("export", "MODEL", "exported")
+    assert "nowhere: no such directory" in fails("export", "MODEL", "more", "--llm", "nowhere")
 
 
 def test_help_and_version_answer_without_jax():

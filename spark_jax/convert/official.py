@@ -9,6 +9,7 @@ Weights may be safetensors or pytorch_model.bin, in one piece or in shards. All 
 value is read; then the tensors stream through memory, one at a time.
 """
 
+import dataclasses
 import json
 import math
 import shutil
@@ -22,6 +23,8 @@ from spark_jax.config import BiCodecConfig, Qwen2Config, SparkConfig
 from spark_jax.convert import weights
 from spark_jax.convert.configuration import BICODEC, LLM, WAV2VEC2, read_config
 from spark_jax.convert.engine import Import
+from spark_jax.convert.hub import local_directory
+from spark_jax.convert.lora import ADAPTER_FILES, merge
 from spark_jax.convert.tensors import DTYPES
 from spark_jax.errors import SparkError
 from spark_jax.parameters import PARTS, abstract_part, with_weight_dtype
@@ -43,48 +46,47 @@ def convert(
     dtype: str = "float32",
     parts: Sequence[str] = PARTS,
     llm: str | Path | None = None,
-    name: str | None = None,
+    lora: str | Path | None = None,
 ) -> model_directory.ModelInfo:
     """Converts an official directory to a model directory.
 
     Args:
-      source: the official directory.
+      source: the official directory, or the id of a Hub repository that holds one.
       destination: the model directory to make; must not exist, or be empty. It appears when it is complete.
       dtype: "float32" or "bfloat16": storage type of the LLM's weight matrices. Its norms and biases and
         the whole of BiCodec and wav2vec2 are float32 always.
       parts: what to convert; a directory without all three serves training, not speech.
-      llm: folder of another LLM of the same tokens (a fine-tune, with its tokenizer) in place of the release's.
-      name: of the source in the provenance, a Hub id; None: the directory's.
+      llm: folder (or Hub id) of another LLM of the same tokens, a fine-tune with its tokenizer, in place of the
+        release's.
+      lora: folder (or Hub id) of a PEFT adapter to merge into the LLM, in float32.
 
     Raises:
       SparkError: a file is missing, damaged or tries to run code; a setting is not supported; tensors are
         missing, extra, misshapen, no numbers, truncated or not finite (all are listed at once); the tokenizer
-        lacks Spark tokens; the destination is taken.
+        lacks Spark tokens; the adapter cannot be merged; the destination is taken.
     """
-    source = Path(source)
     if dtype not in STORAGE:
         raise SparkError(f"dtype is {dtype!r}, expected one of {', '.join(STORAGE)}")
     parts = check_parts(parts)
-    folders = {
-        "bicodec": source / BICODEC,
-        "wav2vec2": source / WAV2VEC2,
-        "llm": source / LLM if llm is None else Path(llm),
-    }
-    config = read_config(source, parts, folders["llm"])
+    if "llm" not in parts and (llm is not None or lora is not None):
+        raise SparkError(f"parts are {','.join(parts)}; another LLM or an adapter needs llm")
+    origin = _Origin.of(source, parts, llm, lora)
+    config = read_config(origin.folder, parts, origin.folders["llm"])
     if "llm" in parts:
-        check_tokenizer(folders["llm"], config.llm, config.bicodec if "bicodec" in parts else None)
-    targets = {part: abstract_part(part, getattr(config, part)) for part in parts}
-    if "llm" in parts:
-        targets["llm"] = with_weight_dtype(targets["llm"], DTYPES[dtype])
+        check_tokenizer(origin.folders["llm"], config.llm, config.bicodec if "bicodec" in parts else None)
     with model_directory.new_directory(destination) as folder, ThreadPoolExecutor(1) as background:
-        files = {part: weights.find(folders[part]) for part in parts}
-        sources = {part: weights.read(file) for part, file in files.items()}
-        imports = {part: Import(weights.table(part, config), sources[part], targets[part]) for part in parts}
+        files = {part: weights.find(origin.folders[part]) for part in parts}
+        tensors = {part: weights.read(file) for part, file in files.items()}
+        if origin.lora is not None:
+            tensors["llm"], merged = merge(tensors["llm"], config.llm, origin.lora)
+            config = dataclasses.replace(config, llm=merged)
+        imports = {part: Import(weights.table(part, config), tensors[part], _target(part, config, dtype))
+                   for part in parts}  # fmt: skip
         raise_faults({str(files[part]): job.faults for part, job in imports.items()})
-        provenance = background.submit(_provenance, source, files, llm, name)
+        provenance = background.submit(origin.provenance, files)
         model_directory.write_config(folder, config, parts)
         if "llm" in parts:
-            copy_tokenizer(folders["llm"], folder / "tokenizer")
+            copy_tokenizer(origin.folders["llm"], folder / "tokenizer")
         for part, job in imports.items():
             write_part(model_directory.part_path(folder, part), job.leaves())
         raise_faults({str(files[part]): job.faults for part, job in imports.items()})
@@ -92,12 +94,60 @@ def convert(
     return model_directory.info(destination)
 
 
-def _provenance(source: Path, files: Mapping[str, Path], llm: Path | None, name: str | None) -> Provenance:
-    """Names and hashes of the weight files."""
-    pieces = {part: weights.files(file) for part, file in files.items()}
-    other = pieces.pop("llm", []) if llm is not None else []
-    sources = [Source.of(source, [file for part in pieces.values() for file in part], name=name)] if pieces else []
-    return Provenance((*sources, Source.of(llm, other, role="llm")) if other else tuple(sources))
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """The directories that a conversion reads.
+
+    Attributes:
+      folder: in the official layout.
+      folders: of each part's weights.
+      llm, lora: directories given besides.
+      names: Hub ids of the directories that have one.
+    """
+
+    folder: Path
+    folders: dict[str, Path]
+    llm: Path | None
+    lora: Path | None
+    names: dict[Path, str]
+
+    @classmethod
+    def of(cls, source: str | Path, parts: Sequence[str], llm: str | Path | None, lora: str | Path | None):
+        """Finds them, by download where they are Hub ids."""
+        names = {}
+
+        def local(place: str | Path | None, patterns: Sequence[str] = ("*",)) -> Path | None:
+            if place is None:
+                return None
+            folder, name = local_directory(place, patterns)
+            if name is not None:
+                names[folder] = name
+            return folder
+
+        other, lora = local(llm), local(lora)
+        own = {"bicodec": BICODEC, "wav2vec2": WAV2VEC2, "llm": LLM}
+        needed = [own[part] for part in parts if part != "llm" or other is None]
+        folder = local(source, ["config.yaml", *(f"{name}/*" for name in needed)])
+        folders = {part: folder / name for part, name in own.items()}
+        return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names)
+
+    def provenance(self, files: Mapping[str, Path]) -> Provenance:
+        """Names and hashes of the weight files."""
+        pieces = {part: weights.files(file) for part, file in files.items()}
+        taken = [("llm", self.llm, pieces.pop("llm"))] if self.llm is not None else []
+        if self.lora is not None:
+            taken.append(("lora", self.lora, [self.lora / name for name in ADAPTER_FILES]))
+        taken.insert(0, ("model", self.folder, [file for part in pieces.values() for file in part]))
+        return Provenance(tuple(
+            Source.of(folder, of_role, name=self.names.get(folder), role=role)
+            for role, folder, of_role in taken if of_role
+        ))  # fmt: skip
+
+
+def _target(part: str, config: SparkConfig, dtype: str) -> Any:
+    """Shapes and storage types of a part."""
+    target = abstract_part(part, getattr(config, part))
+    return with_weight_dtype(target, DTYPES[dtype]) if part == "llm" else target
 
 
 def read_part(part: str, file: Path, config: SparkConfig, target: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from spark_jax import model_directory
 from spark_jax.config import Qwen2Config, SparkConfig, Wav2Vec2Config
 from spark_jax.convert.configuration import LLM, WAV2VEC2
+from spark_jax.convert.hub import local_directory
 from spark_jax.errors import SparkError
 from spark_jax.extra import needs_extra
 from spark_jax.prompt import cloning_prompt
@@ -85,33 +86,41 @@ def compare(name: str, ours: Any, reference: Any, **judged: Any) -> Row:
     return Row(name, float(np.abs(reference).max(initial=0.0)), float(worst), **judged)
 
 
-def require() -> None:
+def require(lora: str | Path | None = None) -> None:
     """Raises a SparkError unless the packages are there: to be called before long work."""
     with needs_extra("parity"):
         import torch  # noqa: F401
         import transformers  # noqa: F401
 
+        if lora is not None:
+            import peft  # noqa: F401
 
-def verify(source: Path, model: Path, llm: Path | None = None) -> Report:
+
+def verify(
+    source: str | Path, model: Path, llm: str | Path | None = None, lora: str | Path | None = None
+) -> Report:
     """Compares a converted model with its source.
 
     Args:
-      source: the official directory.
+      source: the official directory or its Hub id.
       model: the model directory made of it; parts that it does not have are left out.
-      llm: the LLM's folder, where it was another one than that of the source.
+      llm, lora: those that were given to the conversion: another LLM than the source's, an adapter.
 
     Raises:
-      SparkError: torch or transformers is missing, or one of the two cannot be loaded.
+      SparkError: a package is missing, or one of the two models cannot be loaded.
     """
-    require()
+    require(lora)
     config = model_directory.read_config(model)
     parts = model_directory.stored_parts(Path(model))
     rows, ids = [], {}
     with jax.default_matmul_precision("highest"):
         if "wav2vec2" in parts:
-            rows += _wav2vec2_rows(Path(source) / WAV2VEC2, model, config.wav2vec2)
+            folder = local_directory(source, [f"{WAV2VEC2}/*"])[0] / WAV2VEC2
+            rows += _wav2vec2_rows(folder, model, config.wav2vec2)
         if "llm" in parts:
-            rows_of_llm, ids["greedy tokens"] = _llm_rows(Path(llm or Path(source) / LLM), model, config)
+            folder = local_directory(source, [f"{LLM}/*"])[0] / LLM if llm is None else local_directory(llm)[0]
+            adapter = None if lora is None else local_directory(lora)[0]
+            rows_of_llm, ids["greedy tokens"] = _llm_rows(folder, adapter, model, config)
             rows += rows_of_llm
     return Report(tuple(rows), ids)
 
@@ -139,12 +148,14 @@ def _wav2vec2_rows(folder: Path, model: Path, config: Wav2Vec2Config) -> Iterato
         yield compare(f"wav2vec2 hidden state {index}", ours[index], theirs[index])
 
 
-def _llm_rows(folder: Path, model: Path, config: SparkConfig) -> tuple[list[Row], tuple[list[int], list[int]]]:
+def _llm_rows(
+    folder: Path, adapter: Path | None, model: Path, config: SparkConfig
+) -> tuple[list[Row], tuple[list[int], list[int]]]:
     loaded = model_directory.load(model, parts=("llm",))
     prompt = _prompt(SparkTokenizer.load(loaded.tokenizer_directory), config)
     states, logits, ids = _our_llm(config.llm, loaded.variables.pop("llm"), prompt)
     dtype = model_directory.info(model).parts["llm"].dtype
-    their_states, their_logits, their_ids = _torch_llm(folder, dtype, prompt)
+    their_states, their_logits, their_ids = _torch_llm(folder, adapter, dtype, prompt)
     rows = [compare(f"llm hidden state {i}", *pair) for i, pair in enumerate(zip(states, their_states, strict=True))]
     return [*rows, compare("llm logits", logits, their_logits)], (ids, their_ids)
 
@@ -185,12 +196,18 @@ def _our_llm(config: Qwen2Config, variables: Any, prompt: np.ndarray) -> tuple[l
     return [np.asarray(state) for state in states], np.asarray(logits), new
 
 
-def _torch_llm(folder: Path, dtype: str, prompt: np.ndarray) -> tuple[Iterable[Any], Any, list[int]]:
+def _torch_llm(
+    folder: Path, adapter: Path | None, dtype: str, prompt: np.ndarray
+) -> tuple[Iterable[Any], Any, list[int]]:
     """The same from transformers."""
     import torch
     import transformers
 
     model = _from_pretrained(transformers.AutoModelForCausalLM, folder)
+    if adapter is not None:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     if dtype != "float32":
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -29,6 +29,7 @@ from spark_jax.convert.engine import Export
 from spark_jax.errors import SparkError
 from spark_jax.pytree import flatten
 from spark_jax.qwen2.model import Qwen2
+from spark_jax.training.checkpoint import load_params
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -223,6 +224,85 @@ def test_rotary_settings_of_transformers_5(copy):
     assert configuration.read_llm_config(path).rope_theta == config_lib.tiny().llm.rope_theta + 1
 
 
+def test_a_fine_tuned_llm_in_shards_takes_the_release_s_place(layout, converted, tmp_path):
+    """Half precision, untied, with its own tokenizer; the other parts are the release's."""
+    config = official_layout.tiny()
+    untied = dataclasses.replace(config.llm, tie_word_embeddings=False)
+    official_layout.write(tmp_path / "other", dataclasses.replace(config, llm=untied))
+    llm = tmp_path / "other" / "LLM"
+    tensors = {name: (values * 3).astype(np.float16) for name, values in load_file(llm / "model.safetensors").items()}
+    (llm / "model.safetensors").unlink()
+    places = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for file in set(places.values()):
+        save_file({name: tensors[name] for name in tensors if places[name] == file}, llm / file)
+    (llm / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    official.convert(layout, tmp_path / "model", llm=llm)
+    found, before = (model_directory.load(folder) for folder in (tmp_path / "model", converted))
+    assert found.config == dataclasses.replace(config, llm=untied)
+    head = found.variables["llm"]["params"]["head"]
+    np.testing.assert_array_equal(head, tensors["lm_head.weight"].T.astype(np.float32))
+    for part in ("bicodec", "wav2vec2"):
+        jax.tree.map(np.testing.assert_array_equal, found.variables[part], before.variables[part])
+    sources = model_directory.info(tmp_path / "model").provenance.sources
+    assert [(source.role, source.name, len(source.files)) for source in sources] == [
+        ("model", "pickled", 2), ("llm", "LLM", 3),
+    ]  # fmt: skip
+    edit_json(llm / "config.json", vocab_size=1000)
+    with pytest.raises(SparkError, match="the tokenizer has .* tokens, the LLM's vocab_size is 1000"):
+        official.convert(layout, tmp_path / "no", llm=llm)
+
+
+def test_an_adapter_is_merged(layout, converted, tmp_path):
+    """In float32 and then rounded; one that trains the head makes it a tensor of its own."""
+    llm = official_layout.tiny().llm
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 32), (llm.vocab_size, 2)))
+    (tmp_path / "lora").mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 1}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings))
+    names = {"base_model.model.lm_head.lora_A.weight": a, "base_model.model.lm_head.lora_B.weight": b}
+    save_file(names, tmp_path / "lora" / "adapter_model.safetensors")
+    official.convert(layout, tmp_path / "model", "bfloat16", ["llm"], lora=tmp_path / "lora")
+    before = model_directory.load(converted, parts=["llm"]).variables["llm"]["params"]
+    found = model_directory.load(tmp_path / "model", parts=["llm"])
+    assert not found.config.llm.tie_word_embeddings
+    embedding = np.asarray(before["embed"]["embedding"])
+    after = found.variables["llm"]["params"]
+    np.testing.assert_array_equal(after["embed"]["embedding"], embedding.astype(jnp.bfloat16).astype(np.float32))
+    close(after["head"], (embedding + 0.5 * b @ a).T, 2**-8)
+    assert [source.role for source in model_directory.info(tmp_path / "model").provenance.sources] == ["model", "lora"]
+    with pytest.raises(SparkError, match="parts are bicodec; another LLM or an adapter needs llm"):
+        official.convert(layout, tmp_path / "no", parts=["bicodec"], lora=tmp_path / "lora")
+
+
+def test_single_parts(layout, converted, tmp_path):
+    """A directory of one part serves training; nothing else of the source is looked at."""
+    source = Path(shutil.copytree(layout / official.WAV2VEC2, tmp_path / "official" / official.WAV2VEC2)).parent
+    info = official.convert(source, tmp_path / "model", parts=["wav2vec2"])
+    assert list(info.parts) == ["wav2vec2"]
+    found, whole = (model_directory.load(folder, parts=["wav2vec2"]) for folder in (tmp_path / "model", converted))
+    jax.tree.map(np.testing.assert_array_equal, found.variables, whole.variables)
+    with pytest.raises(SparkError, match="holds no bicodec and no llm"):
+        model_directory.load(tmp_path / "model")
+    params = found.variables["wav2vec2"]["params"]
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    loaded = load_params(tmp_path / "model" / "params" / "wav2vec2", wanted)  # what train/bicodec.py does
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_a_hub_id_is_the_provenance_s_name(layout, tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(layout)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    info = official.convert("SparkAudio/Spark-TTS-0.5B", tmp_path / "model", parts=["llm"])
+    assert asked == [("SparkAudio/Spark-TTS-0.5B", ["config.yaml", "LLM/*"])]
+    assert [source.name for source in info.provenance.sources] == ["SparkAudio/Spark-TTS-0.5B"]
+
+
 def test_arguments(layout, tmp_path):
     with pytest.raises(SparkError, match="dtype is 'int8', expected one of float32, bfloat16"):
         official.convert(layout, tmp_path / "model", dtype="int8")
@@ -230,8 +310,10 @@ def test_arguments(layout, tmp_path):
     (tmp_path / "taken" / "file").touch()
     with pytest.raises(SparkError, match="taken: exists already"):
         official.convert(layout, tmp_path / "taken")
-    with pytest.raises(SparkError, match="config.yaml: cannot be read"):
+    with pytest.raises(SparkError, match="nowhere: no such directory"):
         official.convert(tmp_path / "nowhere", tmp_path / "model")
+    with pytest.raises(SparkError, match="parts are codec, expected some of bicodec,wav2vec2,llm"):
+        official.convert(layout, tmp_path / "model", parts=["codec"])
 
 
 def golden_part(part: str, file: Path, config, **sizes):
