@@ -115,3 +115,23 @@ def test_a_source_that_torch_cannot_load(source, tmp_path):
     with pytest.raises(SparkError, match="LLM: PyTorch cannot load it") as caught:
         verify.verify(broken, tmp_path / "model")
     assert "\n" not in str(caught.value)
+
+
+@needs_torch
+def test_an_adapter_is_merged_on_both_sides(source, tmp_path):
+    """By PEFT there, by the conversion here; and without it on one side the difference is seen."""
+    peft = pytest.importorskip("peft", reason="peft is not installed: pip install -e '.[parity]'")
+    import torch
+    import transformers
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(source / "LLM", dtype=torch.float32)
+    settings = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    peft.get_peft_model(base, settings).save_pretrained(tmp_path / "adapter")
+    official.convert(source, tmp_path / "model", parts=("llm",), lora=tmp_path / "adapter")
+    report = verify.verify(source, tmp_path / "model", lora=tmp_path / "adapter")
+    assert report.passed, str(report)
+    assert not verify.verify(source, tmp_path / "model").passed
