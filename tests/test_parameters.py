@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spark_jax import config, model_directory, sharding
+from spark_jax import config, integrity, model_directory, sharding
 from spark_jax.errors import SparkError
 from spark_jax.parameters import PARTS, target_variables
 from spark_jax.pytree import flatten
@@ -88,6 +89,20 @@ def test_only_the_parts_asked_for_are_read(tiny_model_directory, alone, parts):
     loaded = model_directory.load(tiny_model_directory, parts=parts)
     assert tuple(loaded.variables) == parts and loaded.config == config.tiny()
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, {part: alone[part] for part in parts})
+
+
+def test_a_directory_of_the_codec_alone(tiny_model_directory, tmp_path, alone):
+    """As `spark-jax convert --parts bicodec,wav2vec2` makes one: without LLM and tokenizer."""
+    copy = shutil.copytree(tiny_model_directory, tmp_path / "model")
+    shutil.rmtree(copy / "tokenizer")
+    shutil.rmtree(copy / "params" / "llm")
+    with pytest.raises(SparkError, match="incomplete model: .*params/llm/.* is missing"):
+        model_directory.load(copy, parts=("bicodec",))
+    integrity.write_manifest(copy)
+    codec = model_directory.load(copy, parts=("bicodec", "wav2vec2")).variables
+    jax.tree.map(np.testing.assert_array_equal, codec, {part: alone[part] for part in ("bicodec", "wav2vec2")})
+    with pytest.raises(SparkError, match="holds no llm; expected a model of bicodec, wav2vec2, llm"):
+        model_directory.load(copy)
 
 
 def test_bad_requests(tiny_model_directory):
