@@ -95,6 +95,22 @@ class SparkTokenizer:
         path = Path(directory) / "tokenizer.json"
         return cls(_read_tokenizer(path), str(path))
 
+    def check_complete(self) -> None:
+        """What a tokenizer that others have made must have beyond what this library uses.
+
+        Raises:
+          SparkError: a Spark token or the token of a byte is missing, or a step between text and tokens.
+        """
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        for byte, letter in enumerate(_byte_letters()):
+            if letter not in vocabulary:
+                raise SparkError(f"{self._source}: no token of byte {byte}; expected byte-level BPE")
+        for step in ("normalizer", "pre_tokenizer", "decoder"):
+            if getattr(self._tokenizer, step) is None:
+                raise SparkError(f"{self._source}: {step} is missing; expected Qwen's")
+        for token in spark_tokens(len(self.semantic_ids), len(self.global_ids)):
+            self.id(token)
+
     def save(self, directory: str | Path) -> None:
         """Writes `tokenizer.json` and the `tokenizer_config.json` that AutoTokenizer wants beside it."""
         settings = {

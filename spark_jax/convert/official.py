@@ -187,12 +187,13 @@ def raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
 
 
 def check_tokenizer(folder: Path, llm: Qwen2Config, codec: BiCodecConfig | None) -> SparkTokenizer:
-    """The tokenizer of a folder, once it is known to fit the LLM's embedding and the codec's codes (None: any).
+    """The tokenizer of a folder, once it is known to be whole and to fit the embedding and the codec (None: any).
 
     Raises:
-      SparkError: it does not fit, or is none.
+      SparkError: it does not fit, is incomplete, or is none.
     """
     tokenizer = SparkTokenizer.load(folder)
+    tokenizer.check_complete()
     if codec is not None:
         counts = {
             "semantic": (len(tokenizer.semantic_ids), codec.quantizer.codebook_size),
