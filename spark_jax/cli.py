@@ -205,20 +205,32 @@ def convert(
     lora: Annotated[
         str | None, typer.Option(metavar="DIR", help="PEFT LoRA adapter to merge into the LLM.")
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Run wav2vec2 and the LLM in PyTorch beside ours (extra parity); 1: not equal."),
+    ] = False,
 ) -> None:
     """Convert PyTorch weights to a model directory (torch is not needed).
 
     SRC holds BiCodec, wav2vec2-large-xlsr-53 and LLM, as the release does; weights may be safetensors or
     pytorch_model.bin, whole or in shards, the LLM any Qwen2, Qwen2.5 or Qwen3.
     """
+    from spark_jax.convert import verify as parity
     from spark_jax.convert.official import convert as convert_directory
 
+    if verify:
+        parity.require(lora)
     start = time.perf_counter()
     facts = convert_directory(source, destination, dtype, parts.split(","), llm, lora)
     typer.echo(
         f"{destination}: {facts.parameters:,} parameters, {facts.bytes / 1e6:,.1f} MB, "
         f"in {time.perf_counter() - start:.1f} s"
     )
+    if verify:
+        report = parity.verify(source, destination, llm, lora)
+        typer.echo(report)
+        if not report.passed:
+            raise typer.Exit(1)
 
 
 @app.command()
