@@ -30,7 +30,8 @@ from spark_jax.errors import SparkError
 
 T = TypeVar("T")
 
-BICODEC, WAV2VEC2, LLM = FOLDERS = ("BiCodec", "wav2vec2-large-xlsr-53", "LLM")
+FOLDERS = {"bicodec": "BiCodec", "wav2vec2": "wav2vec2-large-xlsr-53", "llm": "LLM"}
+BICODEC, WAV2VEC2, LLM = FOLDERS.values()
 
 _ROOT_FIELDS = ("sample_rate", "latent_hop_length", "ref_segment_duration", "volume_normalize")
 _CODEC_SECTIONS: dict[str, type] = {

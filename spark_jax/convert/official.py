@@ -21,7 +21,7 @@ from typing import Any
 from spark_jax import model_directory
 from spark_jax.config import BiCodecConfig, Qwen2Config, SparkConfig
 from spark_jax.convert import weights
-from spark_jax.convert.configuration import BICODEC, LLM, WAV2VEC2, read_config
+from spark_jax.convert.configuration import FOLDERS, read_config
 from spark_jax.convert.engine import Import
 from spark_jax.convert.hub import local_directory
 from spark_jax.convert.lora import ADAPTER_FILES, merge
@@ -125,10 +125,9 @@ class _Origin:
             return folder
 
         other, lora = local(llm), local(lora)
-        own = {"bicodec": BICODEC, "wav2vec2": WAV2VEC2, "llm": LLM}
-        needed = [own[part] for part in parts if part != "llm" or other is None]
+        needed = [FOLDERS[part] for part in parts if part != "llm" or other is None]
         folder = local(source, ["config.yaml", *(f"{name}/*" for name in needed)])
-        folders = {part: folder / name for part, name in own.items()}
+        folders = {part: folder / name for part, name in FOLDERS.items()}
         return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names)
 
     def provenance(self, files: Mapping[str, Path]) -> Provenance:
