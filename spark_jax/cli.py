@@ -312,10 +312,12 @@ def info(
             f"  {name:10} {part.parameters:13,} parameters  {part.dtype:9} {part.bytes / 1e6:9,.1f} MB"
         )
     typer.echo(f"  {'together':10} {facts.parameters:13,} parameters")
-    typer.echo(f"  vocabulary of {facts.vocabulary:,} tokens")
-    typer.echo(f"  {facts.semantic_codes:,} semantic codes, {facts.token_rate:g} tokens a second")
-    typer.echo(f"  {facts.global_codes:,} global codes, {facts.global_tokens} tokens an utterance")
-    typer.echo(f"  audio at {facts.sample_rate:,} Hz")
+    if "llm" in facts.parts:
+        typer.echo(f"  vocabulary of {facts.vocabulary:,} tokens")
+    if "bicodec" in facts.parts:
+        typer.echo(f"  {facts.semantic_codes:,} semantic codes, {facts.token_rate:g} tokens a second")
+        typer.echo(f"  {facts.global_codes:,} global codes, {facts.global_tokens} tokens an utterance")
+        typer.echo(f"  audio at {facts.sample_rate:,} Hz")
     typer.echo(f"  voices: {', '.join(facts.voices) or 'none'}")
     for line in facts.provenance.lines() if facts.provenance else ["where it comes from is not recorded"]:
         typer.echo(f"  {line}")

@@ -5,6 +5,7 @@ branch in code. `RELEASE` holds the sizes of the 0.5B release, `tiny()` those th
 """
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -227,6 +228,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
     """
     if not isinstance(mapping, Mapping):
         raise SparkError(f"{source}: expected a mapping of {cls.__name__} fields, found {type(mapping).__name__}")
+    _check_lists(cls, mapping, source)
     settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
     try:
         return dacite.from_dict(cls, dict(mapping), settings)
@@ -237,6 +239,16 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
 def to_mapping(config: Any) -> dict[str, Any]:
     """The inverse of `from_mapping`: nested dictionaries, ready for JSON or YAML."""
     return dataclasses.asdict(config)
+
+
+def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
+    """dacite makes tuples of lists, and fails without the field's name where there is none."""
+    for field in dataclasses.fields(cls):
+        value = mapping.get(field.name)
+        if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
+            _check_lists(field.type, value, f"{source}: {field.name}")
+        elif typing.get_origin(field.type) is tuple and field.name in mapping and not isinstance(value, list | tuple):
+            raise SparkError(f"{source}: {field.name} is {value!r}, expected a list")
 
 
 def _as_float(value: Any) -> Any:

@@ -30,7 +30,8 @@ from spark_jax.errors import SparkError
 
 T = TypeVar("T")
 
-BICODEC, WAV2VEC2, LLM = FOLDERS = ("BiCodec", "wav2vec2-large-xlsr-53", "LLM")
+FOLDERS = {"bicodec": "BiCodec", "wav2vec2": "wav2vec2-large-xlsr-53", "llm": "LLM"}
+BICODEC, WAV2VEC2, LLM = FOLDERS.values()
 
 _ROOT_FIELDS = ("sample_rate", "latent_hop_length", "ref_segment_duration", "volume_normalize")
 _CODEC_SECTIONS: dict[str, type] = {
@@ -272,8 +273,9 @@ def _rope_theta(content: Mapping[str, Any], origin: str) -> Any:
 
 def _slides(content: Mapping[str, Any], layers: int) -> bool:
     """Whether some layer's attention has a sliding window (transformers' Qwen2Config.__post_init__)."""
-    if content.get("layer_types") is not None:
-        return any(kind != "full_attention" for kind in content["layer_types"])
+    kinds = content.get("layer_types")
+    if kinds is not None:
+        return not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
     first = content.get("max_window_layers", 0)
     in_use = content.get("use_sliding_window", False) and content.get("sliding_window", 4096) is not None
     return bool(in_use) and not (type(first) is int and first >= layers)

@@ -22,8 +22,6 @@ from spark_jax.convert.stored import StoredPart, open_model
 from spark_jax.convert.tensors import DTYPES
 from spark_jax.errors import SparkError
 
-_FOLDERS = dict(zip(("bicodec", "wav2vec2", "llm"), configuration.FOLDERS, strict=True))
-
 
 def export(
     source: str | Path,
@@ -65,7 +63,7 @@ def export(
     with model_directory.new_directory(destination) as folder:
         sizes = {}
         for part, stored_part in found.items():
-            own = folder / _FOLDERS[part]
+            own = folder / configuration.FOLDERS[part]
             own.mkdir()
             kind = (dtype or str(stored[part])) if part == "llm" else "float32"
             _write_settings(stored_part, folder, kind, found)
@@ -79,7 +77,7 @@ def export(
 
 def _write_settings(stored: StoredPart, folder: Path, dtype: str, parts: Mapping[str, StoredPart]) -> None:
     """The configuration files of one part, and the LLM's tokenizer."""
-    own, system = folder / _FOLDERS[stored.part], stored.system
+    own, system = folder / configuration.FOLDERS[stored.part], stored.system
     if stored.part == "bicodec":
         configuration.write_root_config(folder / "config.yaml", system)
         configuration.write_bicodec_config(own / "config.yaml", system.bicodec)

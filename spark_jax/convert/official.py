@@ -21,7 +21,7 @@ from typing import Any
 from spark_jax import model_directory
 from spark_jax.config import BiCodecConfig, Qwen2Config, SparkConfig
 from spark_jax.convert import weights
-from spark_jax.convert.configuration import BICODEC, LLM, WAV2VEC2, read_config
+from spark_jax.convert.configuration import FOLDERS, read_config
 from spark_jax.convert.engine import Import
 from spark_jax.convert.hub import local_directory
 from spark_jax.convert.lora import ADAPTER_FILES, merge
@@ -125,10 +125,9 @@ class _Origin:
             return folder
 
         other, lora = local(llm), local(lora)
-        own = {"bicodec": BICODEC, "wav2vec2": WAV2VEC2, "llm": LLM}
-        needed = [own[part] for part in parts if part != "llm" or other is None]
+        needed = [FOLDERS[part] for part in parts if part != "llm" or other is None]
         folder = local(source, ["config.yaml", *(f"{name}/*" for name in needed)])
-        folders = {part: folder / name for part, name in own.items()}
+        folders = {part: folder / name for part, name in FOLDERS.items()}
         return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names)
 
     def provenance(self, files: Mapping[str, Path]) -> Provenance:
@@ -187,12 +186,13 @@ def raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
 
 
 def check_tokenizer(folder: Path, llm: Qwen2Config, codec: BiCodecConfig | None) -> SparkTokenizer:
-    """The tokenizer of a folder, once it is known to fit the LLM's embedding and the codec's codes (None: any).
+    """The tokenizer of a folder, once it is known to be whole and to fit the embedding and the codec (None: any).
 
     Raises:
-      SparkError: it does not fit, or is none.
+      SparkError: it does not fit, is incomplete, or is none.
     """
     tokenizer = SparkTokenizer.load(folder)
+    tokenizer.check_complete()
     if codec is not None:
         counts = {
             "semantic": (len(tokenizer.semantic_ids), codec.quantizer.codebook_size),

@@ -5,8 +5,13 @@ import json
 
 import pytest
 
-from spark_jax.config import Qwen2Config
-from spark_jax.convert.configuration import read_llm_config, write_llm_config
+from spark_jax.config import Qwen2Config, Wav2Vec2Config
+from spark_jax.convert.configuration import (
+    read_llm_config,
+    read_wav2vec2_config,
+    write_llm_config,
+    write_wav2vec2_config,
+)
 from spark_jax.errors import SparkError
 
 QWEN2 = {
@@ -70,6 +75,7 @@ def test_a_sliding_window_that_no_layer_uses(read):
         ((), {"rope_theta": float("nan")}, "rope_theta is nan"),
         ((), {"use_sliding_window": True, "max_window_layers": 2}, "sliding-window attention"),
         ((), {"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window attention"),
+        ((), {"layer_types": 5}, "sliding-window attention"),
         ((), {"quantization_config": {"quant_method": "gptq"}}, "quantization_config is"),
         ((), {"attention_bias": True} | {"model_type": "qwen3"}, "attention_bias is True; only False"),
         ((), {"num_key_value_heads": 3}, "num_attention_heads is 4, expected a multiple of num_key_value_heads, 3"),
@@ -98,3 +104,12 @@ def test_written_configurations_read_the_same(read, tmp_path, changes):
     assert (written["torch_dtype"], written["eos_token_id"], written["pad_token_id"]) == ("bfloat16", 5, 3)
     generation = json.loads((tmp_path / "generation_config.json").read_text())
     assert (generation["eos_token_id"], generation["temperature"], generation["top_k"]) == (5, 0.8, 50)
+
+
+@pytest.mark.parametrize("value", [None, 5, "11", {"a": 1}, ["a"], [1.5]])
+def test_taps_that_are_no_list_of_layers(tmp_path, value):
+    write_wav2vec2_config(tmp_path, Wav2Vec2Config(), 16_000)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"feature_layers": value}))
+    with pytest.raises(SparkError, match="config.json: .*feature_layers"):
+        read_wav2vec2_config(tmp_path)

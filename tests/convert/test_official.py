@@ -143,7 +143,7 @@ def test_a_pickle_that_runs_code_is_refused(copy, tmp_path, monkeypatch):
             return os.system, ("touch marker",)
 
     monkeypatch.chdir(tmp_path)
-    with zipfile.ZipFile(copy / official.WAV2VEC2 / "pytorch_model.bin", "w") as archive:
+    with zipfile.ZipFile(copy / configuration.WAV2VEC2 / "pytorch_model.bin", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"w": Harm()}, 2))
     with pytest.raises(SparkError, match=r"pytorch_model\.bin: the pickle names \w+\.system; refused"):
         official.convert(copy, tmp_path / "model")
@@ -277,7 +277,8 @@ def test_an_adapter_is_merged(layout, converted, tmp_path):
 
 def test_single_parts(layout, converted, tmp_path):
     """A directory of one part serves training; nothing else of the source is looked at."""
-    source = Path(shutil.copytree(layout / official.WAV2VEC2, tmp_path / "official" / official.WAV2VEC2)).parent
+    source = tmp_path / "official"
+    shutil.copytree(layout / configuration.WAV2VEC2, source / configuration.WAV2VEC2)
     info = official.convert(source, tmp_path / "model", parts=["wav2vec2"])
     assert list(info.parts) == ["wav2vec2"]
     found, whole = (model_directory.load(folder, parts=["wav2vec2"]) for folder in (tmp_path / "model", converted))
