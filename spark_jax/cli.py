@@ -35,6 +35,13 @@ OutputAudio = Annotated[
     Path, typer.Option("--output", "-o", metavar="FILE.wav", help="Where the speech goes.")
 ]
 OutputJson = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.json", help="Where the tokens go.")]
+NewDirectory = Annotated[
+    Path, typer.Argument(metavar="DST", help="The directory to make; must not exist, or be empty.")
+]
+TrainedPart = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Output folder of a training, in place of MODEL's.")
+]
+ALL_PARTS = "bicodec,wav2vec2,llm"
 Transcript = Annotated[
     str | None, typer.Option(metavar="TEXT", help="What the reference says, word for word.")
 ]
@@ -115,7 +122,7 @@ def synthesize(
     )  # fmt: skip
     _check_output(output)
     _check_files(voice, reference)
-    tts = _load(model)
+    tts = _load(model, "bicodec", "wav2vec2", "llm")
     start = time.perf_counter()
     audio = tts.speak(request)
     write_wav(output, audio.samples, audio.sample_rate)
@@ -141,7 +148,7 @@ def voice(
         raise SparkError(f"transcript is {transcript!r}, expected what the reference says")
     _check_output(output)
     _check_files(reference)
-    tts = _load(model)
+    tts = _load(model, "bicodec", "wav2vec2")
     tts.voice(reference, transcript).save(output, tts.config.sample_rate)
     typer.echo(f"{output}: the voice of {reference}")
 
@@ -157,7 +164,7 @@ def encode(
 
     _check_output(output)
     _check_files(recording)
-    tts = _load(model)
+    tts = _load(model, "bicodec", "wav2vec2")
     kept = tts.voice(recording)
     save_tokens(output, kept.global_ids, kept.semantic_ids, tts.config.sample_rate)
     typer.echo(f"{output}: {len(kept.global_ids)} global and {len(kept.semantic_ids)} semantic tokens")
@@ -175,7 +182,7 @@ def decode(
 
     _check_output(output)
     _check_files(tokens)
-    tts = _load(model)
+    tts = _load(model, "bicodec")
     samples = tts.decode(*load_tokens(tokens, tts.config))
     write_wav(output, samples, tts.config.sample_rate)
     typer.echo(f"{output}: {len(samples) / tts.config.sample_rate:.2f} s")
@@ -183,22 +190,103 @@ def decode(
 
 @app.command()
 def convert(
-    official_dir: Annotated[Path, typer.Argument(help="The release's directory: BiCodec, wav2vec2-…, LLM.")],
-    out_dir: Annotated[
-        Path, typer.Argument(help="The model directory to make; must not exist, or be empty.")
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Directory in the release's layout, or a Hub id (owner/name).")
     ],
+    destination: NewDirectory,
     dtype: Annotated[
-        str, typer.Option(metavar="TYPE", help="float32 or bfloat16: how the LLM's weights are stored.")
+        str, typer.Option(metavar="TYPE", help="float32 or bfloat16: how the LLM's weight matrices are stored.")
     ] = "float32",
+    parts: Annotated[str, typer.Option(metavar="PARTS", help="Some of bicodec,wav2vec2,llm.")] = ALL_PARTS,
+    llm: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Fine-tuned LLM with its tokenizer, in place of the release's."),
+    ] = None,
+    lora: Annotated[
+        str | None, typer.Option(metavar="DIR", help="PEFT LoRA adapter to merge into the LLM.")
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Run wav2vec2 and the LLM in PyTorch beside ours (extra parity); 1: not equal."),
+    ] = False,
 ) -> None:
-    """Convert the official PyTorch directory to a model directory (torch is not needed)."""
+    """Convert PyTorch weights to a model directory (torch is not needed).
+
+    SRC holds BiCodec, wav2vec2-large-xlsr-53 and LLM, as the release does; weights may be safetensors or
+    pytorch_model.bin, whole or in shards, the LLM any Qwen2, Qwen2.5 or Qwen3.
+    """
+    from spark_jax.convert import verify as parity
     from spark_jax.convert.official import convert as convert_directory
 
+    if verify:
+        parity.require(lora)
     start = time.perf_counter()
-    facts = convert_directory(official_dir, out_dir, dtype)
+    facts = convert_directory(source, destination, dtype, parts.split(","), llm, lora)
     typer.echo(
-        f"{out_dir}: {facts.parameters:,} parameters, {facts.bytes / 1e6:,.1f} MB, "
+        f"{destination}: {facts.parameters:,} parameters, {facts.bytes / 1e6:,.1f} MB, "
         f"in {time.perf_counter() - start:.1f} s"
+    )
+    if verify:
+        report = parity.verify(source, destination, llm, lora)
+        typer.echo(report)
+        if not report.passed:
+            raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model directory, or output folder of a training.")
+    ],
+    destination: NewDirectory,
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="float32, bfloat16 or float16: the LLM's file. Default: as stored."),
+    ] = None,
+    parts: Annotated[
+        str | None, typer.Option(metavar="PARTS", help="Some of bicodec,wav2vec2,llm. Default: all of MODEL's.")
+    ] = None,
+    llm: TrainedPart = None,
+    bicodec: TrainedPart = None,
+    wav2vec2: TrainedPart = None,
+) -> None:
+    """Write the release's layout back: for the official code, transformers, vLLM and others.
+
+    --llm, --bicodec and --wav2vec2 take the output folder of train/llm.py, train/bicodec.py or
+    train/wav2vec2.py, whose weights go in place of MODEL's.
+    """
+    from spark_jax.convert.export import export as export_model
+
+    start = time.perf_counter()
+    trained = {"llm": llm, "bicodec": bicodec, "wav2vec2": wav2vec2}
+    trained = {part: folder for part, folder in trained.items() if folder is not None}
+    sizes = export_model(model, destination, dtype, parts.split(",") if parts is not None else None, trained)
+    listed = ", ".join(f"{part} {size / 1e6:,.1f} MB" for part, size in sizes.items())
+    typer.echo(f"{destination}: {listed}, in {time.perf_counter() - start:.1f} s")
+
+
+@app.command()
+def init_llm(
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="Directory of a Qwen2, Qwen2.5 or Qwen3, or its Hub id.")
+    ],
+    destination: NewDirectory,
+    vocab_size: Annotated[int, typer.Option(metavar="ROWS", help="Rows of the embedding. The release: 166000.")],
+    seed: Annotated[int, typer.Option(help="Of the new rows.")] = 0,
+) -> None:
+    """Make the start of a pretraining from a base Qwen.
+
+    The tokenizer is extended by the speech tokens; their rows of the embedding (and of an untied head) are drawn
+    with mean and covariance of the base's. train/llm.py takes DST/llm as init_from, DST/tokenizer as tokenizer
+    and DST/model.yaml as model (see configs/llm_0_5b.yaml).
+    """
+    from spark_jax.convert.init_llm import init_llm as initialize
+
+    start = time.perf_counter()
+    made = initialize(base, destination, vocab_size, seed)
+    typer.echo(
+        f"{destination}: {made.base_tokens:,} tokens of the base, {made.tokens:,} with speech, "
+        f"{made.config.vocab_size:,} rows, in {time.perf_counter() - start:.1f} s"
     )
 
 
@@ -207,29 +295,40 @@ def info(
     directory: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="Default: the embedded voice.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="First compare every file with the hashes it was written with.")
+    ] = False,
 ) -> None:
-    """Show the sizes and voices of a model directory."""
-    from spark_jax import model_directory
+    """Show the sizes, voices and origin of a model directory."""
+    from spark_jax import integrity, model_directory
     from spark_jax.inference.synthesize import EMBEDDED_VOICE
 
-    facts = model_directory.info(EMBEDDED_VOICE if directory is None else directory)
+    directory = EMBEDDED_VOICE if directory is None else directory
+    checked = integrity.check(directory) if check else 0
+    facts = model_directory.info(directory)
     typer.echo(f"{facts.directory}  ({facts.bytes / 1e6:,.1f} MB)")
     for name, part in facts.parts.items():
         typer.echo(
             f"  {name:10} {part.parameters:13,} parameters  {part.dtype:9} {part.bytes / 1e6:9,.1f} MB"
         )
     typer.echo(f"  {'together':10} {facts.parameters:13,} parameters")
-    typer.echo(f"  vocabulary of {facts.vocabulary:,} tokens")
-    typer.echo(f"  {facts.semantic_codes:,} semantic codes, {facts.token_rate:g} tokens a second")
-    typer.echo(f"  {facts.global_codes:,} global codes, {facts.global_tokens} tokens an utterance")
-    typer.echo(f"  audio at {facts.sample_rate:,} Hz")
+    if "llm" in facts.parts:
+        typer.echo(f"  vocabulary of {facts.vocabulary:,} tokens")
+    if "bicodec" in facts.parts:
+        typer.echo(f"  {facts.semantic_codes:,} semantic codes, {facts.token_rate:g} tokens a second")
+        typer.echo(f"  {facts.global_codes:,} global codes, {facts.global_tokens} tokens an utterance")
+        typer.echo(f"  audio at {facts.sample_rate:,} Hz")
     typer.echo(f"  voices: {', '.join(facts.voices) or 'none'}")
+    for line in facts.provenance.lines() if facts.provenance else ["where it comes from is not recorded"]:
+        typer.echo(f"  {line}")
+    if check:
+        typer.echo(f"  all {checked} files are as they were written")
 
 
-def _load(directory: Path | None):
+def _load(directory: Path | None, *parts: str):
     from spark_jax.inference.synthesize import SparkTTS
 
-    return SparkTTS.load(directory)
+    return SparkTTS.load(directory, parts)
 
 
 def _check_files(*paths: Path | None) -> None:

@@ -5,6 +5,7 @@ branch in code. `RELEASE` holds the sizes of the 0.5B release, `tiny()` those th
 """
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -139,7 +140,10 @@ class Wav2Vec2Config:
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
-    """Qwen2 decoder; the defaults are Qwen2.5-0.5B with the release's vocabulary."""
+    """Qwen2 or Qwen3 decoder; the defaults are Qwen2.5-0.5B with the release's vocabulary.
+
+    Qwen3 is `attention_bias=False, qk_norm=True` with a `head_dim` of its own.
+    """
 
     vocab_size: int = 166_000
     hidden_size: int = 896
@@ -151,10 +155,14 @@ class Qwen2Config:
     rope_theta: float = 1_000_000.0
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
+    head_dim: int | None = None  # None: hidden_size // num_attention_heads; an int once constructed
+    attention_bias: bool = True  # of queries, keys and values (the output projection never has one)
+    qk_norm: bool = False  # RMSNorm of each head's queries and keys, before the rotary positions
 
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+    def __post_init__(self):
+        if self.head_dim is None:
+            # Equal to the one that names the size, and so in comparisons, hashes and config.json.
+            object.__setattr__(self, "head_dim", self.hidden_size // max(1, self.num_attention_heads))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +228,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
     """
     if not isinstance(mapping, Mapping):
         raise SparkError(f"{source}: expected a mapping of {cls.__name__} fields, found {type(mapping).__name__}")
+    _check_lists(cls, mapping, source)
     settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
     try:
         return dacite.from_dict(cls, dict(mapping), settings)
@@ -230,6 +239,16 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
 def to_mapping(config: Any) -> dict[str, Any]:
     """The inverse of `from_mapping`: nested dictionaries, ready for JSON or YAML."""
     return dataclasses.asdict(config)
+
+
+def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
+    """dacite makes tuples of lists, and fails without the field's name where there is none."""
+    for field in dataclasses.fields(cls):
+        value = mapping.get(field.name)
+        if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
+            _check_lists(field.type, value, f"{source}: {field.name}")
+        elif typing.get_origin(field.type) is tuple and field.name in mapping and not isinstance(value, list | tuple):
+            raise SparkError(f"{source}: {field.name} is {value!r}, expected a list")
 
 
 def _as_float(value: Any) -> Any:

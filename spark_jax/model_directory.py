@@ -3,47 +3,60 @@
     DIR/config.json          SparkConfig, and "format_version"
     DIR/tokenizer/           tokenizer.json and what comes with it
     DIR/params/<part>/       one Orbax tree each for bicodec, wav2vec2 and llm, collections on top
-    DIR/params/files.json    the sizes of those trees' files: a truncated one is found before it is read
     DIR/voices/NAME.json     optional voice files; default.json speaks where a request names no voice
-    DIR/MODEL_CARD.md        optional
+    DIR/provenance.json      where the weights come from: sources and their hashes, versions, date
+    DIR/MODEL_CARD.md        the same for people, or a card of one's own
+    DIR/manifest.json        size and SHA-256 of every other file, for `spark-jax info --check`
 
 Weight matrices may be stored in a shorter type; norms, biases, gains and statistics are float32 always. A
-directory is written under a temporary name and renamed when it is complete.
+directory is written under a temporary name and renamed when it is complete. Directories of before the manifest
+have `params/files.json` in its place, the sizes of the parameter files alone; they load as ever.
 """
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import FlaxError
-from orbax.checkpoint import v1 as ocp
+from jax.sharding import Mesh
 
 from spark_jax import config as config_lib
-from spark_jax.bicodec.model import BiCodec
+from spark_jax import integrity
+from spark_jax import provenance as provenance_lib
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
-from spark_jax.qwen2.model import Qwen2
+from spark_jax.parameters import (
+    PARTS,
+    abstract_part,
+    abstract_variables,
+    cast_weights,
+    differences,
+    target_variables,
+    with_weight_dtype,
+)
+from spark_jax.part_files import load_part, stored_part, write_part
+from spark_jax.provenance import Provenance
+from spark_jax.pytree import flatten
 from spark_jax.sharding import unbox
-from spark_jax.wav2vec2.model import Wav2Vec2
+
+__all__ = [
+    "LoadedModel", "ModelInfo", "PARTS", "PartInfo", "Provenance", "abstract_part", "abstract_variables",
+    "check_sizes", "copy_files", "finish", "info", "load", "new_directory", "part_path", "read_config", "save",
+    "stored_parts", "with_weight_dtype", "write_config",
+]  # fmt: skip
 
 FORMAT_VERSION = 1
-PARTS = ("bicodec", "wav2vec2", "llm")
 DEFAULT_VOICE = "default.json"
 MODEL_CARD = "MODEL_CARD.md"
-FILE_LIST = "files.json"
-
-# Leaves that a shorter storage type spares: their precision costs nothing, and norms need it.
-_SPARED = frozenset({"scale", "bias", "gamma", "alpha", "g", "kernel_g", "mean", "var", "cluster_size"})
+OLDER_FILE_LIST = "files.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +64,7 @@ class LoadedModel:
     """What `load` returns: everything a synthesiser needs."""
 
     config: SparkConfig
-    variables: dict[str, Any]  # part → collection → tree of arrays
+    variables: dict[str, Any]  # part → collection → tree of arrays, of the parts that were asked for
     tokenizer_directory: Path
     voices: dict[str, Path]  # voice files by name, without ".json"
     default_voice: Path | None
@@ -80,50 +93,11 @@ class ModelInfo:
     sample_rate: int
     voices: list[str]
     bytes: int  # of all files
+    provenance: Provenance | None  # None: a directory of before it was recorded
 
     @property
     def parameters(self) -> int:
         return sum(part.parameters for part in self.parts.values())
-
-
-def abstract_variables(config: SparkConfig) -> dict[str, Any]:
-    """Shapes and float32 types (`jax.ShapeDtypeStruct`) of every array: part → collection → tree.
-
-    Raises:
-      SparkError: the configuration's sizes do not fit together.
-    """
-    return {part: abstract_part(part, getattr(config, part)) for part in PARTS}
-
-
-@functools.lru_cache(maxsize=16)
-def abstract_part(part: str, config: Any) -> Any:
-    """`abstract_variables` of one part, from its own configuration. Tracing a codec takes a second: kept."""
-    if part == "bicodec":
-        frames = 8 * math.prod(config.encoder.sample_ratios)
-        features = (1, frames, config.encoder.input_channels)
-        module, inputs = BiCodec(config), [features, (1, 2 * config.mel_params.n_fft)]
-        arguments = {"train": False}
-    elif part == "wav2vec2":
-        module, inputs, arguments = Wav2Vec2(config), [(1, 2 * math.prod(config.conv_stride) * 10)], {}
-    else:
-        module, inputs, arguments = Qwen2(config), [(1, 2)], {}
-    dtype = jnp.int32 if part == "llm" else jnp.float32
-    try:
-        return jax.eval_shape(
-            lambda: unbox(module.init(jax.random.key(0), *(jnp.zeros(shape, dtype) for shape in inputs), **arguments))
-        )
-    except (TypeError, ValueError, ArithmeticError, FlaxError) as error:
-        raise SparkError(f"{part}: the sizes do not fit together ({_brief(error)})") from error
-
-
-def with_weight_dtype(tree: Any, dtype: Any) -> Any:
-    """The abstract tree with its weight matrices in `dtype`; norms, biases, statistics … keep theirs."""
-
-    def retype(path, leaf):
-        spared = _name(path).rpartition("/")[2] in _SPARED
-        return leaf if spared else jax.ShapeDtypeStruct(leaf.shape, dtype)
-
-    return jax.tree_util.tree_map_with_path(retype, tree)
 
 
 def save(
@@ -135,8 +109,9 @@ def save(
     weight_dtype: Any = None,
     voices: Mapping[str, str | Path] | None = None,
     model_card: str | Path | None = None,
+    provenance: Provenance | None = None,
 ) -> None:
-    """Writes a model directory.
+    """Writes a model directory, with provenance, model card and hashes.
 
     Args:
       directory: must not exist yet, or be empty.
@@ -146,53 +121,58 @@ def save(
       tokenizer_directory: its files are copied.
       weight_dtype: storage type of the weight matrices, e.g. jnp.bfloat16; None: as they are.
       voices: voice files to copy, by the names they get (without ".json"); "default" is the default voice.
-      model_card: a file to copy as MODEL_CARD.md.
+      model_card: a file to copy as MODEL_CARD.md; None: one is made.
+      provenance: where the variables come from; None: versions and date alone.
 
     Raises:
       SparkError: the directory is taken or cannot be written, or the variables are not the configuration's.
     """
     variables = unbox(dict(variables))
-    problems = _differences(variables, abstract_variables(config))
+    problems = differences(variables, abstract_variables(config))
     if problems:
         raise SparkError(f"{directory}: not saved, variables do not fit the configuration: {'; '.join(problems)}")
     with new_directory(directory) as folder:
         write_config(folder, config)
         copy_files(tokenizer_directory, folder / "tokenizer")
         for part in PARTS:
-            write_part(folder, part, _cast(variables[part], weight_dtype))
-        write_file_list(folder)
+            write_part(part_path(folder, part), flatten(cast_weights(variables[part], weight_dtype)).items())
         for name, path in (voices or {}).items():
             (folder / "voices").mkdir(exist_ok=True)
             shutil.copyfile(path, folder / "voices" / f"{name}.json")
-        if model_card is not None:
-            shutil.copyfile(model_card, folder / MODEL_CARD)
+        finish(folder, provenance, model_card)
 
 
-def load(directory: str | Path, llm_dtype: Any = jnp.float32) -> LoadedModel:
-    """Reads a model directory onto the default device.
+def load(
+    directory: str | Path, llm_dtype: Any = jnp.float32, *, parts: Sequence[str] = PARTS, mesh: Mesh | None = None
+) -> LoadedModel:
+    """Reads a model directory onto the default device, or straight into the shards of a mesh.
 
     Args:
       directory: the model directory.
       llm_dtype: type of the LLM's weight matrices in memory, whatever the files hold; all else is float32.
+      parts: those of "bicodec", "wav2vec2" and "llm" that are wanted; the others are not read.
+      mesh: divides each array as the table of `spark_jax.sharding` says; each host reads only the chunks that its
+        shards lie in. None: everything on the default device.
 
     Raises:
-      SparkError: a file is missing, truncated or malformed, or tensors are missing, extra or misshapen
-        (all are listed at once, before any is read).
+      SparkError: a file is missing, truncated or malformed, tensors are missing, extra or misshapen, or the mesh
+        does not divide them (all are listed at once, before any is read).
     """
     directory = Path(directory).absolute()
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise SparkError(f"parts: {', '.join(map(repr, unknown))} unknown, expected some of {', '.join(PARTS)}")
     config = read_config(directory)
+    if missing := [part for part in parts if part not in stored_parts(directory)]:
+        raise SparkError(f"{directory}: holds no {' and no '.join(missing)}; expected a model of {', '.join(parts)}")
     tokenizer = directory / "tokenizer"
-    if not tokenizer.is_dir():
+    if "llm" in parts and not tokenizer.is_dir():
         raise SparkError(f"{tokenizer}: no such directory; expected the model's tokenizer")
-    _check_files(directory)
-    wanted = abstract_variables(config)
-    problems = _differences({part: _stored(directory, part) for part in PARTS}, wanted)
+    check_sizes(directory)
+    wanted = target_variables(config, parts, llm_dtype, mesh)
+    problems = differences({part: stored_part(part_path(directory, part)) for part in parts}, wanted)
     if problems:
         raise SparkError(f"{directory / 'params'}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
-    wanted["llm"] = with_weight_dtype(wanted["llm"], llm_dtype)
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), wanted)
-    variables = {part: _read_part(directory, part, wanted[part]) for part in PARTS}
+    variables = {part: load_part(part_path(directory, part), wanted[part]) for part in parts}
     voices = _voices(directory)
     return LoadedModel(config, variables, tokenizer, voices, voices.get(DEFAULT_VOICE.removesuffix(".json")))
 
@@ -205,19 +185,10 @@ def info(directory: str | Path) -> ModelInfo:
     """
     directory = Path(directory).absolute()
     config = read_config(directory)
-    _check_files(directory)
-    parts = {}
-    for part in PARTS:
-        leaves = jax.tree.leaves(_stored(directory, part))
-        matrices = max(leaves, key=lambda leaf: math.prod(leaf.shape))
-        parts[part] = PartInfo(
-            parameters=sum(math.prod(leaf.shape) for leaf in leaves),
-            bytes=sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves),
-            dtype=np.dtype(matrices.dtype).name,
-        )
+    check_sizes(directory)
     return ModelInfo(
         directory=directory,
-        parts=parts,
+        parts={part: _part_info(directory, part) for part in stored_parts(directory)},
         vocabulary=config.llm.vocab_size,
         semantic_codes=config.bicodec.quantizer.codebook_size,
         global_codes=math.prod(config.bicodec.speaker_encoder.fsq_levels),
@@ -225,7 +196,8 @@ def info(directory: str | Path) -> ModelInfo:
         token_rate=config.sample_rate / config.latent_hop_length,
         sample_rate=config.sample_rate,
         voices=sorted(_voices(directory)),
-        bytes=sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()),
+        bytes=sum(_sizes(directory).values()),
+        provenance=provenance_lib.read_provenance(directory),
     )
 
 
@@ -254,9 +226,11 @@ def new_directory(directory: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_config(folder: Path, config: SparkConfig) -> None:
-    """Writes `config.json`."""
+def write_config(folder: Path, config: SparkConfig, parts: Sequence[str] = PARTS) -> None:
+    """Writes `config.json`, without the sizes of parts that the directory does not have."""
     content = {"format_version": FORMAT_VERSION} | config_lib.to_mapping(config)
+    for part in set(PARTS) - set(parts):
+        del content[part]
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -279,23 +253,33 @@ def read_config(directory: str | Path) -> SparkConfig:
     return config_lib.from_mapping(SparkConfig, content, str(path))
 
 
-def write_part(folder: Path, part: str, variables: Any) -> None:
-    """Writes the arrays of one part (numpy or JAX)."""
-    context = ocp.Context()
-    context.array.saving.use_compression = False  # it takes most of the time and saves a twentieth
-    with context:
-        ocp.save(str(folder / "params" / part), variables)
-    # Orbax marks a complete save by this file and writes the temporary folder's absolute path into it: a path of the
-    # machine that made the model, which soon names nothing. Only the file's presence counts.
-    marker = folder / "params" / part / "commit_success.txt"
-    if marker.exists():
-        marker.write_text("Checkpoint commit was successful\n")
+def finish(folder: Path, provenance: Provenance | None = None, model_card: str | Path | None = None) -> None:
+    """The last step of making a model directory, when all its other files are there: whence it is, card and hashes.
+
+    Args:
+      folder: the directory that is being made, see `new_directory`.
+      provenance: see `save`.
+      model_card: see `save`.
+    """
+    provenance = Provenance() if provenance is None else provenance
+    provenance.write(folder)
+    if model_card is not None:
+        shutil.copyfile(model_card, folder / MODEL_CARD)
+    else:
+        parts = {part: _part_info(folder, part) for part in stored_parts(folder)}
+        sizes = {part: (facts.parameters, facts.dtype) for part, facts in parts.items()}
+        (folder / MODEL_CARD).write_text(provenance_lib.model_card(provenance, sizes), encoding="utf-8")
+    integrity.write_manifest(folder)
 
 
-def write_file_list(folder: Path) -> None:
-    """Writes `params/files.json`, when all parts are there."""
-    sizes = {path: size for path, size in _sizes(folder / "params").items() if path != FILE_LIST}
-    (folder / "params" / FILE_LIST).write_text(json.dumps(sizes, indent=0) + "\n")
+def part_path(directory: Path, part: str) -> Path:
+    """Where a part's arrays lie."""
+    return directory / "params" / part
+
+
+def stored_parts(directory: Path) -> list[str]:
+    """The parts that a directory has: all of them, unless it was converted for training."""
+    return [part for part in PARTS if part_path(directory, part).is_dir()]
 
 
 def copy_files(source: str | Path, destination: Path) -> None:
@@ -315,70 +299,40 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _check_files(directory: Path) -> None:
-    """Orbax answers a short file with pages of log, and sometimes as if its tensors had never been there."""
-    folder = directory / "params"
-    try:
-        expected = json.loads((folder / FILE_LIST).read_text())
-    except (OSError, ValueError) as error:
-        raise SparkError(f"{folder / FILE_LIST}: cannot be read ({_brief(error)})") from error
-    found = _sizes(folder)
+def _part_info(directory: Path, part: str) -> PartInfo:
+    leaves = jax.tree.leaves(stored_part(part_path(directory, part)))
+    if not leaves:
+        raise SparkError(f"{directory / 'params' / part}: no such directory; expected the part's parameters")
+    return PartInfo(
+        parameters=sum(math.prod(leaf.shape) for leaf in leaves),
+        bytes=sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves),
+        dtype=np.dtype(max(leaves, key=lambda leaf: math.prod(leaf.shape)).dtype).name,
+    )
+
+
+def check_sizes(directory: Path) -> None:
+    """Raises a SparkError unless every file of `params` has the size it was written with.
+
+    Orbax answers a short file with pages of log, and sometimes as if its tensors had never been there.
+    """
+    found = {f"params/{name}": size for name, size in _sizes(directory / "params").items()}
     problems = [
-        f"{folder / path} has {found[path]} bytes, expected {size}" if path in found else f"{folder / path} is missing"
-        for path, size in expected.items()
-        if found.get(path) != size
-    ]
+        f"{directory / name} has {found[name]} bytes, expected {size}" if name in found
+        else f"{directory / name} is missing"
+        for name, size in _expected_sizes(directory).items()
+        if found.get(name) != size
+    ]  # fmt: skip
     if problems:
         raise SparkError(f"incomplete model: {'; '.join(problems)}")
 
 
-def _stored(directory: Path, part: str) -> Any:
-    """Shapes and types of a stored part, without its values; nothing where the part is missing."""
-    folder = directory / "params" / part
-    if not folder.is_dir():
-        return {}
+def _expected_sizes(directory: Path) -> dict[str, int]:
+    """Sizes of the files in `params`, by name relative to the directory."""
+    older = directory / "params" / OLDER_FILE_LIST
+    if (directory / integrity.MANIFEST).exists() or not older.exists():
+        entries = integrity.read_manifest(directory)
+        return {name: entry["bytes"] for name, entry in entries.items() if name.startswith("params/")}
     try:
-        stored = ocp.metadata(str(folder)).metadata
-    except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
-        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
-    if stored is None:  # Orbax's other answer to unreadable metadata
-        raise SparkError(f"{folder}: cannot be read, its metadata is damaged")
-    return stored
-
-
-def _read_part(directory: Path, part: str, wanted: Any) -> Any:
-    folder = directory / "params" / part
-    try:
-        return ocp.load(str(folder), wanted)
-    except Exception as error:  # as above
-        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
-
-
-def _cast(tree: Any, weight_dtype: Any) -> Any:
-    if weight_dtype is None:
-        return tree
-    types = with_weight_dtype(tree, weight_dtype)
-    return jax.tree.map(lambda leaf, like: np.asarray(leaf).astype(like.dtype), tree, types)
-
-
-def _differences(found: Any, expected: Any) -> list[str]:
-    """One line for every tensor of a tree that another tree lacks, or that has another shape there."""
-    have, want = _shapes(found), _shapes(expected)
-    problems = [f"missing {name} {list(shape)}" for name, shape in want.items() if name not in have]
-    problems += [f"extra {name} {list(shape)}" for name, shape in have.items() if name not in want]
-    return problems + [
-        f"misshapen {name} {list(have[name])}, expected {list(shape)}"
-        for name, shape in want.items() if name in have and have[name] != shape
-    ]  # fmt: skip
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        return {f"params/{name}": size for name, size in json.loads(older.read_text()).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise SparkError(f"{older}: cannot be read ({' '.join(str(error).split())})") from error

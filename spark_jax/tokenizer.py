@@ -63,12 +63,15 @@ class SparkTokenizer:
         """Args: tokenizer: any tokenizer with the Spark tokens; source: its name in error messages.
 
         Raises:
-          SparkError: a Spark token is missing; the first missing one is named.
+          SparkError: a Spark token is missing (the first missing one is named), or the ids are not 0, 1, 2, …
         """
         self._tokenizer = tokenizer
         self._source = source
         self._added = {added.content: index for index, added in tokenizer.get_added_tokens_decoder().items()}
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+        ids = np.sort(np.fromiter(tokenizer.get_vocab(with_added_tokens=True).values(), np.int64))
+        if (wrong := np.flatnonzero(ids != np.arange(len(ids)))).size:
+            raise SparkError(f"{source}: token id {wrong[0]} is missing or taken twice; expected 0 to {len(ids) - 1}")
         self.semantic_ids = self._numbered("bicodec_semantic")
         self.global_ids = self._numbered("bicodec_global")
         self.pitch_value_ids = self._numbered("pitch_value", 1001)
@@ -90,13 +93,23 @@ class SparkTokenizer:
           SparkError: the file is missing or broken, or lacks a Spark token.
         """
         path = Path(directory) / "tokenizer.json"
-        if not path.is_file():
-            raise SparkError(f"{path}: no such file; expected a tokenizer of tokenizers or transformers")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers package raises bare Exception
-            raise SparkError(f"{path}: not a tokenizer: {' '.join(str(error).split())}") from error
-        return cls(tokenizer, str(path))
+        return cls(_read_tokenizer(path), str(path))
+
+    def check_complete(self) -> None:
+        """What a tokenizer that others have made must have beyond what this library uses.
+
+        Raises:
+          SparkError: a Spark token or the token of a byte is missing, or a step between text and tokens.
+        """
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        for byte, letter in enumerate(_byte_letters()):
+            if letter not in vocabulary:
+                raise SparkError(f"{self._source}: no token of byte {byte}; expected byte-level BPE")
+        for step in ("normalizer", "pre_tokenizer", "decoder"):
+            if getattr(self._tokenizer, step) is None:
+                raise SparkError(f"{self._source}: {step} is missing; expected Qwen's")
+        for token in spark_tokens(len(self.semantic_ids), len(self.global_ids)):
+            self.id(token)
 
     def save(self, directory: str | Path) -> None:
         """Writes `tokenizer.json` and the `tokenizer_config.json` that AutoTokenizer wants beside it."""
@@ -172,6 +185,40 @@ def build_tokenizer(
     Raises:
       SparkError: the ranks file is missing or is not one.
     """
+    tokenizer = _text_tokenizer(base)
+    _add_spark_tokens(tokenizer, semantic_codes, global_codes)
+    return SparkTokenizer(tokenizer, str(base))
+
+
+def extend_tokenizer(
+    directory: str | Path, semantic_codes: int = 8192, global_codes: int = 4096
+) -> tuple[SparkTokenizer, int]:
+    """A text tokenizer with the Spark tokens behind its own, and the number of tokens that it had before.
+
+    Args:
+      directory: with the `tokenizer.json` of a Qwen.
+      semantic_codes, global_codes: sizes of BiCodec's two codebooks.
+
+    Raises:
+      SparkError: the file is missing or broken, or has Spark tokens already.
+    """
+    path = Path(directory) / "tokenizer.json"
+    tokenizer = _read_tokenizer(path)
+    known = tokenizer.get_vocab_size(with_added_tokens=True)
+    wanted = spark_tokens(semantic_codes, global_codes)
+    if present := [token for token in wanted if tokenizer.token_to_id(token) is not None]:
+        raise SparkError(f"{path}: has {present[0]} already; expected the tokenizer of a base model")
+    _add_spark_tokens(tokenizer, semantic_codes, global_codes)
+    return SparkTokenizer(tokenizer, str(path)), known
+
+
+def _add_spark_tokens(tokenizer: Tokenizer, semantic_codes: int, global_codes: int) -> None:
+    tokens = spark_tokens(semantic_codes, global_codes)
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
+
+
+def _text_tokenizer(base: str | Path) -> Tokenizer:
+    """The tokenizer of `build_tokenizer` before the Spark tokens are added."""
     letters = _byte_letters()
     if base == "bytes":
         vocabulary, merges = {letter: byte for byte, letter in enumerate(letters)}, []
@@ -191,9 +238,17 @@ def build_tokenizer(
     tokenizer.decoder = decoders.ByteLevel()
     # Matched before NFC: a combining mark that opens the text must not melt into the token before it.
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    ordinary = [*ordinary, *spark_tokens(semantic_codes, global_codes)]
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ordinary])
-    return SparkTokenizer(tokenizer, str(base))
+    return tokenizer
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise SparkError(f"{path}: no such file; expected a tokenizer of tokenizers or transformers")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers package raises bare Exception
+        raise SparkError(f"{path}: not a tokenizer: {' '.join(str(error).split())}") from error
 
 
 def _byte_letters() -> list[str]:

@@ -21,7 +21,8 @@ import yaml
 
 from spark_jax import config as config_lib
 from spark_jax.config import SparkConfig
-from spark_jax.convert import bicodec, official, qwen2, wav2vec2
+from spark_jax.convert import bicodec, qwen2, wav2vec2
+from spark_jax.convert.configuration import WAV2VEC2
 from spark_jax.convert.engine import source_shapes
 from spark_jax.model_directory import abstract_variables
 from spark_jax.tokenizer import build_tokenizer
@@ -61,6 +62,7 @@ def write(
     *,
     pickled: bool = True,
     llm_dtype: str = "float32",
+    wav2vec2_dtype: str = "float32",
     base: str | Path = "bytes",
 ) -> None:
     """Writes the official layout of a model with random weights.
@@ -69,11 +71,11 @@ def write(
       directory: is created.
       pickled: wav2vec2 as pytorch_model.bin, prefixed and with heads as the release has it; otherwise as
         safetensors with transformers' present names.
-      llm_dtype: "float32" or "bfloat16".
+      llm_dtype, wav2vec2_dtype: "float32" or "bfloat16"; a pickle is float32.
       base: text vocabulary, see `build_tokenizer`.
     """
     shapes = tensor_shapes(config)
-    folders = {name: directory / name for name in ("BiCodec", official.WAV2VEC2, "LLM")}
+    folders = {name: directory / name for name in ("BiCodec", WAV2VEC2, "LLM")}
     for folder in folders.values():
         folder.mkdir(parents=True)
     write_settings(directory, config)
@@ -81,17 +83,15 @@ def write(
     write_safetensors(folders["LLM"] / "model.safetensors", shapes["llm"], random_values, llm_dtype)
     features = shapes["wav2vec2"]
     if pickled:
+        features = {_older(name): shape for name, shape in features.items()}
         heads = {"quantizer.codevectors": (1, 8, 4), "project_hid.weight": (8, config.wav2vec2.hidden_size)}
         write_torch_zip(
-            folders[official.WAV2VEC2] / "pytorch_model.bin",
+            folders[WAV2VEC2] / "pytorch_model.bin",
             {f"wav2vec2.{name}": shape for name, shape in features.items()} | heads,
             random_values,
         )
     else:
-        conv = "encoder.pos_conv_embed.conv"
-        for new, old in PARAMETRIZATIONS.items():
-            features[f"{conv}.{new}"] = features.pop(f"{conv}.{old}")
-        write_safetensors(folders[official.WAV2VEC2] / "model.safetensors", features, random_values)
+        write_safetensors(folders[WAV2VEC2] / "model.safetensors", features, random_values, wav2vec2_dtype)
     codes = config.bicodec.quantizer.codebook_size, math.prod(config.bicodec.speaker_encoder.fsq_levels)
     build_tokenizer(base, *codes).save(folders["LLM"])
 
@@ -109,20 +109,19 @@ def write_settings(directory: Path, config: SparkConfig) -> None:
         "hidden_act": "gelu", "do_stable_layer_norm": True,
     }  # fmt: skip
     del features["feature_layers"]
-    llm = content["llm"] | {"model_type": "qwen2", "hidden_act": "silu", "rope_scaling": None}
+    llm = content["llm"] | {"hidden_act": "silu", "rope_scaling": None}
+    llm["model_type"] = "qwen3" if llm.pop("qk_norm") else "qwen2"
     preprocessor = {"do_normalize": True, "feature_size": 1, "padding_value": 0, "sampling_rate": 16_000}
     (directory / "config.yaml").write_text(yaml.safe_dump(root))
     (directory / "BiCodec" / "config.yaml").write_text(yaml.safe_dump({"audio_tokenizer": codec}))
-    (directory / official.WAV2VEC2 / "config.json").write_text(json.dumps(features))
-    (directory / official.WAV2VEC2 / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    (directory / WAV2VEC2 / "config.json").write_text(json.dumps(features))
+    (directory / WAV2VEC2 / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     (directory / "LLM" / "config.json").write_text(json.dumps(llm))
 
 
 def random_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Values that depend on the tensor's name alone; under them signals neither vanish nor blow up."""
-    name = name.removeprefix("wav2vec2.")
-    for new, old in PARAMETRIZATIONS.items():
-        name = name.replace(new, old)
+    name = _older(name.removeprefix("wav2vec2."))
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
@@ -131,6 +130,13 @@ def random_values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     fan_in = math.prod(shape[1:]) or 1
     scale = 1.0 if name.endswith(("codebook.weight", "latents")) else fan_in**-0.5
     return rng.standard_normal(shape, np.float32) * np.float32(scale if len(shape) > 1 else 0.02)
+
+
+def _older(name: str) -> str:
+    """torch's names of weight norm before version 2."""
+    for new, old in PARAMETRIZATIONS.items():
+        name = name.replace(new, old)
+    return name
 
 
 def write_safetensors(path: Path, shapes: Shapes, values: Values, dtype: str = "float32") -> None:

@@ -11,12 +11,17 @@ import soundfile
 import tiny_model
 
 from spark_jax import cli
+from spark_jax.errors import SparkError
+from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.parameters import PARTS
 
 
 @pytest.fixture(scope="module")
 def load():
-    """Loads each model once for all tests; what a command compiled, the next one finds."""
-    return functools.cache(cli._load)
+    """Loads each model once and whole for all tests; what a command compiled, the next one finds."""
+    original = cli._load
+    whole = functools.cache(lambda directory: original(directory, *PARTS))
+    return lambda directory, *parts: whole(directory)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +116,28 @@ def test_a_kept_voice_speaks(run, folder):
     reference = ("--reference", "ref.wav", "--transcript", "Good morning.")
     assert run(*SPEAK, *reference, *limits)[0] == 0
     assert (folder / "out.wav").read_bytes() == from_voice
+
+
+def test_the_codec_works_without_the_llm(folder, tiny_model_directory, monkeypatch):
+    """Each command asks for the parts it needs, and works with no more than them."""
+    monkeypatch.chdir(folder)
+    asked, original = [], SparkTTS.load.__func__
+
+    def load(cls, directory, parts):
+        asked.append(original(cls, directory, parts))
+        assert tuple(asked[-1]._variables) == parts
+        return asked[-1]
+
+    monkeypatch.setattr(SparkTTS, "load", classmethod(load))
+    for command in ("encode", "ref.wav", "tokens.json"), ("decode", "tokens.json", "out.wav"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*command[:2], "-o", command[2], "--model", str(tiny_model_directory)])
+        assert not stop.value.code
+        with pytest.raises(SparkError, match="this needs llm"):
+            asked[-1].synthesize("Hello.", gender="female")
+    assert [tuple(tts._variables) for tts in asked] == [("bicodec", "wav2vec2"), ("bicodec",)]
+    with pytest.raises(SparkError, match="this needs wav2vec2, loaded are only bicodec"):
+        asked[-1].encode(tiny_model.speech(1.0))
 
 
 def test_info(run):
@@ -217,6 +244,19 @@ def test_what_is_no_model_directory(fails, command):
 def test_convert_refuses_what_is_not_the_official_layout(fails):
     assert "config.yaml: cannot be read" in fails("convert", "taken", "converted")
     assert "dtype is 'float8'" in fails("convert", "taken", "converted", "--dtype", "float8")
+    assert "no such directory" in fails("convert", "nowhere", "converted")
+    assert "parts are voice, expected" in fails("convert", "taken", "converted", "--parts", "voice")
+
+
+def test_export_and_convert_back(run, fails, folder):
+    code, out, errors = run("export", "MODEL", "exported", "--dtype", "bfloat16", "--parts", "llm")
+    assert (code, errors) == (0, "") and out.startswith("exported: llm 0.2 MB, in ")
+    assert [path.name for path in (folder / "exported").iterdir()] == ["LLM"]
+    code, out, errors = run("convert", "exported", "again", "--dtype", "bfloat16", "--parts", "llm")
+    assert (code, errors) == (0, "") and "parameters" in out
+    assert "bfloat16" in run("info", "again")[1]
+    assert "exists already" in fails("export", "MODEL", "exported")
+    assert "nowhere: no such directory" in fails("export", "MODEL", "more", "--llm", "nowhere")
 
 
 def test_help_and_version_answer_without_jax():

@@ -102,7 +102,7 @@ def test_all_differences_come_together(tmp_path, variables, tokenizer, monkeypat
     with pytest.raises(SparkError, match="extra bicodec/params/surprise"):
         model_directory.save(tmp_path / "refused", TINY, faulty, tokenizer)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(model_directory, "_differences", lambda *_: [])
+    monkeypatch.setattr(model_directory, "differences", lambda *_: [])
     model_directory.save(tmp_path / "model", wide, faulty, tokenizer)
     monkeypatch.undo()
     with pytest.raises(SparkError) as caught:
@@ -127,8 +127,8 @@ def test_truncated_and_missing_parameter_files_are_named(copy):
     message = str(caught.value)
     assert f"{data} has {len(content) - 1} bytes, expected {len(content)}" in message
     assert f"{gone} is missing" in message and "\n" not in message
-    (copy / "params" / "files.json").unlink()
-    with pytest.raises(SparkError, match=r"files\.json: cannot be read"):
+    (copy / "manifest.json").unlink()
+    with pytest.raises(SparkError, match=r"manifest\.json: cannot be read"):
         model_directory.info(copy)
 
 

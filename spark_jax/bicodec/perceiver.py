@@ -44,10 +44,10 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch latents dim"]) -> Float[Array, "batch latents dim"]:
         dim = inputs.shape[-1]
-        inner = int(dim * self.mult * 2 / 3)
-        x, gate = jnp.split(Linear(2 * inner, dtype=self.dtype, name="expand")(inputs), 2, axis=-1)
+        inner = int(dim * self.mult * 2 / 3)  # 341 in the release: no mesh divides it
+        x, gate = jnp.split(Linear(2 * inner, ("embed", None), dtype=self.dtype, name="expand")(inputs), 2, axis=-1)
         x = gelu(gate) * x
-        return Linear(dim, ("mlp", "embed"), dtype=self.dtype, name="contract")(x)
+        return Linear(dim, (None, "embed"), dtype=self.dtype, name="contract")(x)
 
 
 class PerceiverResampler(nn.Module):

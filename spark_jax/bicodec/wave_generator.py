@@ -78,5 +78,5 @@ class WaveGenerator(nn.Module):
             x = block(x, mask)
             mask = upsample_mask(mask, rate)
         x = Snake(self.dtype, name="snake")(zero_padding(x, mask))
-        x = Conv(1, 7, name="conv_out", **settings)(x)
+        x = Conv(1, 7, axes=(None, "conv_in", None), name="conv_out", **settings)(x)  # one channel: not divided
         return zero_padding(jnp.tanh(x.astype(jnp.float32)), mask)[..., 0]

@@ -1,20 +1,35 @@
 """BiCodec: the release's `BiCodec/model.safetensors`."""
 
+import numpy as np
+
 from spark_jax.bicodec.sampling import STAGE_LAYERS
 from spark_jax.bicodec.wave_generator import DILATIONS
 from spark_jax.config import BiCodecConfig, SpeakerEncoderConfig, VocosConfig, WaveGeneratorConfig
-from spark_jax.convert.engine import Rule
-
-# Counters of torch's batch norms, and the mel's constants, which files written by other tools may carry.
-IGNORED = (r".*\.num_batches_tracked", r"mel_transformer\..*")
+from spark_jax.convert.engine import Rule, Table
 
 _KERNEL = "out in kernel -> kernel in out"
 _TRANSPOSED_KERNEL = "in out kernel -> kernel in out"
 _LINEAR = "out in -> in out"
 
 
+def table(config: BiCodecConfig) -> Table:
+    """The correspondence; what only the release's file has are the counters of torch's batch norms."""
+    lines = rules(config)
+    norms = [rule.source.removesuffix("running_mean") for rule in lines if rule.source.endswith("running_mean")]
+    return Table(
+        lines,
+        ignored=(r".*\.num_batches_tracked", r"mel_transformer\..*"),  # the latter: files written by other tools
+        # torch renamed the tensors of weight norm; files of either age are read.
+        aliases=(
+            (r"\.parametrizations\.weight\.original0$", ".weight_g"),
+            (r"\.parametrizations\.weight\.original1$", ".weight_v"),
+        ),
+        constants={f"{norm}num_batches_tracked": np.zeros((), np.int64) for norm in norms},
+    )
+
+
 def rules(config: BiCodecConfig) -> list[Rule]:
-    """The table: source name, our path, axes."""
+    """Official name, our path, axes."""
     quantizer = [
         Rule("quantizer.codebook.weight", "params/quantizer/codebook"),
         Rule("quantizer.cluster_size", "code_statistics/quantizer/cluster_size"),
@@ -53,77 +68,77 @@ def _decoder(name: str, config: VocosConfig) -> list[Rule]:
 
 def _stages(name: str, ratios: tuple[int, ...], down: bool) -> list[Rule]:
     """Sampling stages; the release calls them "downsample" in every part."""
-    table = []
+    lines = []
     for i, ratio in enumerate(ratios):
         source, target = f"{name}.downsample.{i}", f"params/{name}/stage_{i}"
         if ratio > 1 and down:
-            table += _conv(f"{source}.0.conv_downsampler.1", f"{target}/sampling/downsample_filter")
+            lines += _conv(f"{source}.0.conv_downsampler.1", f"{target}/sampling/downsample_filter")
         elif ratio > 1:
             # A depthwise transposed kernel is [channels, 1, kernel] as well.
-            table += _conv(f"{source}.0.de_conv_upsampler.1", f"{target}/sampling/upsample_filter")
-        table += _backbone(f"{source}.1", f"{target}/backbone", STAGE_LAYERS)
-    return table
+            lines += _conv(f"{source}.0.de_conv_upsampler.1", f"{target}/sampling/upsample_filter")
+        lines += _backbone(f"{source}.1", f"{target}/backbone", STAGE_LAYERS)
+    return lines
 
 
 def _backbone(source: str, target: str, layers: int, conditioned: bool = False) -> list[Rule]:
     normalization = _ada_norm if conditioned else _norm
-    table = _conv(f"{source}.embed", f"{target}/embed") + normalization(f"{source}.norm", f"{target}/norm")
+    lines = _conv(f"{source}.embed", f"{target}/embed") + normalization(f"{source}.norm", f"{target}/norm")
     for i in range(layers):
         block, ours = f"{source}.convnext.{i}", f"{target}/block_{i}"
-        table += _conv(f"{block}.dwconv", f"{ours}/depthwise")
-        table += normalization(f"{block}.norm", f"{ours}/norm")
-        table += _linear(f"{block}.pwconv1", f"{ours}/expand") + _linear(f"{block}.pwconv2", f"{ours}/contract")
-        table.append(Rule(f"{block}.gamma", f"{ours}/gamma"))
-    return table + _norm(f"{source}.final_layer_norm", f"{target}/final_norm")
+        lines += _conv(f"{block}.dwconv", f"{ours}/depthwise")
+        lines += normalization(f"{block}.norm", f"{ours}/norm")
+        lines += _linear(f"{block}.pwconv1", f"{ours}/expand") + _linear(f"{block}.pwconv2", f"{ours}/contract")
+        lines.append(Rule(f"{block}.gamma", f"{ours}/gamma"))
+    return lines + _norm(f"{source}.final_layer_norm", f"{target}/final_norm")
 
 
 def _speaker_encoder(config: SpeakerEncoderConfig) -> list[Rule]:
     source, target = "speaker_encoder", "params/speaker_encoder"
-    table = _ecapa(config)
+    lines = _ecapa(config)
     perceiver, ours = f"{source}.perceiver_sampler", f"{target}/perceiver"
     if config.ecapa_latent_channels != config.latent_dim:
-        table += _linear(f"{perceiver}.proj_context", f"{ours}/proj_context")
-    table.append(Rule(f"{perceiver}.latents", f"{ours}/latents"))
+        lines += _linear(f"{perceiver}.proj_context", f"{ours}/proj_context")
+    lines.append(Rule(f"{perceiver}.latents", f"{ours}/latents"))
     for i in range(config.perceiver_depth):
         for name in ("to_q", "to_kv", "to_out"):
-            table.append(
+            lines.append(
                 Rule(f"{perceiver}.layers.{i}.0.{name}.weight", f"{ours}/attention_{i}/{name}/kernel", _LINEAR)
             )
-        table += _linear(f"{perceiver}.layers.{i}.1.0", f"{ours}/feed_forward_{i}/expand")
-        table += _linear(f"{perceiver}.layers.{i}.1.2", f"{ours}/feed_forward_{i}/contract")
-    table.append(Rule(f"{perceiver}.norm.gamma", f"{ours}/gamma"))
+        lines += _linear(f"{perceiver}.layers.{i}.1.0", f"{ours}/feed_forward_{i}/expand")
+        lines += _linear(f"{perceiver}.layers.{i}.1.2", f"{ours}/feed_forward_{i}/contract")
+    lines.append(Rule(f"{perceiver}.norm.gamma", f"{ours}/gamma"))
     if config.latent_dim != len(config.fsq_levels):
         for name in ("project_in", "project_out"):
-            table += _linear(f"{source}.quantizer.{name}", f"{target}/quantizer/{name}")
-    return table + _linear(f"{source}.project", f"{target}/project")
+            lines += _linear(f"{source}.quantizer.{name}", f"{target}/quantizer/{name}")
+    return lines + _linear(f"{source}.project", f"{target}/project")
 
 
 def _ecapa(config: SpeakerEncoderConfig) -> list[Rule]:
     source, target = "speaker_encoder.speaker_encoder", "speaker_encoder/ecapa"
-    table = _conv_relu_norm(f"{source}.layer1", f"{target}/layer_1")
+    lines = _conv_relu_norm(f"{source}.layer1", f"{target}/layer_1")
     for i in (2, 3, 4):
         block, ours = f"{source}.layer{i}.se_res2block", f"{target}/layer_{i}"
-        table += _conv_relu_norm(f"{block}.0", f"{ours}/conv_in")
+        lines += _conv_relu_norm(f"{block}.0", f"{ours}/conv_in")
         for j in range(config.res2_scale - 1):
-            table += _conv(f"{block}.1.convs.{j}", f"params/{ours}/res2/split_{j}/conv")
-            table += _batch_norm(f"{block}.1.bns.{j}", f"{ours}/res2/split_{j}/norm")
-        table += _conv_relu_norm(f"{block}.2", f"{ours}/conv_out")
-        table += _linear(f"{block}.3.linear1", f"params/{ours}/gate/linear_1")
-        table += _linear(f"{block}.3.linear2", f"params/{ours}/gate/linear_2")
-    table += _conv(f"{source}.conv", f"params/{target}/conv")
+            lines += _conv(f"{block}.1.convs.{j}", f"params/{ours}/res2/split_{j}/conv")
+            lines += _batch_norm(f"{block}.1.bns.{j}", f"{ours}/res2/split_{j}/norm")
+        lines += _conv_relu_norm(f"{block}.2", f"{ours}/conv_out")
+        lines += _linear(f"{block}.3.linear1", f"params/{ours}/gate/linear_1")
+        lines += _linear(f"{block}.3.linear2", f"params/{ours}/gate/linear_2")
+    lines += _conv(f"{source}.conv", f"params/{target}/conv")
     for i in (1, 2):
-        table += _conv(f"{source}.pool.linear{i}", f"params/{target}/pool/linear_{i}")
-    table += _batch_norm(f"{source}.bn", f"{target}/norm")
-    return table + _linear(f"{source}.linear", f"params/{target}/linear")
+        lines += _conv(f"{source}.pool.linear{i}", f"params/{target}/pool/linear_{i}")
+    lines += _batch_norm(f"{source}.bn", f"{target}/norm")
+    return lines + _linear(f"{source}.linear", f"params/{target}/linear")
 
 
 def _wave_generator(config: WaveGeneratorConfig) -> list[Rule]:
     target = "params/wave_generator"
-    table = _weight_norm_conv("decoder.model.0", f"{target}/conv_in")
+    lines = _weight_norm_conv("decoder.model.0", f"{target}/conv_in")
     for i in range(len(config.rates)):
         block, ours = f"decoder.model.{i + 1}.block", f"{target}/block_{i}"
-        table.append(_snake(f"{block}.0", f"{ours}/snake"))
-        table += [
+        lines.append(_snake(f"{block}.0", f"{ours}/snake"))
+        lines += [
             # Weight norm per input channel: the first dimension of a transposed kernel in torch.
             Rule(f"{block}.1.weight_g", f"{ours}/upsample/kernel_g", "in 1 1 -> in"),
             Rule(f"{block}.1.weight_v", f"{ours}/upsample/kernel_v", _TRANSPOSED_KERNEL),
@@ -131,13 +146,13 @@ def _wave_generator(config: WaveGeneratorConfig) -> list[Rule]:
         ]
         for j in range(len(DILATIONS)):
             unit, our_unit = f"{block}.{j + 2}.block", f"{ours}/unit_{j}"
-            table.append(_snake(f"{unit}.0", f"{our_unit}/snake_0"))
-            table += _weight_norm_conv(f"{unit}.1", f"{our_unit}/conv_0")
-            table.append(_snake(f"{unit}.2", f"{our_unit}/snake_1"))
-            table += _weight_norm_conv(f"{unit}.3", f"{our_unit}/conv_1")
+            lines.append(_snake(f"{unit}.0", f"{our_unit}/snake_0"))
+            lines += _weight_norm_conv(f"{unit}.1", f"{our_unit}/conv_0")
+            lines.append(_snake(f"{unit}.2", f"{our_unit}/snake_1"))
+            lines += _weight_norm_conv(f"{unit}.3", f"{our_unit}/conv_1")
     last = len(config.rates) + 1
-    table.append(_snake(f"decoder.model.{last}", f"{target}/snake"))
-    return table + _weight_norm_conv(f"decoder.model.{last + 1}", f"{target}/conv_out")
+    lines.append(_snake(f"decoder.model.{last}", f"{target}/snake"))
+    return lines + _weight_norm_conv(f"decoder.model.{last + 1}", f"{target}/conv_out")
 
 
 def _linear(source: str, target: str) -> list[Rule]:

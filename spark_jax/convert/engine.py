@@ -1,21 +1,21 @@
-"""Conversion as data: a table of rules per model, and the one engine that applies it.
+"""Conversion as data: a table per model, and the one engine that applies it in both directions.
 
-A rule names a tensor of the source, its place in our tree, and how the axes of the one become the axes of the
-other. Axes are written as in `"(heads dim) in -> in heads dim"`, which reads both ways: the same table that
-imports a tensor says how it is written back.
+A rule names a tensor of the official file, its place in our tree, and how the axes of the one become the axes of
+the other. Axes are written as in `"(heads dim) in -> in heads dim"`, which reads both ways: the same table that
+imports a tensor says how it is written back. Both ways are streams: of our tree's leaves one way, of the file's
+tensors the other, and never more than one of them is held.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from spark_jax.convert.tensors import SourceTensor
-from spark_jax.errors import SparkError
+from spark_jax.convert.tensors import SourceTensor, is_finite, is_float
+from spark_jax.pytree import flatten
 
 Shape = tuple[int, ...]
 
@@ -25,7 +25,7 @@ class Rule:
     """One line of a conversion table.
 
     Attributes:
-      source: name of the source tensor; with `layers`, `{}` stands for the layer's number.
+      source: name of the official tensor; with `layers`, `{}` stands for the layer's number.
       target: slash-separated path in our tree.
       axes: "source axes -> target axes" by name; parentheses join axes, `1` is an axis of that size.
         Empty: the tensor is taken as it is.
@@ -44,6 +44,141 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
+class Table:
+    """How one model's official file and our tree correspond.
+
+    Attributes:
+      rules: the tensors that both have.
+      ignored: regular expressions of official names (whole names) that we do not need.
+      copies: names that a file may hold besides, each with the name of the tensor it must equal.
+      aliases: (regular expression, replacement) that turn other spellings of a name into the official one.
+      constants: official tensors that our tree does not keep, with the values that the way back writes.
+    """
+
+    rules: Sequence[Rule]
+    ignored: Sequence[str] = ()
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: Sequence[tuple[str, str]] = ()
+    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+class Import:
+    """One file on its way into our tree.
+
+    Args:
+      table: the model's table.
+      source: tensors of the file by name.
+      target: nested dictionaries of shapes and types (`jax.ShapeDtypeStruct`) that the result will have.
+
+    Attributes:
+      faults: one line for each tensor that does not fit: missing, extra, misshapen, transposed, not numbers,
+        truncated, all from the descriptions alone; `leaves` adds those whose values are not finite.
+    """
+
+    def __init__(self, table: Table, source: Mapping[str, SourceTensor], target: Any):
+        self._table = table
+        self._wanted = flatten(target)
+        if unfilled := sorted(self._wanted.keys() - {rule.target for rule in table.rules}):
+            raise LookupError(f"no rule fills {', '.join(unfilled)}")
+        self.faults: list[str] = []
+        self._source: dict[str, SourceTensor] = {}
+        self._names: dict[str, str] = {}  # official name → the file's own
+        for name, tensor in source.items():
+            official = name
+            for pattern, replacement in table.aliases:
+                official = re.sub(pattern, replacement, official)
+            if official in self._source:
+                self.faults.append(f"{name} and {self._names[official]} name the same tensor")
+            self._source[official], self._names[official] = tensor, name
+        self._check(source_shapes(table.rules, target))
+
+    def _check(self, needed: dict[str, Shape]) -> None:
+        ignorable = re.compile("|".join(f"(?:{pattern})" for pattern in self._table.ignored) or r"(?!)")
+        needed |= {name: needed[of] for name, of in self._table.copies.items() if name in self._source}
+        for name, shape in needed.items():
+            tensor = self._source.get(name)
+            if tensor is None:
+                self.faults.append(f"missing {name} {list(shape)}")
+            elif fault := tensor.fault or _misfit(tensor, shape):
+                self.faults.append(f"{self._names[name]} {fault}")
+        for name, tensor in self._source.items():
+            if name not in needed and (tensor.fault or not ignorable.fullmatch(name)):
+                self.faults.append(f"{self._names[name]} {tensor.fault}" if tensor.fault else
+                                   f"extra {self._names[name]} {list(tensor.shape)}")  # fmt: skip
+
+    def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Path and values of each leaf of our tree, in the target's types; each tensor is read once.
+
+        To be called where `faults` is empty; it is to be looked at again when the leaves are through.
+        """
+        for rule in self._table.rules:
+            leaf = self._wanted[rule.target]
+            layout = _layout(rule, leaf.shape)
+            values = np.empty(leaf.shape, leaf.dtype)
+            for i, name in enumerate(rule.source_names()):
+                place = values[...] if rule.layers is None else values[i]
+                with np.errstate(over="ignore", invalid="ignore"):  # told below, with the tensor's name
+                    place[...] = layout.to_target(self._source[name].read())
+                if not is_finite(place):
+                    self.faults.append(f"{self._names[name]} holds values that are not finite as {leaf.dtype}")
+            yield rule.target, values
+            del place, values  # the next leaf's memory must not come on top
+        for name, of in self._table.copies.items():
+            if name in self._source and not np.array_equal(self._source[name].read(), self._source[of].read()):
+                self.faults.append(f"{self._names[name]} differs from {self._names[of]}, which it has to equal")
+
+
+class Export:
+    """Our tree on its way into an official file.
+
+    Args:
+      table: the model's table.
+      target: nested dictionaries of our leaves' shapes (`jax.ShapeDtypeStruct`).
+      dtype: type of the file's tensors.
+
+    Attributes:
+      specifications: shape and type of every tensor of the file.
+      faults: after `tensors`, one line for each tensor whose values are not finite.
+    """
+
+    def __init__(self, table: Table, target: Any, dtype: np.dtype):
+        self._table, self._dtype = table, dtype
+        self.faults: list[str] = []
+        shapes = source_shapes(table.rules, target)
+        self.specifications = {name: (shape, dtype) for name, shape in shapes.items()} | {
+            name: (value.shape, self._type(value)) for name, value in table.constants.items()
+        }
+
+    def _type(self, constant: np.ndarray) -> np.dtype:
+        """Counters stay integers."""
+        return self._dtype if is_float(constant.dtype) else constant.dtype
+
+    def tensors(self, leaves: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and values of each tensor of the file, from path and values of each leaf in any order."""
+        rules = {rule.target: rule for rule in self._table.rules}
+        for path, values in leaves:
+            rule = rules[path]
+            layout = _layout(rule, values.shape)
+            for name, part in zip(rule.source_names(), [values] if rule.layers is None else values, strict=True):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    tensor = np.ascontiguousarray(layout.to_source(part), self._dtype)
+                if not is_finite(tensor):
+                    self.faults.append(f"{name} holds values that are not finite as {self._dtype}")
+                yield name, tensor
+            del values, part, tensor
+        for name, value in self._table.constants.items():
+            yield name, value.astype(self._type(value))
+
+
+def source_shapes(rules: Sequence[Rule], target: Any) -> dict[str, Shape]:
+    """Names and shapes of the official tensors that fill a tree."""
+    wanted = flatten(target)
+    return {
+        name: _layout(rule, wanted[rule.target].shape).source_shape() for rule in rules for name in rule.source_names()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
 class _Layout:
     """`Rule.axes` resolved for one target shape (without the stacked axis)."""
 
@@ -59,94 +194,6 @@ class _Layout:
 
     def to_source(self, array: np.ndarray) -> np.ndarray:
         return _rearrange(array, self.target_axes, self.source_axes, self.sizes)
-
-
-def import_tensors(
-    rules: Sequence[Rule],
-    source: Mapping[str, SourceTensor],
-    target: Any,
-    *,
-    origin: str,
-    ignored: Iterable[str] = (),
-) -> dict[str, Any]:
-    """Fills our tree from a source's tensors; each is read once and written straight to its place.
-
-    Args:
-      rules: the table.
-      source: tensors of the file by name.
-      target: nested dictionaries of shapes and types (`jax.ShapeDtypeStruct`) that the result will have.
-      origin: the file, for messages.
-      ignored: regular expressions of source names (whole names) that no rule needs.
-
-    Returns:
-      Nested dictionaries of numpy arrays with the target's shapes and types.
-
-    Raises:
-      SparkError: tensors are missing, extra or misshapen; one message lists them all. Nothing was read then.
-    """
-    wanted = flatten(target)
-    if unfilled := sorted(wanted.keys() - {rule.target for rule in rules}):
-        raise LookupError(f"no rule fills {', '.join(unfilled)}")
-    ignorable = re.compile("|".join(f"(?:{pattern})" for pattern in ignored) or r"(?!)")
-    problems = []
-    needed = source_shapes(rules, target)
-    for name, shape in needed.items():
-        if name not in source:
-            problems.append(f"missing {name} {list(shape)}")
-        elif source[name].shape != shape:
-            problems.append(f"misshapen {name} {list(source[name].shape)}, expected {list(shape)}")
-    for name, tensor in source.items():
-        if name not in needed and not ignorable.fullmatch(name):
-            problems.append(f"extra {name} {list(tensor.shape)}")
-    if problems:
-        raise SparkError(f"{origin}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
-    filled = {}
-    for rule in rules:
-        leaf = wanted[rule.target]
-        layout = _layout(rule, leaf.shape)
-        filled[rule.target] = values = np.empty(leaf.shape, leaf.dtype)
-        for i, name in enumerate(rule.source_names()):
-            place = values if rule.layers is None else values[i]
-            place[...] = layout.to_target(source[name].read())
-    return unflatten(filled)
-
-
-def source_shapes(rules: Sequence[Rule], target: Any) -> dict[str, Shape]:
-    """Names and shapes of the source tensors that fill a tree."""
-    wanted = flatten(target)
-    return {
-        name: _layout(rule, wanted[rule.target].shape).source_shape() for rule in rules for name in rule.source_names()
-    }
-
-
-def export_tensors(rules: Sequence[Rule], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The way back: tensors by source name from our tree (any arrays), in the source's shapes."""
-    leaves = flatten(tree)
-    tensors = {}
-    for rule in rules:
-        values = np.asarray(leaves[rule.target])
-        layout = _layout(rule, values.shape)
-        for name, part in zip(rule.source_names(), [values] if rule.layers is None else values, strict=True):
-            tensors[name] = np.ascontiguousarray(layout.to_source(part))
-    return tensors
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves of a tree of dictionaries by their slash-separated paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
 
 
 def _layout(rule: Rule, shape: Shape) -> _Layout:
@@ -181,3 +228,14 @@ def _rearrange(array, before, after, sizes) -> np.ndarray:
     order = [names.index(name) for group in after for name in group]
     array = array.reshape([sizes[name] for name in names]).transpose(order)
     return array.reshape([math.prod(sizes[name] for name in group) for group in after])
+
+
+def _misfit(tensor: SourceTensor, expected: Shape) -> str:
+    """What a tensor's shape and type have against it; "": nothing."""
+    found = tensor.shape
+    if found != expected:
+        kind = "transposed" if sorted(found) == sorted(expected) else "misshapen"
+        return f"is {kind}: {list(found)}, expected {list(expected)}"
+    if not is_float(tensor.dtype):
+        return f"holds {tensor.dtype}, expected floating-point numbers"
+    return ""

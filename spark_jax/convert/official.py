@@ -5,101 +5,152 @@
     OFFICIAL/wav2vec2-large-xlsr-53/{config.json, preprocessor_config.json, pytorch_model.bin}
     OFFICIAL/LLM/{config.json, model.safetensors, tokenizer files}
 
-A model.safetensors may stand in place of pytorch_model.bin.
-
-One part is read, converted and written before the next, so that memory holds the largest part, not the sum.
+Weights may be safetensors or pytorch_model.bin, in one piece or in shards. All descriptions are checked before any
+value is read; then the tensors stream through memory, one at a time.
 """
 
 import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
-
-import jax.numpy as jnp
-import yaml
+from typing import Any
 
 from spark_jax import model_directory
-from spark_jax.config import (
-    BiCodecConfig,
-    MelConfig,
-    QuantizerConfig,
-    Qwen2Config,
-    SparkConfig,
-    SpeakerEncoderConfig,
-    VocosConfig,
-    Wav2Vec2Config,
-    WaveGeneratorConfig,
-    from_mapping,
-)
-from spark_jax.convert import bicodec, qwen2, wav2vec2
-from spark_jax.convert.engine import import_tensors
-from spark_jax.convert.safetensors_file import read_safetensors
-from spark_jax.convert.tensors import SourceTensor
-from spark_jax.convert.torch_pickle import read_torch_pickle
+from spark_jax.config import BiCodecConfig, Qwen2Config, SparkConfig
+from spark_jax.convert import weights
+from spark_jax.convert.configuration import FOLDERS, read_config
+from spark_jax.convert.engine import Import
+from spark_jax.convert.hub import local_directory
+from spark_jax.convert.lora import ADAPTER_FILES, merge
+from spark_jax.convert.tensors import DTYPES
 from spark_jax.errors import SparkError
+from spark_jax.parameters import PARTS, abstract_part, with_weight_dtype
+from spark_jax.part_files import write_part
+from spark_jax.provenance import Provenance, Source
+from spark_jax.pytree import unflatten
 from spark_jax.tokenizer import SparkTokenizer
 
-T = TypeVar("T")
-
-WAV2VEC2 = "wav2vec2-large-xlsr-53"
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+STORAGE = ("float32", "bfloat16")  # what the LLM's weights may be stored as
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
     "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
 
-# Settings that select another architecture: with other values the weights would load and sound wrong.
-_WAV2VEC2_REQUIRED = {
-    "model_type": "wav2vec2", "feat_extract_norm": "layer", "feat_extract_activation": "gelu",
-    "hidden_act": "gelu", "do_stable_layer_norm": True, "add_adapter": False, "adapter_attn_dim": None,
-    "conv_pos_batch_norm": False,
-}  # fmt: skip
-_PREPROCESSOR_REQUIRED = {"do_normalize": True, "feature_size": 1, "padding_value": 0.0}
-_QWEN2_REQUIRED = {
-    "model_type": "qwen2", "hidden_act": "silu", "rope_scaling": None, "use_sliding_window": False,
-}  # fmt: skip
 
-
-def convert(source: str | Path, destination: str | Path, dtype: str = "float32") -> model_directory.ModelInfo:
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    dtype: str = "float32",
+    parts: Sequence[str] = PARTS,
+    llm: str | Path | None = None,
+    lora: str | Path | None = None,
+) -> model_directory.ModelInfo:
     """Converts an official directory to a model directory.
 
     Args:
-      source: the official directory.
+      source: the official directory, or the id of a Hub repository that holds one.
       destination: the model directory to make; must not exist, or be empty. It appears when it is complete.
       dtype: "float32" or "bfloat16": storage type of the LLM's weight matrices. Its norms and biases and
         the whole of BiCodec and wav2vec2 are float32 always.
+      parts: what to convert; a directory without all three serves training, not speech.
+      llm: folder (or Hub id) of another LLM of the same tokens, a fine-tune with its tokenizer, in place of the
+        release's.
+      lora: folder (or Hub id) of a PEFT adapter to merge into the LLM, in float32.
 
     Raises:
       SparkError: a file is missing, damaged or tries to run code; a setting is not supported; tensors are
-        missing, extra or misshapen (all of a file are listed at once); the tokenizer lacks Spark tokens; the
-        destination is taken.
+        missing, extra, misshapen, no numbers, truncated or not finite (all are listed at once); the tokenizer
+        lacks Spark tokens; the adapter cannot be merged; the destination is taken.
     """
-    source = Path(source)
-    if dtype not in DTYPES:
-        raise SparkError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    config = read_config(source)
-    check_tokenizer(source / "LLM", config)
-    targets = model_directory.abstract_variables(config)
-    targets["llm"] = model_directory.with_weight_dtype(targets["llm"], DTYPES[dtype])
-    files = {
-        "bicodec": source / "BiCodec" / "model.safetensors",
-        "wav2vec2": _wav2vec2_file(source / WAV2VEC2),
-        "llm": source / "LLM" / "model.safetensors",
-    }
-    with model_directory.new_directory(destination) as folder:
-        model_directory.write_config(folder, config)
-        _copy_tokenizer(source / "LLM", folder / "tokenizer")
-        for part, file in files.items():
-            model_directory.write_part(folder, part, read_part(part, file, config, targets[part]))
-        model_directory.write_file_list(folder)
+    if dtype not in STORAGE:
+        raise SparkError(f"dtype is {dtype!r}, expected one of {', '.join(STORAGE)}")
+    parts = check_parts(parts)
+    if "llm" not in parts and (llm is not None or lora is not None):
+        raise SparkError(f"parts are {','.join(parts)}; another LLM or an adapter needs llm")
+    origin = _Origin.of(source, parts, llm, lora)
+    config = read_config(origin.folder, parts, origin.folders["llm"])
+    if "llm" in parts:
+        check_tokenizer(origin.folders["llm"], config.llm, config.bicodec if "bicodec" in parts else None)
+    with model_directory.new_directory(destination) as folder, ThreadPoolExecutor(1) as background:
+        files = {part: weights.find(origin.folders[part]) for part in parts}
+        tensors = {part: weights.read(file) for part, file in files.items()}
+        if origin.lora is not None:
+            tensors["llm"], merged = merge(tensors["llm"], config.llm, origin.lora)
+            config = dataclasses.replace(config, llm=merged)
+        imports = {part: Import(weights.table(part, config), tensors[part], _target(part, config, dtype))
+                   for part in parts}  # fmt: skip
+        raise_faults({str(files[part]): job.faults for part, job in imports.items()})
+        provenance = background.submit(origin.provenance, files)
+        model_directory.write_config(folder, config, parts)
+        if "llm" in parts:
+            copy_tokenizer(origin.folders["llm"], folder / "tokenizer")
+        for part, job in imports.items():
+            write_part(model_directory.part_path(folder, part), job.leaves())
+        raise_faults({str(files[part]): job.faults for part, job in imports.items()})
+        model_directory.finish(folder, provenance.result())
     return model_directory.info(destination)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """The directories that a conversion reads.
+
+    Attributes:
+      folder: in the official layout.
+      folders: of each part's weights.
+      llm, lora: directories given besides.
+      names: Hub ids of the directories that have one.
+    """
+
+    folder: Path
+    folders: dict[str, Path]
+    llm: Path | None
+    lora: Path | None
+    names: dict[Path, str]
+
+    @classmethod
+    def of(cls, source: str | Path, parts: Sequence[str], llm: str | Path | None, lora: str | Path | None):
+        """Finds them, by download where they are Hub ids."""
+        names = {}
+
+        def local(place: str | Path | None, patterns: Sequence[str] = ("*",)) -> Path | None:
+            if place is None:
+                return None
+            folder, name = local_directory(place, patterns)
+            if name is not None:
+                names[folder] = name
+            return folder
+
+        other, lora = local(llm), local(lora)
+        needed = [FOLDERS[part] for part in parts if part != "llm" or other is None]
+        folder = local(source, ["config.yaml", *(f"{name}/*" for name in needed)])
+        folders = {part: folder / name for part, name in FOLDERS.items()}
+        return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names)
+
+    def provenance(self, files: Mapping[str, Path]) -> Provenance:
+        """Names and hashes of the weight files."""
+        pieces = {part: weights.files(file) for part, file in files.items()}
+        taken = [("llm", self.llm, pieces.pop("llm"))] if self.llm is not None else []
+        if self.lora is not None:
+            taken.append(("lora", self.lora, [self.lora / name for name in ADAPTER_FILES]))
+        taken.insert(0, ("model", self.folder, [file for part in pieces.values() for file in part]))
+        return Provenance(tuple(
+            Source.of(folder, of_role, name=self.names.get(folder), role=role)
+            for role, folder, of_role in taken if of_role
+        ))  # fmt: skip
+
+
+def _target(part: str, config: SparkConfig, dtype: str) -> Any:
+    """Shapes and storage types of a part."""
+    target = abstract_part(part, getattr(config, part))
+    return with_weight_dtype(target, DTYPES[dtype]) if part == "llm" else target
+
+
 def read_part(part: str, file: Path, config: SparkConfig, target: Any) -> dict[str, Any]:
-    """The variables of "bicodec", "wav2vec2" or "llm" from its weight file.
+    """The variables of "bicodec", "wav2vec2" or "llm" from its weight file (or index of shards), in memory.
 
     Args:
       target: shapes and types of the result, see `model_directory.abstract_variables`.
@@ -107,176 +158,72 @@ def read_part(part: str, file: Path, config: SparkConfig, target: Any) -> dict[s
     Returns:
       Numpy arrays: collection → tree.
     """
-    tensors = _without_parametrizations(_READERS[file.suffix](file))
-    if part == "bicodec":
-        rules, ignored = bicodec.rules(config.bicodec), bicodec.IGNORED
-    elif part == "wav2vec2":
-        tensors = wav2vec2.canonical_names(tensors)
-        rules, ignored = wav2vec2.rules(config.wav2vec2), wav2vec2.ignored(config.wav2vec2)
-    else:
-        rules, ignored = qwen2.rules(config.llm), qwen2.ignored(config.llm)
-    return import_tensors(rules, tensors, target, origin=str(file), ignored=ignored)
+    job = Import(weights.table(part, config), weights.read(file), target)
+    raise_faults({str(file): job.faults})
+    variables = unflatten(dict(job.leaves()))
+    raise_faults({str(file): job.faults})
+    return variables
 
 
-def read_config(source: str | Path) -> SparkConfig:
-    """The whole system's configuration from the four files of an official directory.
+def check_parts(parts: Sequence[str]) -> list[str]:
+    """The parts in their order.
 
     Raises:
-      SparkError: a file is missing or malformed, or a setting is not supported; file and key are named.
+      SparkError: there is none, or one that does not exist.
     """
-    source = Path(source)
-    path = source / "config.yaml"
-    fields = ("sample_rate", "latent_hop_length", "ref_segment_duration", "volume_normalize")
-    content = _section(_read(path, yaml.safe_load), fields, str(path))
-    config = from_mapping(
-        SparkConfig,
-        content
-        | {
-            "bicodec": dataclasses.asdict(read_bicodec_config(source / "BiCodec" / "config.yaml")),
-            "wav2vec2": dataclasses.asdict(read_wav2vec2_config(source / WAV2VEC2)),
-            "llm": dataclasses.asdict(read_qwen2_config(source / "LLM" / "config.json")),
-        },
-        str(path),
-    )
-    hop = math.prod(config.bicodec.decoder.rates)
-    if hop != config.latent_hop_length:
-        raise SparkError(f"{path}: latent_hop_length is {config.latent_hop_length}, the codec's rates give {hop}")
-    return config
+    if not parts or set(parts) - set(PARTS):
+        raise SparkError(f"parts are {','.join(parts) or 'none'}, expected some of {','.join(PARTS)}")
+    return [part for part in PARTS if part in parts]
 
 
-def read_bicodec_config(path: Path) -> BiCodecConfig:
-    """`BiCodec/config.yaml`; keys that the release leaves to its code (ECAPA's sizes, …) may be given too."""
-    content = _read(path, yaml.safe_load)
-    parts: dict[str, tuple[type, dict[str, Any]]] = {
-        "mel_params": (MelConfig, {}),
-        "encoder": (VocosConfig, {}),
-        "decoder": (WaveGeneratorConfig, {}),
-        "quantizer": (QuantizerConfig, {"use_l2_normlize": True}),
-        "speaker_encoder": (SpeakerEncoderConfig, {}),
-        "prenet": (VocosConfig, {}),
-        "postnet": (VocosConfig, {}),
-    }
-    sections = _section(_section(content, ("audio_tokenizer",), str(path))["audio_tokenizer"], tuple(parts), str(path))
-    config = {}
-    for name, (cls, required) in parts.items():
-        origin = f"{path}: {name}"
-        if not isinstance(sections[name], Mapping):
-            raise SparkError(f"{origin} is {sections[name]!r}, expected a mapping")
-        _require(sections[name], required, origin)
-        config[name] = from_mapping(cls, {k: v for k, v in sections[name].items() if k not in required}, origin)
-    return BiCodecConfig(**config)
-
-
-def read_wav2vec2_config(folder: Path) -> Wav2Vec2Config:
-    """`config.json` and `preprocessor_config.json` of the feature extractor."""
-    path = folder / "preprocessor_config.json"
-    preprocessor = _read(path, json.loads)
-    _require(preprocessor, _PREPROCESSOR_REQUIRED, str(path))
-    path = folder / "config.json"
-    content = _read(path, json.loads)
-    _require(content, _WAV2VEC2_REQUIRED, str(path))
-    config = _fields(Wav2Vec2Config, content, str(path), defaulted=("feature_layers",))
-    if config.num_hidden_layers < max(config.feature_layers):
+def raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
+    """One SparkError for all faults of all files; none if there is none."""
+    found = {file: lines for file, lines in faults.items() if lines}
+    if found:
         raise SparkError(
-            f"{path}: num_hidden_layers is {config.num_hidden_layers}; the features need hidden state "
-            f"{max(config.feature_layers)}"
+            "; ".join(f"{file}: {len(lines)} tensors do not fit: {'; '.join(lines)}" for file, lines in found.items())
         )
-    return config
 
 
-def read_qwen2_config(path: Path) -> Qwen2Config:
-    """`LLM/config.json` in transformers' older form or that of version 5, which nests the rotary settings."""
-    content = _read(path, json.loads)
-    if isinstance(content.get("rope_parameters"), Mapping):
-        rotary = content["rope_parameters"]
-        _require(rotary, {"rope_type": "default"}, f"{path}: rope_parameters")
-        content = content | {"rope_theta": rotary.get("rope_theta", content.get("rope_theta"))}
-    _require(content, _QWEN2_REQUIRED, str(path))
-    config = _fields(Qwen2Config, content, str(path))
-    _require(content, {"head_dim": config.head_dim}, str(path))
-    return config
+def check_tokenizer(folder: Path, llm: Qwen2Config, codec: BiCodecConfig | None) -> SparkTokenizer:
+    """The tokenizer of a folder, once it is known to be whole and to fit the embedding and the codec (None: any).
 
-
-def check_tokenizer(folder: Path, config: SparkConfig) -> None:
-    """Raises a SparkError unless the tokenizer has every token of the codec and fits the LLM's embedding."""
+    Raises:
+      SparkError: it does not fit, is incomplete, or is none.
+    """
     tokenizer = SparkTokenizer.load(folder)
-    counts = {
-        "semantic": (len(tokenizer.semantic_ids), config.bicodec.quantizer.codebook_size),
-        "global": (len(tokenizer.global_ids), math.prod(config.bicodec.speaker_encoder.fsq_levels)),
-    }
-    for kind, (found, expected) in counts.items():
-        if found != expected:
-            raise SparkError(f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes")
-    if tokenizer.vocab_size > config.llm.vocab_size:
+    tokenizer.check_complete()
+    if codec is not None:
+        counts = {
+            "semantic": (len(tokenizer.semantic_ids), codec.quantizer.codebook_size),
+            "global": (len(tokenizer.global_ids), math.prod(codec.speaker_encoder.fsq_levels)),
+        }
+        for kind, (found, expected) in counts.items():
+            if found != expected:
+                raise SparkError(
+                    f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes"
+                )
+    if tokenizer.vocab_size > llm.vocab_size:
         raise SparkError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"the LLM's vocab_size is {config.llm.vocab_size}"
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the LLM's vocab_size is {llm.vocab_size}"
         )
+    return tokenizer
 
 
-_READERS: dict[str, Callable[[Path], dict[str, SourceTensor]]] = {
-    ".safetensors": read_safetensors,
-    ".bin": read_torch_pickle,
-}
+def copy_tokenizer(source: Path, destination: Path) -> None:
+    """Copies the files of a tokenizer, which must be readable at least.
 
-
-def _wav2vec2_file(folder: Path) -> Path:
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
-    raise SparkError(f"{folder}: no weights; expected model.safetensors or pytorch_model.bin")
-
-
-def _without_parametrizations(tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
-    """torch renamed weight norm's tensors; files of either age are read under the older names."""
-    renamed = {
-        ".parametrizations.weight.original0": ".weight_g",
-        ".parametrizations.weight.original1": ".weight_v",
-    }
-    names = {}
-    for name, tensor in tensors.items():
-        for ending, older in renamed.items():
-            if name.endswith(ending):
-                name = name.removesuffix(ending) + older
-        names[name] = tensor
-    return names
-
-
-def _copy_tokenizer(source: Path, destination: Path) -> None:
-    destination.mkdir()
+    Raises:
+      SparkError: a file is not what its name says.
+    """
+    destination.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, destination / name)
-
-
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise SparkError(f"{path}: malformed ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise SparkError(f"{path}: expected a mapping, found {type(content).__name__}")
-    return content
-
-
-def _section(content: Any, keys: tuple[str, ...], origin: str) -> dict[str, Any]:
-    if not isinstance(content, Mapping):
-        raise SparkError(f"{origin}: expected a mapping with {', '.join(keys)}")
-    if missing := [key for key in keys if key not in content]:
-        raise SparkError(f"{origin}: {', '.join(missing)} missing")
-    return {key: content[key] for key in keys}
-
-
-def _require(content: Mapping[str, Any], required: Mapping[str, Any], origin: str) -> None:
-    """Settings that, where they are given, must have these values."""
-    for key, expected in required.items():
-        if key in content and content[key] != expected:
-            raise SparkError(f"{origin}: {key} is {content[key]!r}; only {expected!r} is supported")
-
-
-def _fields(cls: type[T], content: Mapping[str, Any], origin: str, defaulted: tuple[str, ...] = ()) -> T:
-    """A dataclass of the keys that are its fields; the rest are settings of training and output."""
-    names = tuple(field.name for field in dataclasses.fields(cls) if field.name not in defaulted)
-    return from_mapping(cls, _section(content, names, origin), origin)
+        path = source / name
+        if path.is_file():
+            try:
+                text = path.read_text(encoding="utf-8")
+                if path.suffix == ".json" and not isinstance(json.loads(text), dict):
+                    raise ValueError("no mapping")
+            except (ValueError, RecursionError) as error:
+                raise SparkError(f"{path}: malformed ({' '.join(str(error).split())})") from error
+            shutil.copyfile(path, destination / name)

@@ -1,28 +1,34 @@
-"""The LLM: transformers' Qwen2ForCausalLM, from `LLM/{config.json, model.safetensors}`."""
+"""The LLM: transformers' Qwen2ForCausalLM (Qwen2.5 too) or Qwen3ForCausalLM."""
 
 from spark_jax.config import Qwen2Config
-from spark_jax.convert.engine import Rule
+from spark_jax.convert.engine import Rule, Table
 
-# The head is the embedding where they are tied; older files also carry the rotary frequencies.
-IGNORED_WHEN_TIED = (r"lm_head\.weight",)
-IGNORED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def table(config: Qwen2Config) -> Table:
+    """The correspondence. A tied head may stand in the file as well; older files carry the rotary frequencies."""
+    return Table(
+        rules(config),
+        ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+        copies={HEAD: EMBEDDING} if config.tie_word_embeddings else {},
+    )
 
 
 def rules(config: Qwen2Config) -> list[Rule]:
-    """The table: source name, our path, axes."""
+    """Official name, our path, axes."""
     layers = config.num_hidden_layers
 
     def layer(source: str, target: str, axes: str = "") -> Rule:
         return Rule(f"model.layers.{{}}.{source}", f"params/layers/{target}", axes, layers)
 
     def projection(source: str, target: str) -> list[Rule]:
-        return [
-            layer(f"self_attn.{source}.weight", f"attention/{target}/kernel", "(heads dim) in -> in heads dim"),
-            layer(f"self_attn.{source}.bias", f"attention/{target}/bias", "(heads dim) -> heads dim"),
-        ]
+        kernel = layer(f"self_attn.{source}.weight", f"attention/{target}/kernel", "(heads dim) in -> in heads dim")
+        bias = layer(f"self_attn.{source}.bias", f"attention/{target}/bias", "(heads dim) -> heads dim")
+        return [kernel, bias] if config.attention_bias else [kernel]
 
-    table = [
-        Rule("model.embed_tokens.weight", "params/embed/embedding"),
+    lines = [
+        Rule(EMBEDDING, "params/embed/embedding"),
         layer("input_layernorm.weight", "input_norm/scale"),
         *projection("q_proj", "query"),
         *projection("k_proj", "key"),
@@ -34,11 +40,9 @@ def rules(config: Qwen2Config) -> list[Rule]:
         layer("mlp.down_proj.weight", "mlp/down/kernel", "out in -> in out"),
         Rule("model.norm.weight", "params/norm/scale"),
     ]
+    if config.qk_norm:
+        lines.append(layer("self_attn.q_norm.weight", "attention/query_norm/scale"))
+        lines.append(layer("self_attn.k_norm.weight", "attention/key_norm/scale"))
     if not config.tie_word_embeddings:
-        table.append(Rule("lm_head.weight", "params/head", "out in -> in out"))
-    return table
-
-
-def ignored(config: Qwen2Config) -> tuple[str, ...]:
-    """Source names that the model does not need."""
-    return IGNORED + (IGNORED_WHEN_TIED if config.tie_word_embeddings else ())
+        lines.append(Rule(HEAD, "params/head", "out in -> in out"))
+    return lines

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spark_jax.errors import SparkError
-from spark_jax.evaluation.extra import needs_extra
+from spark_jax.extra import needs_extra
 
 SAMPLE_RATE = 16_000
 

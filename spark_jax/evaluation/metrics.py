@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from spark_jax.errors import SparkError
-from spark_jax.evaluation.extra import needs_extra
+from spark_jax.extra import needs_extra
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,28 +50,36 @@ class SparkTTS:
     def __init__(self, model: model_directory.LoadedModel):
         """See `load`."""
         self.config: SparkConfig = model.config
-        self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
         self._variables = model.variables
         self._default_voice = model.default_voice
-        self._generator = Generator(
-            Qwen2(self.config.llm),
-            model.variables["llm"]["params"],
-            self.tokenizer,
-            self.config.bicodec.speaker_encoder.token_num,
-        )
+        if "llm" in model.variables:
+            self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
+            self._generator = Generator(
+                Qwen2(self.config.llm),
+                model.variables["llm"]["params"],
+                self.tokenizer,
+                self.config.bicodec.speaker_encoder.token_num,
+            )
         # The codec's two compiled programs, one per bucket of lengths.
         self._tokenize = jax.jit(partial(codec.tokenize, config=self.config))
         self._detokenize = jax.jit(partial(codec.detokenize, config=self.config))
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str] | None = None) -> "SparkTTS":
+    def load(
+        cls, directory: str | os.PathLike[str] | None = None, parts: Sequence[str] = model_directory.PARTS
+    ) -> "SparkTTS":
         """Loads a model directory; None: the embedded voice. Turns the persistent compilation cache on.
+
+        Args:
+          directory: the model directory.
+          parts: what is loaded. `decode` needs "bicodec", `encode` and `voice` "wav2vec2" too; without the "llm", the
+            largest part, they load faster and take less memory.
 
         Raises:
           SparkError: something is wrong with the directory; see `model_directory.load`.
         """
         compilation_cache.enable()
-        return cls(model_directory.load(EMBEDDED_VOICE if directory is None else directory))
+        return cls(model_directory.load(EMBEDDED_VOICE if directory is None else directory, parts=parts))
 
     def synthesize(
         self, text: str, voice: Voice | str | os.PathLike[str] | None = None, **options: Any
@@ -93,6 +102,7 @@ class SparkTTS:
 
     def speak(self, request: Request) -> Audio:
         """Answers one request; as `synthesize`."""
+        self._need("llm", "bicodec")
         prompt = self._prompt(request)
         count = self._semantic_count(request, prompt)
         sampling = Sampling(request.temperature, request.top_p, request.top_k)
@@ -153,6 +163,7 @@ class SparkTTS:
         Raises:
           SparkError: ids that do not fit the model; see `voice.check_ids`.
         """
+        self._need("bicodec")
         global_ids, semantic_ids = check_ids(global_ids, semantic_ids, self.config)
         count = len(semantic_ids)
         padded = np.zeros((1, _bucket(count)), np.int32)
@@ -161,7 +172,12 @@ class SparkTTS:
         samples = self._detokenize(self._variables["bicodec"], padded, global_ids[None], mask)
         return np.asarray(samples[0])[: count * self.config.latent_hop_length]
 
+    def _need(self, *parts: str) -> None:
+        if missing := [part for part in parts if part not in self._variables]:
+            raise SparkError(f"this needs {' and '.join(missing)}, loaded are only {', '.join(self._variables)}")
+
     def _encode(self, samples, source: str):
+        self._need("wav2vec2", "bicodec")
         check_reference(samples, source, self.config.sample_rate)
         if self.config.volume_normalize:
             samples = volume_normalize(samples)

@@ -121,14 +121,15 @@ class Conv(nn.Module):
     padding: int = 0
     dilation: int = 1
     weight_norm: bool = False
+    axes: tuple[str | None, str | None, str | None] = CONV_AXES
     kernel_init: Initializer = torch_uniform
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch time in"]) -> Float[Array, "batch frames out"]:
         shape = (self.kernel_size, inputs.shape[-1], self.features)
-        kernel = _kernel(self, shape, norm_axis=2 if self.weight_norm else None)
-        bias = _bias(self, self.features, "conv_out")
+        kernel = _kernel(self, shape, self.axes, norm_axis=2 if self.weight_norm else None)
+        bias = _bias(self, self.features, self.axes[2])
         outputs = conv(
             inputs.astype(self.dtype), kernel.astype(self.dtype),
             stride=self.stride, padding=self.padding, dilation=self.dilation,
@@ -214,6 +215,6 @@ def _kernel(
     return weight_norm(direction, magnitude, norm_axis)
 
 
-def _bias(module: nn.Module, features: int, axis: str) -> Float[Array, "channels"]:
+def _bias(module: nn.Module, features: int, axis: str | None) -> Float[Array, "channels"]:
     init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
     return module.param("bias", init, (features,), jnp.float32)

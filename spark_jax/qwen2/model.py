@@ -1,5 +1,7 @@
 """The Qwen2 decoder (arXiv 2407.10671): grouped-query attention with q, k, v biases, RoPE, SwiGLU, RMSNorm.
 
+Qwen3 (arXiv 2505.09388) is the same decoder without biases and with an RMSNorm of each head's queries and keys.
+
 All layers share one set of stacked parameters, [layers, ...], and one traced body (`nn.scan`), so the compile
 time does not grow with depth.
 """
@@ -52,10 +54,13 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "batch time dim"], cache, layer: Int[Array, ""], step: _Step):
         config = self.config
         kv_heads = config.num_key_value_heads
-        project = partial(_dense, dtype=self.dtype, bias=True)
+        project = partial(_dense, dtype=self.dtype, bias=config.attention_bias)
         query = project((config.num_attention_heads, config.head_dim), ("embed", "heads", "head_dim"), name="query")(x)
         key = project((kv_heads, config.head_dim), ("embed", "kv_heads", "head_dim"), name="key")(x)
         value = project((kv_heads, config.head_dim), ("embed", "kv_heads", "head_dim"), name="value")(x)
+        if config.qk_norm:
+            query = RMSNorm(config.rms_norm_eps, name="query_norm")(query)
+            key = RMSNorm(config.rms_norm_eps, name="key_norm")(key)
         query, key = (apply_rotary(part, step.cosine, step.sine) for part in (query, key))
         key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [batch, kv_heads, time, head_dim]
         if cache is not None:

@@ -84,10 +84,10 @@ def save_params(directory: str | Path, params: Any) -> None:
 
 
 def load_params(directory: str | Path, abstract_params: Any = None) -> Any:
-    """Reads a tree written by `save_params`.
+    """Reads a tree written by `save_params`, or the parameters of a part of a model directory.
 
     Args:
-      directory: its folder.
+      directory: its folder; one of a model directory, `DIR/params/<part>`, has the collection "params" on top.
       abstract_params: the expected tree (`jax.ShapeDtypeStruct`, with or without shardings); None: as stored.
 
     Raises:
@@ -101,6 +101,9 @@ def load_params(directory: str | Path, abstract_params: Any = None) -> Any:
     except Exception as error:  # Orbax raises many kinds for a damaged folder
         reason = " ".join(str(error).split())[:300]
         raise SparkError(f"{directory}: not a parameter folder ({reason})") from error
+    inside = abstract_params is not None and stored.keys() == {"params"} and "params" not in abstract_params
+    if inside:
+        stored = stored["params"]
     if abstract_params is not None:
         have, want = _shapes(stored), _shapes(abstract_params)
         problems = [f"missing {name} {shape}" for name, shape in want.items() if name not in have]
@@ -119,7 +122,8 @@ def load_params(directory: str | Path, abstract_params: Any = None) -> Any:
         targets = abstract_params
         places = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or here, targets)
     try:
-        return ocp.load(str(folder), abstract(targets, places))
+        wanted = abstract(targets, places)
+        return ocp.load(str(folder), {"params": wanted})["params"] if inside else ocp.load(str(folder), wanted)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise SparkError(f"{directory}: cannot be read ({reason})") from error

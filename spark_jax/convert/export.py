@@ -1,0 +1,91 @@
+"""Our parameters → the release's directory layout, for the official code, transformers, vLLM and others.
+
+    OUT/config.yaml
+    OUT/BiCodec/{config.yaml, model.safetensors}
+    OUT/wav2vec2-large-xlsr-53/{config.json, preprocessor_config.json, model.safetensors}
+    OUT/LLM/{config.json, generation_config.json, model.safetensors, tokenizer files}
+
+The codec's file has exactly the release's tensors: weight norm as weight_g and weight_v, no mel constants, batch-norm
+counters of 0. wav2vec2 ends where ours does, after the last tapped layer; one idle layer above keeps that hidden state
+free of the final norm (see convert.wav2vec2). Both are float32.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from spark_jax import model_directory
+from spark_jax.convert import configuration, weights
+from spark_jax.convert.engine import Export
+from spark_jax.convert.official import check_parts, check_tokenizer, copy_tokenizer, raise_faults
+from spark_jax.convert.safetensors_file import write_safetensors
+from spark_jax.convert.stored import StoredPart, open_model
+from spark_jax.convert.tensors import DTYPES
+from spark_jax.errors import SparkError
+
+
+def export(
+    source: str | Path,
+    destination: str | Path,
+    dtype: str | None = None,
+    parts: Sequence[str] | None = None,
+    replaced: Mapping[str, str | Path] | None = None,
+) -> dict[str, int]:
+    """Writes the official layout of a model directory, or of what a training has written.
+
+    Args:
+      source: a model directory, or a training's output folder (one part).
+      destination: the directory to make; must not exist, or be empty. It appears when it is complete.
+      dtype: "float32", "bfloat16" or "float16": type of the LLM's file, norms and biases included. None: the type
+        in which its weight matrices are stored.
+      parts: what to write of "bicodec", "wav2vec2" and "llm"; None: all that there is.
+      replaced: output folders of trainings by part, to take those parts from in place of the source's.
+
+    Returns:
+      Bytes of each weight file written.
+
+    Raises:
+      SparkError: a source is missing, damaged, or does not fit its configuration; a value is not finite in the
+        type asked for; a part is asked for that is not there; the destination is taken.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise SparkError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    found = open_model(source)
+    for part, run in (replaced or {}).items():
+        trained = open_model(run)
+        if part not in trained:
+            raise SparkError(f"{run}: holds no {part}, but {', '.join(trained)}")
+        found[part] = trained[part]
+    parts = check_parts(list(found) if parts is None else parts)
+    if missing := [part for part in parts if part not in found]:
+        raise SparkError(f"{source}: holds no {' and no '.join(missing)}, but {', '.join(found)}")
+    found = {part: found[part] for part in parts}
+    stored = {part: stored_part.check() for part, stored_part in found.items()}
+    with model_directory.new_directory(destination) as folder:
+        sizes = {}
+        for part, stored_part in found.items():
+            own = folder / configuration.FOLDERS[part]
+            own.mkdir()
+            kind = (dtype or str(stored[part])) if part == "llm" else "float32"
+            _write_settings(stored_part, folder, kind, found)
+            job = Export(weights.table(part, stored_part.system), stored_part.target, DTYPES[kind])
+            file = own / "model.safetensors"
+            write_safetensors(file, job.specifications, job.tensors(stored_part.leaves()))
+            raise_faults({str(stored_part.folder): job.faults})
+            sizes[part] = file.stat().st_size
+    return sizes
+
+
+def _write_settings(stored: StoredPart, folder: Path, dtype: str, parts: Mapping[str, StoredPart]) -> None:
+    """The configuration files of one part, and the LLM's tokenizer."""
+    own, system = folder / configuration.FOLDERS[stored.part], stored.system
+    if stored.part == "bicodec":
+        configuration.write_root_config(folder / "config.yaml", system)
+        configuration.write_bicodec_config(own / "config.yaml", system.bicodec)
+    elif stored.part == "wav2vec2":
+        configuration.write_wav2vec2_config(own, system.wav2vec2, system.sample_rate)
+    else:
+        codec = parts["bicodec"].system.bicodec if "bicodec" in parts else None
+        tokenizer = check_tokenizer(stored.tokenizer, system.llm, codec)
+        end, padding = tokenizer.id("<|im_end|>"), tokenizer.id("<|endoftext|>")
+        configuration.write_llm_config(own, system.llm, dtype, end, padding)
+        copy_tokenizer(stored.tokenizer, own)

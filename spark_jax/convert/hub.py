@@ -1,0 +1,36 @@
+"""A model's files from a directory or, by its id, from the Hugging Face Hub."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from spark_jax.errors import SparkError
+
+
+def local_directory(source: str | Path, patterns: Sequence[str] = ("*",)) -> tuple[Path, str | None]:
+    """The directory of a source, and its Hub id where it is one.
+
+    Args:
+      source: a directory, or the id of a repository, "owner/name", which is downloaded to the Hub's cache.
+      patterns: files of a repository that are wanted, as for a shell.
+
+    Raises:
+      SparkError: there is no such directory; the Hub cannot be reached, has no such repository, or does not give it.
+    """
+    if Path(source).is_dir():
+        return Path(source), None
+    name = str(source)
+    if Path(source).exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise SparkError(f"{source}: no such directory, and no id of a Hub repository (owner/name)")
+    import huggingface_hub  # takes a second
+    from huggingface_hub import errors
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))), name
+    except errors.GatedRepoError as error:
+        raise SparkError(f"{name}: the Hub gives it to people who have accepted its terms (`hf auth login`)") from error
+    except errors.RepositoryNotFoundError as error:
+        raise SparkError(f"{name}: no such directory here, and no (public) repository of the Hub") from error
+    except Exception as error:  # offline mode, no network, time-outs, a full disk: of many libraries
+        reason = " ".join(str(error).split())[:200]
+        raise SparkError(f"{name}: no such directory here, and the Hub cannot be reached ({reason})") from error

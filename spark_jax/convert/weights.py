@@ -1,0 +1,90 @@
+"""The weight files of a part: which there are, in one piece or in shards, and the table that reads them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from spark_jax.config import SparkConfig
+from spark_jax.convert import bicodec, qwen2, wav2vec2
+from spark_jax.convert.engine import Table
+from spark_jax.convert.safetensors_file import read_safetensors
+from spark_jax.convert.tensors import SourceTensor
+from spark_jax.convert.torch_pickle import read_torch_pickle
+from spark_jax.errors import SparkError
+
+_READERS: dict[str, Callable[[Path], dict[str, SourceTensor]]] = {
+    ".safetensors": read_safetensors,
+    ".bin": read_torch_pickle,
+}
+# In the order of preference; an index names the shards.
+FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+
+
+def table(part: str, config: SparkConfig) -> Table:
+    """The table of "bicodec", "wav2vec2" or "llm"."""
+    if part == "bicodec":
+        return bicodec.table(config.bicodec)
+    return wav2vec2.table(config.wav2vec2) if part == "wav2vec2" else qwen2.table(config.llm)
+
+
+def find(folder: Path) -> Path:
+    """The weight file of a folder, or the index of its shards.
+
+    Raises:
+      SparkError: there is none.
+    """
+    for name in FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise SparkError(f"{folder}: no weights; expected {', '.join(FILES[:-1])} or {FILES[-1]}")
+
+
+def files(path: Path) -> list[Path]:
+    """The files that `read` reads: the weight file itself, or an index and its shards.
+
+    Raises:
+      SparkError: the index is malformed, or a shard has no plain name.
+    """
+    return [path, *sorted({path.parent / file for file in _index(path).values()})] if path.suffix == ".json" else [path]
+
+
+def read(path: Path) -> dict[str, SourceTensor]:
+    """The tensors of a weight file, or of all the shards that an index names.
+
+    Raises:
+      SparkError: a file is missing or damaged, or holds another set of tensors than the index says (one message
+        has all differences).
+    """
+    if path.suffix != ".json":
+        return _READERS[path.suffix](path)
+    places, tensors, faults = _index(path), {}, []
+    for shard in sorted(set(places.values())):
+        if not (path.parent / shard).is_file():
+            faults.append(f"{shard} is missing")
+            continue
+        held = _READERS[Path(shard).suffix](path.parent / shard)
+        expected = {name for name, file in places.items() if file == shard}
+        faults += [f"{shard} lacks {name}" for name in sorted(expected - held.keys())]
+        faults += [f"{shard} holds {name}, which the index does not say" for name in sorted(held.keys() - expected)]
+        tensors |= held
+    if faults:
+        raise SparkError(f"{path}: {'; '.join(faults)}")
+    return tensors
+
+
+def _index(path: Path) -> dict[str, str]:
+    """Tensor name → shard."""
+    try:
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        shards = {str(file) for file in places.values()}
+    except OSError as error:
+        raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise SparkError(f"{path}: not an index of shards: expected weight_map, names to files ({reason})") from error
+    for shard in sorted(shards):  # a path could lead anywhere
+        if Path(shard).name != shard or Path(shard).suffix not in _READERS:
+            raise SparkError(f"{path}: {shard!r} is no name of a weight file")
+    return places
