@@ -20,6 +20,7 @@ from spark_jax.errors import SparkError
 # newer ones from a copy of their own, so it is found through a class that all of them export.
 CommandLineError = typer.BadParameter.__mro__[2]
 
+MODELS_OWN = "Default: the model's own, the release's"
 LEVELS = "very_low, low, moderate, high or very_high"
 
 app = typer.Typer(
@@ -96,11 +97,16 @@ def synthesize(
         float | None, typer.Option(metavar="RATE", help="Speed, with any voice. Needs --pitch-hz.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling: the same seed gives the same audio.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Lower is steadier, higher is livelier.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Sample from this many likeliest tokens.")] = 50,
+    temperature: Annotated[
+        float | None, typer.Option(help=f"Lower is steadier, higher is livelier. {MODELS_OWN} 0.8.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help=f"Sample from this many likeliest tokens. {MODELS_OWN} 50.")
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(help="Sample from the likeliest tokens of this total probability.")
-    ] = 0.95,
+        float | None,
+        typer.Option(help=f"Sample from the likeliest tokens of this total probability. {MODELS_OWN} 0.95."),
+    ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest token.")] = False,
     max_seconds: Annotated[
         float | None,

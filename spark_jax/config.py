@@ -166,6 +166,15 @@ class Qwen2Config:
 
 
 @dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How a model's tokens are drawn where a request does not say; the defaults are the release's."""
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
 class SparkConfig:
     """The whole text-to-speech system: what `config.json` of a model directory holds."""
 
@@ -176,6 +185,7 @@ class SparkConfig:
     bicodec: BiCodecConfig = BiCodecConfig()
     wav2vec2: Wav2Vec2Config = Wav2Vec2Config()
     llm: Qwen2Config = Qwen2Config()
+    sampling: SamplingConfig = SamplingConfig()
 
     @property
     def ref_segment_samples(self) -> int:

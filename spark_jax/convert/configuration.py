@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import yaml
 
 from spark_jax.config import (
+    RELEASE,
     BiCodecConfig,
     MelConfig,
     QuantizerConfig,
     Qwen2Config,
+    SamplingConfig,
     SparkConfig,
     SpeakerEncoderConfig,
     VocosConfig,
@@ -214,12 +216,15 @@ def write_wav2vec2_config(folder: Path, config: Wav2Vec2Config, sample_rate: int
     _write_json(folder / "preprocessor_config.json", preprocessor)
 
 
-def write_llm_config(folder: Path, config: Qwen2Config, dtype: str, end: int, padding: int) -> None:
+def write_llm_config(
+    folder: Path, config: Qwen2Config, dtype: str, end: int, padding: int, sampling: SamplingConfig = RELEASE.sampling
+) -> None:
     """`config.json` and `generation_config.json`, in the form that transformers 4 and 5 both read.
 
     Args:
       dtype: "float32", "bfloat16" or "float16": the type of the weight file.
       end, padding: ids of the tokens that end a sequence and fill it up.
+      sampling: what generation_config.json recommends.
 
     Raises:
       SparkError: the decoder is neither a Qwen2 nor a Qwen3.
@@ -249,9 +254,8 @@ def write_llm_config(folder: Path, config: Qwen2Config, dtype: str, end: int, pa
         "pad_token_id": padding,
     }
     _write_json(folder / "config.json", content)
-    # The release's sampling (its command line's defaults).
-    sampling = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.95, "max_new_tokens": 3000}
-    _write_json(folder / "generation_config.json", sampling | {"eos_token_id": end, "pad_token_id": padding})
+    generation = {"do_sample": True, **dataclasses.asdict(sampling), "max_new_tokens": 3000}
+    _write_json(folder / "generation_config.json", generation | {"eos_token_id": end, "pad_token_id": padding})
 
 
 def _rope_theta(content: Mapping[str, Any], origin: str) -> Any:

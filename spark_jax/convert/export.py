@@ -87,5 +87,5 @@ def _write_settings(stored: StoredPart, folder: Path, dtype: str, parts: Mapping
         codec = parts["bicodec"].system.bicodec if "bicodec" in parts else None
         tokenizer = check_tokenizer(stored.tokenizer, system.llm, codec)
         end, padding = tokenizer.id("<|im_end|>"), tokenizer.id("<|endoftext|>")
-        configuration.write_llm_config(own, system.llm, dtype, end, padding)
+        configuration.write_llm_config(own, system.llm, dtype, end, padding, system.sampling)
         copy_tokenizer(stored.tokenizer, own)

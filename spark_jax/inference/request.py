@@ -29,7 +29,7 @@ class Request:
       pitch_hz, syllables_per_second: mean pitch and speed as numbers, with any voice; both or neither. For a
         made-up voice they take the place of the levels.
       seed: of the sampling; the same request with the same seed gives the same audio.
-      temperature, top_k, top_p: sampling, applied in this order.
+      temperature, top_k, top_p: sampling, applied in this order; None: the model's own, see `SamplingConfig`.
       greedy: always take the likeliest token; the sampling options then play no part.
       max_seconds: at most this much speech; None: 60, or as much as the model's context holds.
 
@@ -47,9 +47,9 @@ class Request:
     pitch_hz: float | None = None
     syllables_per_second: float | None = None
     seed: int = 0
-    temperature: float = 0.8
-    top_k: int = 50
-    top_p: float = 0.95
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
     greedy: bool = False
     max_seconds: float | None = None
 
@@ -59,9 +59,12 @@ class Request:
         self._check_voice()
         self._check_style()
         _check_whole("seed", self.seed, 0, 2**32 - 1)
-        _check_whole("top_k", self.top_k, 1, None)
-        _check_number("temperature", self.temperature, above=0.0)
-        _check_number("top_p", self.top_p, above=0.0, most=1.0)
+        if self.top_k is not None:
+            _check_whole("top_k", self.top_k, 1, None)
+        if self.temperature is not None:
+            _check_number("temperature", self.temperature, above=0.0)
+        if self.top_p is not None:
+            _check_number("top_p", self.top_p, above=0.0, most=1.0)
         if self.max_seconds is not None:
             _check_number("max_seconds", self.max_seconds, above=0.0)
 

@@ -105,7 +105,12 @@ class SparkTTS:
         self._need("llm", "bicodec")
         prompt = self._prompt(request)
         count = self._semantic_count(request, prompt)
-        sampling = Sampling(request.temperature, request.top_p, request.top_k)
+        own = self.config.sampling
+        sampling = Sampling(
+            temperature=own.temperature if request.temperature is None else request.temperature,
+            top_p=own.top_p if request.top_p is None else request.top_p,
+            top_k=own.top_k if request.top_k is None else request.top_k,
+        )
         [generation] = self._generator.generate(
             [prompt],
             [request.seed],

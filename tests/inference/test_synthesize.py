@@ -1,6 +1,8 @@
+import dataclasses
 import shutil
 import warnings
 from functools import partial
+from unittest import mock
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ import tiny_model
 
 from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
+from spark_jax.config import SamplingConfig
 from spark_jax.errors import SparkError
 from spark_jax.inference import synthesize
 from spark_jax.inference.request import Request
@@ -115,6 +118,10 @@ def test_the_seed_decides(tts):
     assert speak(seed=1) == speak(seed=1)
     assert speak(seed=1) != speak(seed=2)
     assert speak(seed=1, greedy=True) == speak(seed=2, greedy=True)
+    # Where a request does not say, the model's own sampling holds: with one candidate it is greedy.
+    own = dataclasses.replace(tts.config, sampling=SamplingConfig(top_k=1))
+    with mock.patch.object(tts, "config", own):
+        assert speak(seed=1) == speak(seed=3) == speak(seed=1, greedy=True) != speak(seed=1, top_k=50)
 
 
 def test_the_limit_is_told_and_kept(tts):
