@@ -96,7 +96,14 @@ def _read_archive(path: Path, file: io.FileIO, archive: zipfile.ZipFile) -> dict
     if type(state) is not dict:
         raise SparkError(f"{path}: holds a {type(state).__name__}; expected a state dict (names to tensors)")
     checked: set[str] = set()  # storages whose checksum was found right
-    return {name: _source_tensor(path, name, value, entries, root, checked) for name, value in state.items()}
+    tensors = {name: _source_tensor(path, name, value, entries, root, checked) for name, value in state.items()}
+    if not any(tensor.fault for tensor in tensors.values()):
+        # torch writes no storage that nothing lies in: one that is left over means that a tensor names another's.
+        used = {f"{root}data/{value.storage.key}" for value in state.values()}
+        if unused := [name for name in entries if name.startswith(f"{root}data/") and name not in used]:
+            shown = " ".join(unused[0].split())[:200]
+            raise SparkError(f"{path}: no tensor lies in {shown}; the description of some tensor is damaged")
+    return tensors
 
 
 def _plain_entries(path: Path, file: io.FileIO, archive: zipfile.ZipFile) -> dict[str, _Entry]:
