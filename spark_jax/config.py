@@ -247,8 +247,16 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`: nested dictionaries, ready for JSON or YAML."""
-    return dataclasses.asdict(config)
+    """The inverse of `from_mapping`: nested dictionaries, ready for JSON or YAML.
+
+    A decoder's `head_dim` that follows from its other sizes is left out: where they are changed, it follows them.
+    """
+    mapping = dataclasses.asdict(config)
+    for decoder in (mapping, mapping.get("llm")):
+        if isinstance(decoder, dict) and "head_dim" in decoder:
+            if decoder["head_dim"] == decoder["hidden_size"] // max(1, decoder["num_attention_heads"]):
+                del decoder["head_dim"]
+    return mapping
 
 
 def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:

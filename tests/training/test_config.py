@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 from spark_jax.training.config import CTCTrainingConfig, LLMTrainingConfig, load_config
 
@@ -49,3 +50,12 @@ def test_mistakes_are_named(tmp_path, text, overrides, message):
 def test_a_missing_file_is_named():
     with pytest.raises(SparkError, match="nowhere.yaml: cannot be read"):
         load_config(LLMTrainingConfig, "nowhere.yaml")
+
+
+def test_the_size_of_heads_follows_the_file(tmp_path):
+    """The defaults' own head size must not come along where a file names other sizes of the decoder."""
+    path = tmp_path / "model.yaml"
+    path.write_text("llm: {hidden_size: 192, num_attention_heads: 4}")
+    assert load_config(SparkConfig, path).llm.head_dim == 48
+    path.write_text("llm: {hidden_size: 192, num_attention_heads: 4, head_dim: 64}")
+    assert load_config(SparkConfig, path).llm.head_dim == 64
