@@ -241,9 +241,21 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
     _check_lists(cls, mapping, source)
     settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
     try:
-        return dacite.from_dict(cls, dict(mapping), settings)
-    except dacite.DaciteError as error:
+        config = dacite.from_dict(cls, dict(mapping), settings)
+    except (dacite.DaciteError, TypeError) as error:  # the latter from a class that computes with its sizes
         raise SparkError(f"{source}: {' '.join(str(error).split())}") from error
+    _refuse_booleans(config, source)
+    return config
+
+
+def _refuse_booleans(config: Any, source: str) -> None:
+    """To Python True is a number, and dacite lets it pass for one."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_booleans(value, f"{source}: {field.name}")
+        elif "bool" not in str(field.type) and bool in map(type, value if type(value) is tuple else (value,)):
+            raise SparkError(f"{source}: {field.name} is {value!r}, expected a number")
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -50,6 +50,9 @@ _CODEC_OMITTED = {
     - {"input_dim", "out_dim", "latent_dim", "token_num", "fsq_levels", "fsq_num_quantizers"},
 }
 
+# What a file may lack besides: the release's own leaves it to the code.
+_CODEC_OPTIONAL = {"postnet": {"sample_ratios"}}
+
 # Settings that select another architecture: with other values the weights would load and sound wrong.
 _WAV2VEC2_REQUIRED = {
     "model_type": "wav2vec2", "feat_extract_norm": "layer", "feat_extract_activation": "gelu",
@@ -107,6 +110,8 @@ def read_bicodec_config(path: Path) -> BiCodecConfig:
         if not isinstance(sections[name], Mapping):
             raise SparkError(f"{origin} is {sections[name]!r}, expected a mapping")
         _require(sections[name], required, origin)
+        optional = _CODEC_OMITTED.get(name, set()) | _CODEC_OPTIONAL.get(name, set())
+        _section(sections[name], [f.name for f in dataclasses.fields(cls) if f.name not in optional], origin)
         config[name] = from_mapping(cls, {k: v for k, v in sections[name].items() if k not in required}, origin)
         _check_sizes(config[name], origin)
     return BiCodecConfig(**config)
