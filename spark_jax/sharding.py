@@ -126,9 +126,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, jax.P())
 
 
-def spec(*names: str | None) -> jax.P:
-    """Where an array with these logical axes lies, by the table."""
-    return jax.P(*(None if name is None else RULES[name] for name in names))
+def spec(mesh: Mesh | jax.sharding.AbstractMesh, *names: str | None) -> jax.P:
+    """Where an array with these logical axes lies; mesh axes of one device divide nothing and are left out."""
+    return jax.P(*(None if name is None else _axes(mesh, name) or None for name in names))
+
+
+def _axes(mesh: Mesh | jax.sharding.AbstractMesh, name: str) -> tuple[str, ...]:
+    """The mesh axes that divide a logical axis."""
+    target = RULES[name]
+    axes = (target,) if isinstance(target, str) else target or ()
+    return tuple(axis for axis in axes if mesh.shape[axis] > 1)
 
 
 def under_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
@@ -143,20 +150,22 @@ def under_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def device_axes(name: str) -> tuple[str, ...]:
-    """The mesh axes of a logical axis: what a collective in a `per_device` function runs over; () without a mesh."""
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return ()
-    target = RULES[name]
-    return (target,) if isinstance(target, str) else target or ()
+    """What a collective along a logical axis runs over in a `per_device` function; () where nothing is divided."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return _axes(mesh, name) if mesh.manual_axes else ()
 
 
 def constrain(x: Array, *names: str | None) -> Array:
     """x, laid out over the context's mesh by its logical axes; x itself where there is none."""
-    return x if _context() is None else jax.lax.with_sharding_constraint(x, spec(*names))
+    mesh = _context()
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, spec(mesh, *names))
 
 
 def per_device(
-    function: Callable[..., Any], inputs: Sequence[tuple[str | None, ...]], outputs: Any
+    function: Callable[..., Any],
+    inputs: Sequence[tuple[str | None, ...]],
+    outputs: Any,
+    check_replicas: bool = False,
 ) -> Callable[..., Any]:
     """The function, run by each device of the context's mesh on its own part of the arrays.
 
@@ -167,15 +176,18 @@ def per_device(
       function: of arrays; it sees the part of each that lies on the device.
       inputs: logical axes of each argument.
       outputs: logical axes of the result, or a tuple of them for a tuple of results.
+      check_replicas: JAX proves that what the outputs do not divide is the same everywhere; gradients through the
+        function need fewer sums then. Kernels say too little for it.
     """
-    if _context() is None:
+    mesh = _context()
+    if mesh is None:
         return function
     several = bool(outputs) and isinstance(outputs[0], tuple)
     return jax.shard_map(
         function,
-        in_specs=tuple(spec(*names) for names in inputs),
-        out_specs=tuple(spec(*names) for names in outputs) if several else spec(*outputs),
-        check_vma=False,  # a Pallas kernel says nothing about which axes its results vary over
+        in_specs=tuple(spec(mesh, *names) for names in inputs),
+        out_specs=tuple(spec(mesh, *names) for names in outputs) if several else spec(mesh, *outputs),
+        check_vma=check_replicas,
     )
 
 

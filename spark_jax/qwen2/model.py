@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from spark_jax import sharding
 from spark_jax.config import Qwen2Config
 from spark_jax.nn.attention import AttentionBackend, backend_mask, grouped_query_attention, self_attention
+from spark_jax.nn.embedding import Embedding
 from spark_jax.nn.fused_attention import RESIDUALS
 from spark_jax.nn.linear import flat_dot_general, wide_einsum
 from spark_jax.nn.rms_norm import RMSNorm
@@ -153,10 +154,7 @@ class Qwen2(nn.Module):
             # The loop over layers keeps XLA from merging the two computations, unless it is written out.
             layer = nn.remat(DecoderLayer, policy=_REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
         init = nn.initializers.normal(INIT_SCALE)
-        self.embed = nn.Embed(
-            config.vocab_size, config.hidden_size, dtype=None,  # gradients of one token are added up in float32
-            embedding_init=nn.with_logical_partitioning(init, ("vocab", "embed")),
-        )
+        self.embed = Embedding(config.vocab_size, config.hidden_size, init, self.dtype)
         self.layers = nn.scan(
             layer,
             variable_axes={"params": 0, "intermediates": 0},
@@ -199,7 +197,7 @@ class Qwen2(nn.Module):
         cosine, sine = rotary_angles(
             slots if positions is None else positions, self.config.head_dim, self.config.rope_theta
         )
-        x = sharding.constrain(self.embed(input_ids).astype(self.dtype), "batch", None, None)
+        x = sharding.constrain(self.embed(input_ids), "batch", None, None)
         buffers = None if cache is None else (cache.keys, cache.values)
         layer_indices = jnp.arange(self.config.num_hidden_layers)
         step = _Step(cosine, sine, segment_ids, mask, None if cache is None else slots)
