@@ -69,7 +69,12 @@ def count_flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> float:
     """
     if isinstance(jaxpr, core.ClosedJaxpr):
         jaxpr = jaxpr.jaxpr
-    return sum(map(_equation_flops, jaxpr.eqns))
+    total, needed = 0.0, {variable for variable in jaxpr.outvars if isinstance(variable, core.Var)}
+    for equation in reversed(jaxpr.eqns):  # what nobody needs, XLA leaves out
+        if equation.effects or not needed.isdisjoint(equation.outvars):
+            total += _equation_flops(equation)
+            needed |= {variable for variable in equation.invars if isinstance(variable, core.Var)}
+    return total
 
 
 def _equation_flops(equation: Any) -> float:

@@ -19,6 +19,7 @@ from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
 from spark_jax.data.codec import whole_tokens
 from spark_jax.errors import SparkError
+from spark_jax.nn.attention import choose_backend
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.training import codec_step, step
 from spark_jax.training.codec_config import BiCodecTrainingConfig
@@ -80,13 +81,13 @@ def llm_program(
     """The language model's training; `devices` None: those of this process group.
 
     Raises:
-      SparkError: a mesh that does not fit the devices or the batch.
+      SparkError: a mesh that does not fit the devices or the batch; attention that the devices do not have.
     """
     mesh = _mesh(config.mesh, devices)
-    if config.rowwise_attention and mesh.size > 1:
-        raise SparkError(f"rowwise_attention: the mesh has {mesh.size} devices, expected one")
     _check_rows("data.batch_rows", config.data.batch_rows, mesh)
-    model = Qwen2(system.llm, jnp.dtype(config.dtype), config.unroll_layers, config.rowwise_attention)
+    dtype = jnp.dtype(config.dtype)
+    attention = choose_backend(config.attention, mesh, dtype)
+    model = Qwen2(system.llm, dtype, config.unroll_layers, attention, config.remat)
     optimizer = make_optimizer(config.optimizer, config.loop.steps)
 
     def init() -> TrainState:

@@ -55,6 +55,7 @@ def test_known_products():
     assert count(jax.checkpoint(jnp.matmul), (3, 4), (4, 5)) == product
     loss = lambda a, b: jnp.sum(jnp.tanh(a @ b))  # noqa: E731
     assert count(jax.grad(loss, (0, 1)), (3, 4), (4, 5)) == 3 * product
+    assert count(lambda a, b: (a @ b, b)[1], (3, 4), (4, 5)) == 0
     with pytest.raises(ValueError, match="unknown length"):
         count(lambda a: jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ x, a), (4, 4))
 

@@ -89,7 +89,7 @@ def test_the_abstract_state_is_the_real_one():
     ("change", "message"),
     [
         ({"data": TokenDataConfig(batch_rows=12)}, "data.batch_rows is 12, expected a multiple of 8"),
-        ({"rowwise_attention": True}, "rowwise_attention: the mesh has 8 devices"),
+        ({"attention": "rowwise"}, "attention: rowwise on a mesh of 8 devices, expected one"),
     ],
 )
 def test_what_does_not_fit_the_mesh_is_told(change, message):
