@@ -6,7 +6,6 @@ Writes checkpoints, metrics.jsonl, at every evaluation the part `codec` (paramet
 code usage: what inference and `init_from` load), and sounds and spectrograms to TensorBoard.
 """
 
-import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,6 @@ import jax
 import numpy as np
 
 from spark_jax import compilation_cache, sharding
-from spark_jax.bicodec.discriminator import Discriminators
-from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, pipeline
 from spark_jax.data.codec import CodecExamples, with_tokens
@@ -25,19 +22,16 @@ from spark_jax.errors import SparkError
 from spark_jax.training import checkpoint, codec_step, entry, loop
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.config import load_config
-from spark_jax.training.optimizer import make_optimizer
+from spark_jax.training.program import codec_program
 from spark_jax.training.samples import SampleWriter
 from spark_jax.training.state import TrainState
-from spark_jax.wav2vec2.model import Wav2Vec2
 
 
 def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     compilation_cache.enable()
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     system = load_config(SparkConfig, config.model)
-    data = config.data
-    if data.whole_utterances and config.phase != "features":
-        raise SparkError(f'data.whole_utterances: phase is {config.phase!r}, expected "features"')
+    program = codec_program(config, system)
+    mesh, data = program.mesh, config.data
     examples, validation = (
         CodecExamples(
             read_records(config, system, split),
@@ -64,15 +58,12 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches
     )
 
-    models = make_models(config, system)
     checkpoints = checkpoint.Checkpoints(output / "checkpoints", config.loop.keep_checkpoints)
-    state, shardings = loop.initialize_or_restore(
-        mesh, lambda: codec_step.init_state(models, config, system), checkpoints, batches
-    )
+    state, shardings = loop.initialize_or_restore(mesh, program.init, checkpoints, batches)
     if checkpoints.latest_step is None:
         state = codec_step.with_pretrained(state, shardings, load_pretrained(state, config))
     print(summary(state, config, mesh), file=sys.stderr)
-    evaluate_batch = sharding.jit_eval(codec_step.codec_evaluation(models, config, system), mesh, shardings)
+    evaluate_batch = program.jit_evaluation(shardings)
     samples = SampleWriter(output / "tensorboard" / "samples", system.sample_rate)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
@@ -87,9 +78,9 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
     state = loop.fit(
-        state, make_step(models, config, system, mesh, shardings, int(state.step)), batches,
+        state, program.jit_step(shardings, int(state.step)), batches,
         config=config.loop, checkpoints=checkpoints, directory=output,
-        put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate="audio_seconds",
+        put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate=program.rate,
     )  # fmt: skip
     checkpoints.close()
     samples.close()
@@ -106,16 +97,6 @@ def read_records(config: BiCodecTrainingConfig, system: SparkConfig, split: str)
     return with_tokens(records, config.tokens, config.data.segment_seconds, system)
 
 
-def make_models(config: BiCodecTrainingConfig, system: SparkConfig) -> codec_step.CodecModels:
-    return codec_step.CodecModels(
-        codec=BiCodec(system.bicodec),
-        extractor=None if config.phase == "wave" else Wav2Vec2(system.wav2vec2),
-        discriminators=Discriminators(config.discriminator) if config.adversarial else None,
-        generator_optimizer=make_optimizer(config.generator_optimizer, config.loop.steps),
-        discriminator_optimizer=make_optimizer(config.discriminator_optimizer, config.loop.steps),
-    )
-
-
 def load_pretrained(state: TrainState, config: BiCodecTrainingConfig) -> dict[str, Any]:
     """The parts that the configuration names, checked against the state's shapes."""
     pretrained = {}
@@ -124,28 +105,6 @@ def load_pretrained(state: TrainState, config: BiCodecTrainingConfig) -> dict[st
     if config.init_from is not None:
         pretrained["codec"] = checkpoint.load_params(config.init_from, _shapes(codec_step.codec_variables(state)))
     return pretrained
-
-
-def make_step(
-    models: codec_step.CodecModels,
-    config: BiCodecTrainingConfig,
-    system: SparkConfig,
-    mesh: jax.sharding.Mesh,
-    shardings: Any,
-    start: int,
-) -> Any:
-    """The step of the loop: without discriminators before `adversarial_start`, with them after."""
-    plain, adversarial = (
-        sharding.jit_step(codec_step.codec_step(models, config, system, flag), mesh, shardings)
-        for flag in (False, True)
-    )
-    steps = itertools.count(start)
-
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-        late = config.adversarial and next(steps) >= config.adversarial_start
-        return (adversarial if late else plain)(state, batch)
-
-    return step
 
 
 def summary(state: TrainState, config: BiCodecTrainingConfig, mesh: jax.sharding.Mesh) -> str:

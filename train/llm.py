@@ -11,23 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from spark_jax import sharding
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, pipeline, tokens
 from spark_jax.errors import SparkError
-from spark_jax.qwen2.model import Qwen2
 from spark_jax.tokenizer import SparkTokenizer, build_tokenizer
 from spark_jax.training import checkpoint, entry, loop, step
 from spark_jax.training.config import LLMTrainingConfig, load_config
-from spark_jax.training.optimizer import make_optimizer
-from spark_jax.training.state import TrainState, new_state
+from spark_jax.training.program import llm_program
+from spark_jax.training.state import TrainState
 
 
 def train(config: LLMTrainingConfig, output: Path) -> TrainState:
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     system = load_config(SparkConfig, config.model)
+    program = llm_program(config, system)
+    mesh = program.mesh
     tokenizer = make_tokenizer(config.tokenizer, system)
     tokenizer.save(output / "tokenizer")
     if tokenizer.vocab_size > system.llm.vocab_size:
@@ -61,17 +60,8 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         validation.plan(data.batch_rows, None), validation.load, data.evaluation_batches
     )
 
-    if config.rowwise_attention and mesh.size > 1:
-        raise SparkError(f"rowwise_attention: the mesh has {mesh.size} devices, expected one")
-    model = Qwen2(system.llm, jnp.dtype(config.dtype), config.unroll_layers, config.rowwise_attention)
-    optimizer = make_optimizer(config.optimizer, config.loop.steps)
-
-    def init() -> TrainState:
-        variables = model.init(jax.random.key(config.loop.seed), jnp.zeros((1, 2), jnp.int32))
-        return new_state({"params": variables["params"]}, optimizer.init)
-
     checkpoints = checkpoint.Checkpoints(output / "checkpoints", config.loop.keep_checkpoints)
-    state, shardings = loop.initialize_or_restore(mesh, init, checkpoints, batches)
+    state, shardings = loop.initialize_or_restore(mesh, program.init, checkpoints, batches)
     if checkpoints.latest_step is None and config.init_from is not None:
         wanted = checkpoint.abstract(state.params, shardings.params)
         state = state.replace(params=checkpoint.load_params(config.init_from, wanted))
@@ -81,24 +71,24 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         f"on average, {sequences.dropped} dropped; mesh {dict(mesh.shape)}",
         file=sys.stderr,
     )
-    evaluate_batch = sharding.jit_eval(step.llm_evaluation(model, config.loss_chunk), mesh, shardings.params)
+    evaluate_batch = program.jit_evaluation(shardings)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
         checkpoint.save_params(output / "llm", state.params)
-        parts = [evaluate_batch(state.params, sharding.put_batch(mesh, batch)) for batch in validation_batches]
+        parts = [evaluate_batch(state, sharding.put_batch(mesh, batch)) for batch in validation_batches]
         sums = jax.tree.map(lambda *values: sum(values), *jax.device_get(parts))
         return {name: float(value) for name, value in step.completion_metrics(sums).items()}
 
     state = loop.fit(
         state,
-        sharding.jit_step(step.llm_step(model, optimizer, config.accumulate, config.loss_chunk), mesh, shardings),
+        program.jit_step(shardings),
         batches,
         config=config.loop,
         checkpoints=checkpoints,
         directory=output,
         put=lambda batch: sharding.put_batch(mesh, batch),
         evaluate=evaluate,
-        rate="tokens",
+        rate=program.rate,
     )
     checkpoints.close()
     return state
