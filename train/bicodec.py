@@ -7,7 +7,6 @@ code usage: what inference and `init_from` load), and sounds and spectrograms to
 """
 
 import itertools
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, pipeline
 from spark_jax.data.codec import CodecExamples, with_tokens
 from spark_jax.errors import SparkError
-from spark_jax.training import checkpoint, codec_step, entry, loop
+from spark_jax.training import checkpoint, codec_step, distributed, entry, loop
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.config import load_config
-from spark_jax.training.optimizer import make_optimizer
+from spark_jax.training.optimizer import make_optimizer, make_schedule
 from spark_jax.training.samples import SampleWriter
 from spark_jax.training.state import TrainState
 from spark_jax.wav2vec2.model import Wav2Vec2
@@ -50,6 +49,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         )
         for split in (data.train_split, data.evaluation_split)
     )
+    share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         examples.plan(data.batch_segments, config.loop.seed),
         examples.load,
@@ -57,21 +57,21 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         config.loop.seed,
         threads=data.threads,
         prefetch=data.prefetch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share,
+        process_count=shares,
     )
     validation_batches = pipeline.evaluation_batches(
         validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches
     )
 
     models = make_models(config, system)
-    checkpoints = checkpoint.Checkpoints(output / "checkpoints", config.loop.keep_checkpoints)
+    checkpoints = checkpoint.Checkpoints.of_run(output, config.loop)
     state, shardings = loop.initialize_or_restore(
         mesh, lambda: codec_step.init_state(models, config, system), checkpoints, batches
     )
     if checkpoints.latest_step is None:
         state = codec_step.with_pretrained(state, shardings, load_pretrained(state, config))
-    print(summary(state, config, mesh), file=sys.stderr)
+    distributed.log(summary(state, config, mesh))
     evaluate_batch = sharding.jit_eval(codec_step.codec_evaluation(models, config, system), mesh, shardings)
     samples = SampleWriter(output / "tensorboard" / "samples", system.sample_rate)
 
@@ -79,7 +79,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         checkpoint.save_params(output / "codec", codec_step.codec_variables(state))
         results = []
         for i, batch in enumerate(validation_batches):
-            result = jax.device_get(evaluate_batch(state, sharding.put_batch(mesh, batch)))
+            result = jax.device_get(evaluate_batch(state, sharding.put_whole_batch(mesh, batch)))
             wave = result.pop("wave", None)
             if i == 0 and wave is not None:
                 samples.write(int(state.step), batch["wave"][:4], wave[:4])
@@ -90,6 +90,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         state, make_step(models, config, system, mesh, shardings, int(state.step)), batches,
         config=config.loop, checkpoints=checkpoints, directory=output,
         put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate="audio_seconds",
+        schedules={"learning_rate": make_schedule(config.generator_optimizer, config.loop.steps)}, parts=("codec",),
     )  # fmt: skip
     checkpoints.close()
     samples.close()

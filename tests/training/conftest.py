@@ -54,7 +54,7 @@ class Toy:
         return {"x": x, "y": x.sum(axis=1)}
 
     def run(self, evaluate=None):
-        checkpoints = checkpoint.Checkpoints(self.directory / "checkpoints", self.config.keep_checkpoints)
+        checkpoints = checkpoint.Checkpoints.of_run(self.directory, self.config)
         data = pipeline.batches(pipeline.shuffled_plan(50, 8, 0), self.load, 100, seed=0)
         state, shardings = loop.initialize_or_restore(self.mesh, self.init, checkpoints, data)
         jitted = sharding.jit_step(self.step, self.mesh, shardings)
