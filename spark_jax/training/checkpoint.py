@@ -96,9 +96,8 @@ class Checkpoints:
 
     def would_keep(self, metrics: Mapping[str, float]) -> bool:
         """Whether a checkpoint with these metrics would be one of the best."""
-        known = sorted(self._value(each.metrics) for each in self._checkpointer.checkpoints if each.metrics)
-        worst = known[: self._keep_best][-1] if known else math.inf
-        return self._keep_best > 0 and (len(known) < self._keep_best or self._value(metrics) < worst)
+        known = [self._value(each.metrics) for each in self._checkpointer.checkpoints if each.metrics]
+        return sum(value <= self._value(metrics) for value in known) < self._keep_best
 
     def save(self, step: int, state: Any, data: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Saves the state (any tree of arrays) and the data iterator (grain) after `step` steps.
