@@ -1,9 +1,12 @@
-"""The device mesh, the one table of logical axes, and the shardings of train states and batches.
+"""The device mesh, the one table of logical axes, and the shardings of train states, batches and activations.
 
-Models name the axes of their parameters (`nn.with_logical_partitioning`); `RULES` says on which mesh axis
-each name lies. The shardings of a whole train state, optimiser and all, are resolved once over `eval_shape`.
+Models name the axes of their parameters (`nn.with_logical_partitioning`) and of a few activations (`constrain`,
+`per_device`); `RULES` says on which mesh axis each name lies. The shardings of a whole train state, optimiser and
+all, are resolved once over `eval_shape`. Activations know the mesh from the context that `under_mesh` traces a
+function in; without one (inference, tests of a single device) nothing is divided.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +15,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
+from jaxtyping import Array
 
 from spark_jax.errors import SparkError
 
@@ -122,6 +126,77 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, jax.P())
 
 
+def spec(mesh: Mesh | jax.sharding.AbstractMesh, *names: str | None) -> jax.P:
+    """Where an array with these logical axes lies; mesh axes of one device divide nothing and are left out."""
+    return jax.P(*(None if name is None else _axes(mesh, name) or None for name in names))
+
+
+def _axes(mesh: Mesh | jax.sharding.AbstractMesh, name: str) -> tuple[str, ...]:
+    """The mesh axes that divide a logical axis."""
+    target = RULES[name]
+    axes = (target,) if isinstance(target, str) else target or ()
+    return tuple(axis for axis in axes if mesh.shape[axis] > 1)
+
+
+def under_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """The function, traced with the mesh in context: what makes `constrain` and `per_device` real in it."""
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return traced
+
+
+def device_axes(name: str) -> tuple[str, ...]:
+    """What a collective along a logical axis runs over in a `per_device` function; () where nothing is divided."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return _axes(mesh, name) if mesh.manual_axes else ()
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+    """x, laid out over the context's mesh by its logical axes; x itself where there is none."""
+    mesh = _context()
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, spec(mesh, *names))
+
+
+def per_device(
+    function: Callable[..., Any],
+    inputs: Sequence[tuple[str | None, ...]],
+    outputs: Any,
+    check_replicas: bool = False,
+) -> Callable[..., Any]:
+    """The function, run by each device of the context's mesh on its own part of the arrays.
+
+    For what XLA cannot divide (kernels), and for loops whose collectives must stay outside of them. Without a mesh it
+    is the function itself.
+
+    Args:
+      function: of arrays; it sees the part of each that lies on the device.
+      inputs: logical axes of each argument.
+      outputs: logical axes of the result, or a tuple of them for a tuple of results.
+      check_replicas: JAX proves that what the outputs do not divide is the same everywhere; gradients through the
+        function need fewer sums then. Kernels say too little for it.
+    """
+    mesh = _context()
+    if mesh is None:
+        return function
+    several = bool(outputs) and isinstance(outputs[0], tuple)
+    return jax.shard_map(
+        function,
+        in_specs=tuple(spec(mesh, *names) for names in inputs),
+        out_specs=tuple(spec(mesh, *names) for names in outputs) if several else spec(mesh, *outputs),
+        check_vma=check_replicas,
+    )
+
+
+def _context() -> jax.sharding.AbstractMesh | None:
+    """The mesh that the current function is traced under, unless it runs per device already."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.manual_axes else mesh
+
+
 def initialize(mesh: Mesh, init: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     """Runs `init(*args)` jitted straight into its shardings; nothing is ever whole on one device.
 
@@ -139,9 +214,8 @@ def jit_step(
     step: Callable[[Any, Any], tuple[Any, Any]], mesh: Mesh, state_shardings: Any
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """A train step `(state, batch) → (state, metrics)` with explicit shardings; the state is donated."""
-
     return jax.jit(
-        step,
+        under_mesh(step, mesh),
         in_shardings=(state_shardings, batch_sharding(mesh)),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
@@ -153,7 +227,9 @@ def jit_eval(
 ) -> Callable[[Any, Any], Any]:
     """An evaluation step `(params, batch) → metrics` jitted with explicit shardings; nothing is donated."""
     return jax.jit(
-        evaluate, in_shardings=(params_shardings, batch_sharding(mesh)), out_shardings=replicated(mesh)
+        under_mesh(evaluate, mesh),
+        in_shardings=(params_shardings, batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
     )
 
 

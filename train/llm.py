@@ -17,6 +17,7 @@ from spark_jax import sharding
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, pipeline, tokens
 from spark_jax.errors import SparkError
+from spark_jax.nn.attention import choose_backend
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.tokenizer import SparkTokenizer, build_tokenizer
 from spark_jax.training import checkpoint, distributed, entry, loop, step
@@ -63,9 +64,9 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         validation.plan(data.batch_rows, None), validation.load, data.evaluation_batches
     )
 
-    if config.rowwise_attention and mesh.size > 1:
-        raise SparkError(f"rowwise_attention: the mesh has {mesh.size} devices, expected one")
-    model = Qwen2(system.llm, jnp.dtype(config.dtype), config.unroll_layers, config.rowwise_attention)
+    dtype = jnp.dtype(config.dtype)
+    attention = choose_backend(config.attention, mesh, dtype)
+    model = Qwen2(system.llm, dtype, config.unroll_layers, attention, config.remat)
     optimizer = make_optimizer(config.optimizer, config.loop.steps)
 
     def init() -> TrainState:

@@ -1,6 +1,7 @@
 """Linear layer whose kernel axes carry logical names; products as plain matrix products."""
 
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -56,3 +57,24 @@ def flat_dot_general(
         precision=precision, preferred_element_type=preferred_element_type,
     )  # fmt: skip
     return product.reshape(*lhs.shape[: lhs.ndim - count], *outputs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def wide_einsum(equation: str, a: Array, b: Array) -> Float[Array, "..."]:
+    """The product of two arrays in float32; its gradient's products are in the arrays' own type.
+
+    Of a float32 cotangent and bfloat16 arrays JAX would make float32 products, several times slower.
+    """
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _wide_einsum_forward(equation: str, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return wide_einsum(equation, a, b), (a, b)
+
+
+def _wide_einsum_backward(equation: str, operands: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    product, pullback = jax.vjp(partial(jnp.einsum, equation), *operands)
+    return pullback(cotangent.astype(product.dtype))
+
+
+wide_einsum.defvjp(_wide_einsum_forward, _wide_einsum_backward)

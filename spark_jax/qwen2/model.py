@@ -7,20 +7,36 @@ time does not grow with depth.
 """
 
 from functools import partial
+from typing import Literal
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from spark_jax import sharding
 from spark_jax.config import Qwen2Config
-from spark_jax.nn.attention import causal_mask, grouped_query_attention, rowwise_causal_attention
-from spark_jax.nn.linear import flat_dot_general
+from spark_jax.nn.attention import AttentionBackend, backend_mask, grouped_query_attention, self_attention
+from spark_jax.nn.embedding import Embedding
+from spark_jax.nn.fused_attention import RESIDUALS
+from spark_jax.nn.linear import flat_dot_general, wide_einsum
 from spark_jax.nn.rms_norm import RMSNorm
 from spark_jax.nn.rope import apply_rotary, rotary_angles
 from spark_jax.qwen2.cache import KVCache
 
 INIT_SCALE = 0.02  # Qwen2's initializer_range
+
+# What a layer keeps for its gradient besides its input; the rest is computed again.
+Remat = Literal["none", "full", "attention", "dots"]
+_keep = jax.checkpoint_policies
+_REMAT_POLICIES = {
+    "full": _keep.nothing_saveable,
+    "attention": _keep.save_only_these_names(RESIDUALS),  # splash attention is not run again
+    "dots": _keep.save_from_both_policies(
+        _keep.dots_with_no_batch_dims_saveable, _keep.save_only_these_names(RESIDUALS)
+    ),
+}
 
 
 def _dense(features, axes: tuple[str, ...], dtype: jnp.dtype, name: str, inputs: int = 1, bias: bool = False):
@@ -39,7 +55,8 @@ class _Step:
 
     cosine: Float[Array, "batch time half"]
     sine: Float[Array, "batch time half"]
-    mask: Bool[Array, "batch time length"]
+    segment_ids: Int[Array, "batch time"]
+    mask: Bool[Array, "batch time length"] | None  # None: the backend has its own
     slots: Int[Array, "batch time"] | None
 
 
@@ -48,7 +65,7 @@ class Attention(nn.Module):
 
     config: Qwen2Config
     dtype: jnp.dtype
-    rowwise: bool = False
+    backend: AttentionBackend = "xla"
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch time dim"], cache, layer: Int[Array, ""], step: _Step):
@@ -62,8 +79,10 @@ class Attention(nn.Module):
             query = RMSNorm(config.rms_norm_eps, name="query_norm")(query)
             key = RMSNorm(config.rms_norm_eps, name="key_norm")(key)
         query, key = (apply_rotary(part, step.cosine, step.sine) for part in (query, key))
-        key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [batch, kv_heads, time, head_dim]
-        if cache is not None:
+        if cache is None:
+            mixed = self_attention(self.backend, query, key, value, step.segment_ids, step.mask)
+        else:
+            key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [batch, kv_heads, time, head_dim]
             # The whole cache is carried through the scan over layers and written in place, one token a step;
             # as a scanned input and output it would be copied at every token.
             items, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(kv_heads)[:, None]
@@ -72,9 +91,7 @@ class Attention(nn.Module):
                 buffer.at[place].set(new.astype(buffer.dtype), mode="drop")
                 for buffer, new in zip(cache, (key, value), strict=True)
             )
-            key, value = cache[0][layer], cache[1][layer]
-        attend = rowwise_causal_attention if self.rowwise and cache is None else grouped_query_attention
-        mixed = attend(query, key, value, step.mask)
+            mixed = grouped_query_attention(query, cache[0][layer], cache[1][layer], step.mask)
         out = _dense(config.hidden_size, ("heads", "head_dim", "embed"), self.dtype, "out", inputs=2)
         return out(mixed), cache
 
@@ -97,13 +114,14 @@ class DecoderLayer(nn.Module):
 
     config: Qwen2Config
     dtype: jnp.dtype
-    rowwise: bool = False
+    backend: AttentionBackend = "xla"
 
     @nn.compact
     def __call__(self, carry, layer: Int[Array, ""], step: _Step):
         x, cache = carry
+        x = sharding.constrain(x, "batch", None, None)
         norm = partial(RMSNorm, self.config.rms_norm_eps)
-        mixed, cache = Attention(self.config, self.dtype, self.rowwise, name="attention")(
+        mixed, cache = Attention(self.config, self.dtype, self.backend, name="attention")(
             norm(name="input_norm")(x), cache, layer, step
         )
         x = x + mixed
@@ -116,30 +134,36 @@ class Qwen2(nn.Module):
 
     `unroll` layers are written out in one body of the loop over layers: longer to compile, and what the gradient needs
     is not copied into stacks. Training six layers of 192 on CPU, all unrolled, took 15 % less processor time.
-    `rowwise` attention without a cache: see `rowwise_causal_attention`.
+    `attention` is the backend of calls without a cache, one that `choose_backend` gave; `remat` says what layers keep
+    for the gradient: everything ("none"), their inputs alone ("full"), besides them the result of splash attention
+    ("attention"), or of every product with a kernel, too ("dots").
     """
 
     config: Qwen2Config
     dtype: jnp.dtype = jnp.float32
     unroll: int = 1
-    rowwise: bool = False
+    attention: AttentionBackend = "xla"
+    remat: Remat = "none"
 
     def setup(self):
         config = self.config
+        # A kernel could not divide the one row that parameters are made with.
+        backend = "xla" if self.is_initializing() else self.attention
+        layer = DecoderLayer
+        if self.remat != "none":
+            # The loop over layers keeps XLA from merging the two computations, unless it is written out.
+            layer = nn.remat(DecoderLayer, policy=_REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
         init = nn.initializers.normal(INIT_SCALE)
-        self.embed = nn.Embed(
-            config.vocab_size, config.hidden_size, dtype=self.dtype,
-            embedding_init=nn.with_logical_partitioning(init, ("vocab", "embed")),
-        )
+        self.embed = Embedding(config.vocab_size, config.hidden_size, init, self.dtype)
         self.layers = nn.scan(
-            DecoderLayer,
+            layer,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=config.num_hidden_layers,
             unroll=self.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, self.dtype, self.rowwise)
+        )(config, self.dtype, backend)
         self.norm = RMSNorm(config.rms_norm_eps)
         if not config.tie_word_embeddings:
             head_init = nn.with_logical_partitioning(init, ("embed", "vocab"))
@@ -166,17 +190,17 @@ class Qwen2(nn.Module):
         if segment_ids is None:
             segment_ids = jnp.ones((batch, time), jnp.int32)
         if cache is None:
-            mask = causal_mask(segment_ids)
+            mask = backend_mask("xla" if self.is_initializing() else self.attention, segment_ids)
         else:
             slots = slots + cache.lengths[:, None]
             mask = jnp.arange(cache.capacity) <= slots[:, :, None]
         cosine, sine = rotary_angles(
             slots if positions is None else positions, self.config.head_dim, self.config.rope_theta
         )
-        x = nn.with_logical_constraint(self.embed(input_ids), ("batch", None, None))
+        x = sharding.constrain(self.embed(input_ids), "batch", None, None)
         buffers = None if cache is None else (cache.keys, cache.values)
         layer_indices = jnp.arange(self.config.num_hidden_layers)
-        step = _Step(cosine, sine, mask, None if cache is None else slots)
+        step = _Step(cosine, sine, segment_ids, mask, None if cache is None else slots)
         (x, buffers), _ = self.layers((x, buffers), layer_indices, step)
         if cache is not None:
             added = jnp.sum(segment_ids != 0, axis=1, dtype=jnp.int32)
@@ -191,7 +215,8 @@ class Qwen2(nn.Module):
         else:
             table = self.head
             equation = "...d,dv->...v"
-        product = jnp.einsum(
-            equation, hidden.astype(self.dtype), table.astype(self.dtype), preferred_element_type=jnp.float32
-        )
-        return nn.with_logical_constraint(product, ("batch", *(None,) * (product.ndim - 2), "vocab"))
+        return wide_einsum(equation, hidden.astype(self.dtype), table.astype(self.dtype))
+
+    def output_table(self) -> Float[Array, "vocab dim"]:
+        """What hidden states are multiplied by to give logits; float32, as it is stored."""
+        return self.embed.embedding if self.config.tie_word_embeddings else self.head.T

@@ -9,6 +9,8 @@ import yaml
 
 from spark_jax.config import from_mapping, to_mapping
 from spark_jax.errors import SparkError
+from spark_jax.nn.attention import AttentionBackend
+from spark_jax.qwen2.model import Remat
 from spark_jax.training.optimizer import OptimizerConfig
 
 T = TypeVar("T")
@@ -100,9 +102,10 @@ class LLMTrainingConfig:
     init_from: str | None = None  # parameters to start from (a model part)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
     accumulate: int = 1  # micro-batches per update
-    loss_chunk: int = 1024  # tokens whose logits exist at a time
+    loss_chunk: int = 1024  # tokens of a device whose logits exist at a time
+    attention: AttentionBackend = "auto"  # by the devices; "rowwise" is for one CPU device: nn/attention.py
+    remat: Remat = "none"  # what is computed again for the gradient: qwen2/model.py
     unroll_layers: int = 1  # layers written out in one body of the loop over them: qwen2/model.py
-    rowwise_attention: bool = False  # row after row, for one CPU device: nn/attention.py
     data: TokenDataConfig = TokenDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
         schedule="inverse_sqrt", warmup_steps=5000, floor=1e-5, decay_factor=0.5, decay_factor_step=400_000,

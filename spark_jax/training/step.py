@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
 
 from spark_jax.data import tokens
+from spark_jax.nn.cross_entropy import chunked_cross_entropy
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.training.state import TrainState, advance, guarded_update
 from spark_jax.wav2vec2 import ctc
@@ -66,7 +67,7 @@ def llm_step(
       model: the decoder.
       accumulate: micro-batches that the rows are divided into; losses and counts are summed over them and
         divided once, so that the result is that of the whole batch.
-      loss_chunk: tokens whose logits exist at a time.
+      loss_chunk: tokens of a device whose logits exist at a time.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -113,61 +114,35 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
 
     Returns:
       `loss` and `targets` (their count), `loss_<class>`, `targets_<class>` for each class of target,
-      `correct_semantic` (most likely token is the target), `tokens` (not padding).
+      `correct_semantic` (no token is more likely than the target), `among_ten_semantic` (fewer than ten are),
+      `tokens` (not padding).
     """
     hidden, _ = model.apply(
         {"params": params}, batch["input_ids"], batch["positions"], batch["segment_ids"]
     )
-    losses, correct = token_losses(
-        lambda part: model.apply({"params": params}, part, method="logits"),
-        hidden.reshape(-1, hidden.shape[-1]), batch["targets"].reshape(-1), loss_chunk,
-    )
-    classes = batch["classes"].reshape(-1)
+    classes = batch["classes"]
+    is_target = classes != tokens.NONE
+    table = model.apply({"params": params}, method="output_table")
+    loss, scores = chunked_cross_entropy(hidden, table, batch["targets"], is_target.astype(jnp.float32), loss_chunk)
+    scores = jax.lax.stop_gradient(scores)
+    semantic = classes == tokens.SEMANTIC
     sums = {
-        "loss": jnp.sum(losses, where=classes != tokens.NONE),
-        "targets": jnp.sum(classes != tokens.NONE, dtype=jnp.float32),
+        "loss": loss,
+        "targets": jnp.sum(is_target, dtype=jnp.float32),
         "tokens": jnp.sum(batch["segment_ids"] != 0, dtype=jnp.float32),
-        "correct_semantic": jnp.sum(correct, where=classes == tokens.SEMANTIC, dtype=jnp.float32),
+        "correct_semantic": jnp.sum(scores.ranks == 0, where=semantic, dtype=jnp.float32),
+        "among_ten_semantic": jnp.sum(scores.ranks < 10, where=semantic, dtype=jnp.float32),
     }
     for index in (tokens.CONTROL, tokens.GLOBAL, tokens.SEMANTIC):
         name, chosen = tokens.CLASS_NAMES[index], classes == index
-        sums[f"loss_{name}"] = jnp.sum(jax.lax.stop_gradient(losses), where=chosen)
+        sums[f"loss_{name}"] = jnp.sum(scores.losses, where=chosen)
         sums[f"targets_{name}"] = jnp.sum(chosen, dtype=jnp.float32)
     return sums
 
 
-def token_losses(
-    logits: Callable[[Float[Array, "chunk dim"]], Float[Array, "chunk vocab"]],
-    hidden: Float[Array, "tokens dim"],
-    targets: Int[Array, " tokens"],
-    chunk: int,
-) -> tuple[Float[Array, " tokens"], Bool[Array, " tokens"]]:
-    """Cross-entropy of every token in float32, and whether the target is the most likely token.
-
-    The logits exist for `chunk` tokens at a time and are computed again for the gradient: [tokens, vocab] of
-    a large vocabulary would be the largest array of the step by far.
-    """
-
-    def losses(part: tuple[Array, Array]) -> tuple[Array, Array]:
-        scores = logits(part[0])
-        chosen = jnp.take_along_axis(scores, part[1][:, None], axis=-1)[:, 0]
-        best = jnp.max(jax.lax.stop_gradient(scores), axis=-1)
-        return jax.nn.logsumexp(scores, axis=-1) - chosen, chosen >= best
-
-    count = hidden.shape[0]
-    if count <= chunk:
-        return losses((hidden, targets))
-    padding = -count % chunk
-    parts = (
-        jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, chunk, hidden.shape[1]),
-        jnp.pad(targets, (0, padding)).reshape(-1, chunk),
-    )
-    values, correct = jax.lax.map(jax.checkpoint(losses), parts)
-    return values.reshape(-1)[:count], correct.reshape(-1)[:count]
-
-
 def completion_metrics(sums: Metrics) -> Metrics:
-    """Means per target token of `completion_sums`: loss, loss by class, accuracy on semantic tokens; tokens."""
+    """Means per target token of `completion_sums`: loss, loss by class, top-1 and top-10 accuracy on semantic tokens;
+    tokens."""
     mean = lambda name, of: sums[name] / jnp.maximum(sums[of], 1.0)  # noqa: E731
     return {
         "loss": mean("loss", "targets"),
@@ -176,5 +151,6 @@ def completion_metrics(sums: Metrics) -> Metrics:
             for name in (tokens.CLASS_NAMES[index] for index in (tokens.CONTROL, tokens.GLOBAL, tokens.SEMANTIC))
         },
         "accuracy_semantic": mean("correct_semantic", "targets_semantic"),
+        "accuracy_top10_semantic": mean("among_ten_semantic", "targets_semantic"),
         "tokens": sums["tokens"],
     }

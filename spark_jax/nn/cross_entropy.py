@@ -1,0 +1,138 @@
+"""Cross-entropy over a large vocabulary, in chunks of tokens: [tokens, vocab] never exists.
+
+The loss is linear in what the tokens weigh, so the gradient is computed in the same pass over the chunks that computes
+the loss, up to one factor: nothing is computed twice, and nothing of the vocabulary's size is kept but the gradient of
+the table. Each device goes through its own tokens; it fetches the table once before and gives the table's gradient away
+once after, where a loop that XLA divides would do both for every chunk.
+"""
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from spark_jax import sharding
+
+HIDDEN_AXES, TABLE_AXES, TOKEN_AXES = ("batch", None, None), ("vocab", "embed"), ("batch", None)
+
+
+@flax.struct.dataclass
+class TokenScores:
+    """What a pass says of every token; no gradient goes through it."""
+
+    losses: Float[Array, "batch time"]  # cross-entropy, nats
+    ranks: Int[Array, "batch time"]  # tokens that are more likely than the target
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def chunked_cross_entropy(
+    hidden: Float[Array, "batch time dim"],
+    table: Float[Array, "vocab dim"],
+    targets: Int[Array, "batch time"],
+    weights: Float[Array, "batch time"],
+    chunk: int,
+) -> tuple[Float[Array, ""], TokenScores]:
+    """The weighted sum of all tokens' cross-entropies, in float32, and figures of every token.
+
+    Args:
+      hidden: in the type of the computation; products are in it, and give float32.
+      table: logits are hidden · table.
+      weights: of each token's loss in the sum; no gradient.
+      chunk: tokens of a device whose logits exist at a time.
+    """
+    loss, scores, _ = _pass(hidden, table, targets, weights, chunk, with_gradients=False)
+    return loss, scores
+
+
+def _forward(hidden, table, targets, weights, chunk):
+    loss, scores, gradients = _pass(hidden, table, targets, weights, chunk, with_gradients=True)
+    return (loss, scores), gradients
+
+
+def _backward(chunk, gradients, cotangents):
+    factor = cotangents[0]
+    d_hidden, d_table = gradients
+    return (d_hidden * factor).astype(d_hidden.dtype), d_table * factor, None, None
+
+
+chunked_cross_entropy.defvjp(_forward, _backward)
+
+
+def _pass(
+    hidden: Array, table: Array, targets: Array, weights: Array, chunk: int, with_gradients: bool
+) -> tuple[Array, TokenScores, tuple[Array, Array] | None]:
+    """The loss, each token's figures, and the gradients of the loss by hidden and table (None without)."""
+    tokens = (TOKEN_AXES, TOKEN_AXES)
+    outputs = ((), *tokens, HIDDEN_AXES, TABLE_AXES) if with_gradients else ((), *tokens)
+    run = sharding.per_device(
+        partial(_device_pass, chunk=chunk, with_gradients=with_gradients), (HIDDEN_AXES, TABLE_AXES, *tokens), outputs
+    )
+    loss, losses, ranks, *gradients = run(hidden, table, targets, weights)
+    return loss, TokenScores(losses, ranks), tuple(gradients) or None
+
+
+def _device_pass(
+    hidden: Float[Array, "rows time dim"],
+    table: Float[Array, "part_vocab part_dim"],
+    targets: Int[Array, "rows time"],
+    weights: Float[Array, "rows time"],
+    chunk: int,
+    with_gradients: bool,
+) -> tuple[Array, ...]:
+    """One device's tokens against its part of the vocabulary."""
+    # In per_device these name collectives; without a mesh there is nothing to sum over.
+    batch_axes, vocab_axes, embed_axes = (sharding.device_axes(name) for name in ("batch", "vocab", "embed"))
+    rows, time, dim = hidden.shape
+    whole = table.astype(hidden.dtype)
+    if embed_axes:
+        whole = jax.lax.all_gather(whole, embed_axes, axis=1, tiled=True)
+    first = jax.lax.axis_index(vocab_axes) * table.shape[0] if vocab_axes else 0
+    ids = first + jnp.arange(table.shape[0])
+
+    def over_vocabulary(x: Array) -> Array:
+        return jax.lax.psum(x, vocab_axes) if vocab_axes else x
+
+    def one_chunk(d_table: Array, part: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, ...]]:
+        x, target, weight = part
+        logits = jnp.einsum("nd,vd->nv", x, whole, preferred_element_type=jnp.float32)
+        is_target = ids == target[:, None]
+        chosen = over_vocabulary(jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1))
+        highest = jnp.max(logits, axis=-1)
+        if vocab_axes:
+            highest = jax.lax.pmax(highest, vocab_axes)
+        total = over_vocabulary(jnp.sum(jnp.exp(logits - highest[:, None]), axis=-1))
+        log_total = highest + jnp.log(total)
+        rank = over_vocabulary(jnp.sum(logits > chosen[:, None], axis=-1, dtype=jnp.int32))
+        figures = (log_total - chosen, rank)
+        if not with_gradients:
+            return d_table, figures
+        d_logits = weight[:, None] * (jnp.exp(logits - log_total[:, None]) - is_target)
+        d_logits = d_logits.astype(x.dtype)
+        d_table = d_table + jnp.einsum("nv,nd->vd", d_logits, x, preferred_element_type=jnp.float32)
+        d_x = over_vocabulary(jnp.einsum("nv,vd->nd", d_logits, whole, preferred_element_type=jnp.float32))
+        return d_table, (*figures, d_x.astype(x.dtype))
+
+    count = rows * time
+    chunk = min(chunk, count)
+    padding = -count % chunk
+    flat = (hidden.reshape(count, dim), targets.reshape(count), weights.astype(jnp.float32).reshape(count))
+    parts = tuple(
+        jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))).reshape(-1, chunk, *x.shape[1:]) for x in flat
+    )
+    d_table = jnp.zeros(whole.shape if with_gradients else (0, 0), jnp.float32)
+    d_table, figures = jax.lax.scan(one_chunk, d_table, parts)
+    figures = [x.reshape(-1, *x.shape[2:])[:count].reshape(rows, time, *x.shape[2:]) for x in figures]
+    loss = jnp.sum(figures[0] * weights)
+    if batch_axes:
+        loss = jax.lax.psum(loss, batch_axes)
+    if not with_gradients:
+        return loss, *figures
+    # Summed over the devices with other tokens: those that share the table's columns each keep theirs.
+    if embed_axes:
+        d_table = jax.lax.psum_scatter(d_table, embed_axes, scatter_dimension=1, tiled=True)
+    others = tuple(axis for axis in batch_axes if axis not in embed_axes)
+    if others:
+        d_table = jax.lax.psum(d_table, others)
+    return loss, *figures, d_table

@@ -1,0 +1,96 @@
+"""Causal attention over packed rows as one kernel: splash attention on TPU, cuDNN's on GPU; no [time, time] of scores.
+
+Both see segments as `attention.causal_mask` does: a token of segment 0 (padding) sees the padding before it and itself,
+so that no query is shut off from every key. Under a mesh each device computes its own rows and heads.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+from jaxtyping import Array, Bool, Float, Int
+
+from spark_jax import sharding
+
+QUERY_AXES = ("batch", None, "heads", None)
+KEY_AXES = ("batch", None, "kv_heads", None)
+RESIDUALS = "attention"  # checkpoint name of what the splash kernel keeps for its gradient
+BLOCKS = (512, 256, 128)  # of queries and keys, a multiple of a TPU's 128 lanes each
+
+
+def splash_attention(
+    query: Float[Array, "batch time heads dim"],
+    key: Float[Array, "batch time kv_heads dim"],
+    value: Float[Array, "batch time kv_heads dim"],
+    segment_ids: Int[Array, "batch time"],
+    interpret: bool = False,
+) -> Float[Array, "batch time heads dim"]:
+    """Causal attention within segments by JAX's splash kernels (Pallas, TPU); rows of any length, heads of any size.
+
+    Args:
+      interpret: the kernels are interpreted, on any backend: for tests.
+    """
+
+    def attend(query: Array, key: Array, value: Array, segment_ids: Array) -> Array:
+        time, heads, dim = query.shape[1:]
+        block = _block(time)
+        padding = -time % block
+        # The kernel does not scale. Of sizes that are a power of four the scale is exact in bfloat16, too.
+        query = (query.astype(jnp.float32) * dim**-0.5).astype(query.dtype)
+        query, key, value = (
+            jnp.pad(part.swapaxes(1, 2), ((0, 0), (0, 0), (0, padding), (0, 0))) for part in (query, key, value)
+        )
+        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)))
+        causal = splash_mask.CausalMask((time + padding, time + padding))
+        kernel = splash.make_splash_mha_single_device(
+            splash_mask.MultiHeadMask([causal] * heads),
+            block_sizes=splash.BlockSizes(
+                block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block,
+                block_kv_dq=block,
+            ),
+            residual_checkpoint_name=RESIDUALS,
+            interpret=interpret,
+        )  # fmt: skip
+        mixed = jax.vmap(kernel)(query, key, value, segment_ids=splash.SegmentIds(segment_ids, segment_ids))
+        return mixed[:, :, :time].swapaxes(1, 2)
+
+    inputs = (QUERY_AXES, KEY_AXES, KEY_AXES, ("batch", None))
+    return sharding.per_device(attend, inputs, QUERY_AXES)(query, key, value, segment_ids)
+
+
+def _block(time: int) -> int:
+    """The largest block that pads the row by at most an eighth; else the smallest."""
+    return next((block for block in BLOCKS if -time % block <= time // 8), BLOCKS[-1])
+
+
+def cudnn_attention(
+    query: Float[Array, "batch time heads dim"],
+    key: Float[Array, "batch time kv_heads dim"],
+    value: Float[Array, "batch time kv_heads dim"],
+    same_segment: Bool[Array, "batch time time"],
+) -> Float[Array, "batch time heads dim"]:
+    """Causal attention within segments by cuDNN's flash attention (GPUs from Ampere on; bfloat16 or float16).
+
+    Segments reach cuDNN as an additive bias of the mask, which all layers share. Its packed layout would skip pairs of
+    different segments, but it needs Hopper, a bound on the segments of a row, and JAX's private entry.
+
+    Args:
+      same_segment: `segment_mask`; rows of an odd length are padded by one, as cuDNN's gradient asks.
+    """
+
+    def attend(query: Array, key: Array, value: Array, same_segment: Array) -> Array:
+        time = query.shape[1]
+        odd = time % 2
+        query, key, value = (jnp.pad(part, ((0, 0), (0, odd), (0, 0), (0, 0))) for part in (query, key, value))
+        # What is added sees itself, and nothing sees it: causality.
+        mask = jnp.pad(same_segment, ((0, 0), (0, odd), (0, odd)), constant_values=True)[:, None]
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=True, implementation="cudnn")
+        return mixed[:, :time]
+
+    inputs = (QUERY_AXES, KEY_AXES, KEY_AXES, ("batch", None, None))
+    return sharding.per_device(attend, inputs, QUERY_AXES)(query, key, value, same_segment)
+
+
+def segment_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:
+    """True where a query (axis 1) and a key (axis 2) are of the same segment."""
+    return segment_ids[:, :, None] == segment_ids[:, None, :]
