@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Int
 from tensorboardX import SummaryWriter
 
+from spark_jax.errors import SparkError
+
 
 class MetricsWriter:
     """Appends to `directory/metrics.jsonl` and to TensorBoard files beside it.
@@ -18,23 +20,36 @@ class MetricsWriter:
       directory: the run's folder.
       resume_step: the step the run starts from; lines of later steps (written by a run that was killed after
         its last checkpoint) are dropped, so that every step stands once.
+
+    Raises:
+      SparkError: the file cannot be written.
     """
 
     def __init__(self, directory: str | Path, resume_step: int = 0):
         folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            os.replace(temporary, path)
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._path = path = folder / "metrics.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step]
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text("".join(line + "\n" for line in kept))
+                os.replace(temporary, path)
+            self._file = path.open("a", buffering=1)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        except OSError as error:
+            raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
 
     def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """One line `{"step", "group", …values}`; TensorBoard tags are `group/name`."""
-        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        """One line `{"step", "group", …values}`; TensorBoard tags are `group/name`.
+
+        Raises:
+          SparkError: the file cannot be written.
+        """
+        try:
+            self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        except OSError as error:
+            raise SparkError(f"{self._path}: cannot be written ({error.strerror})") from error
         for name, value in values.items():
             self._board.add_scalar(f"{group}/{name}", value, step)
 
