@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from quick_compile import quickly
 
 from spark_jax import sharding
 from spark_jax.config import DiscriminatorConfig, Qwen2Config, tiny
@@ -76,7 +77,7 @@ def run(make_program, config, system, make_batch, mesh):
     program = make_program(config, system, jax.devices()[: np.prod(mesh)])
     state, shardings = sharding.initialize(program.mesh, program.init)
     state = jax.device_put(state.replace(params=without_zeros(jax.device_get(state.params))), shardings)
-    train_step = program.jit_step(shardings)
+    train_step = quickly(program.jit_step(shardings))
     history = []
     for seed in range(STEPS):
         batch = make_batch(program.batch, np.random.default_rng(seed))
