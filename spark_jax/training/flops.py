@@ -105,7 +105,7 @@ def _equation_flops(equation: Any) -> float:
         return max(bodies)
     if name == "shard_map":
         sizes = params["mesh"].shape
-        return math.prod(sizes[axis] for axis in params["manual_axes"]) * sum(bodies)
+        return math.prod(sizes[axis] for axis in params["newly_manual_axes"]) * sum(bodies)
     return sum(bodies)
 
 
