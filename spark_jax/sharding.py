@@ -237,3 +237,32 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
     """Host arrays (this process's rows) → one global array each, divided over data and fsdp."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """Which rows of each batch this process loads, (index, count): every `count`-th, from `index` on.
+
+    The processes that hold devices of the same place on data and fsdp load the same rows, as their devices divide the
+    tensor axis.
+
+    Raises:
+      SparkError: processes that share some places on data and fsdp but not all.
+    """
+    places: dict[int, set[int]] = {}
+    rows = mesh.devices.reshape(mesh.shape[DATA] * mesh.shape[FSDP], mesh.shape[TENSOR])
+    for place, devices in enumerate(rows):
+        for device in devices:
+            places.setdefault(device.process_index, set()).add(place)
+    shares = sorted({tuple(sorted(own)) for own in places.values()})
+    if sum(map(len, shares)) != len(rows) or len({len(share) for share in shares}) > 1:
+        raise SparkError(f"mesh {dict(mesh.shape)}: {len(places)} processes cannot divide the rows of a batch evenly")
+    return shares.index(tuple(sorted(places[jax.process_index()]))), len(shares)
+
+
+def put_whole_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Host arrays that every process has whole → one global array each, divided over data and fsdp."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_callback(value.shape, sharding, lambda index, value=value: value[index])
+        for name, value in batch.items()
+    }

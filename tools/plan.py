@@ -134,7 +134,7 @@ def topology_devices(name: str) -> list[Any]:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except Exception as error:  # several kinds, by what is missing
         reason = " ".join(str(error).split())
-        if "libtpu" in reason and "lockfile" not in reason:
+        if "not installed" in reason or "libtpu.so" in reason:
             raise SparkError('the TPU compiler is missing: pip install -e ".[plan]"') from error
         raise SparkError(f"--topology {name}: {reason[:300]}") from error
 
@@ -208,7 +208,7 @@ def compile_step(config: Any, devices: Sequence[Any], limit: float) -> Plan | Re
             raise
         return refusal(str(error))
     seconds = time.perf_counter() - start
-    memory = compiled.memory_analysis(); print(memory, memory.peak_memory_in_bytes, file=sys.stderr)
+    memory = compiled.memory_analysis()
     plan = Plan(
         program=program,
         arguments=memory.argument_size_in_bytes,

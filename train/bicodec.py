@@ -6,7 +6,6 @@ Writes checkpoints, metrics.jsonl, at every evaluation the part `codec` (paramet
 code usage: what inference and `init_from` load), and sounds and spectrograms to TensorBoard.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,12 @@ from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, pipeline
 from spark_jax.data.codec import CodecExamples, with_tokens
 from spark_jax.errors import SparkError
-from spark_jax.training import checkpoint, codec_step, entry, loop
+from spark_jax.training import checkpoint, codec_step, distributed, entry, loop
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.config import load_config
+from spark_jax.training.flops import codec_step_flops
+from spark_jax.training.hardware import peak_flops
+from spark_jax.training.optimizer import make_schedule
 from spark_jax.training.program import codec_program
 from spark_jax.training.samples import SampleWriter
 from spark_jax.training.state import TrainState
@@ -44,6 +46,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         )
         for split in (data.train_split, data.evaluation_split)
     )
+    share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         examples.plan(data.batch_segments, config.loop.seed),
         examples.load,
@@ -51,18 +54,18 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         config.loop.seed,
         threads=data.threads,
         prefetch=data.prefetch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share,
+        process_count=shares,
     )
     validation_batches = pipeline.evaluation_batches(
         validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches
     )
 
-    checkpoints = checkpoint.Checkpoints(output / "checkpoints", config.loop.keep_checkpoints)
+    checkpoints = checkpoint.Checkpoints.of_run(output, config.loop)
     state, shardings = loop.initialize_or_restore(mesh, program.init, checkpoints, batches)
     if checkpoints.latest_step is None:
         state = codec_step.with_pretrained(state, shardings, load_pretrained(state, config))
-    print(summary(state, config, mesh), file=sys.stderr)
+    distributed.log(summary(state, config, mesh))
     evaluate_batch = program.jit_evaluation(shardings)
     samples = SampleWriter(output / "tensorboard" / "samples", system.sample_rate)
 
@@ -70,7 +73,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         checkpoint.save_params(output / "codec", codec_step.codec_variables(state))
         results = []
         for i, batch in enumerate(validation_batches):
-            result = jax.device_get(evaluate_batch(state, sharding.put_batch(mesh, batch)))
+            result = jax.device_get(evaluate_batch(state, sharding.put_whole_batch(mesh, batch)))
             wave = result.pop("wave", None)
             if i == 0 and wave is not None:
                 samples.write(int(state.step), batch["wave"][:4], wave[:4])
@@ -81,6 +84,9 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         state, program.jit_step(shardings, int(state.step)), batches,
         config=config.loop, checkpoints=checkpoints, directory=output,
         put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate=program.rate,
+        schedules={"learning_rate": make_schedule(config.generator_optimizer, config.loop.steps)}, parts=("codec",),
+        flops_per_step=codec_step_flops(config, system) if peak_flops(mesh.devices.flat[0]) else None,
+        peak_flops=peak_flops(mesh.devices.flat[0]),
     )  # fmt: skip
     checkpoints.close()
     samples.close()

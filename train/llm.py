@@ -2,11 +2,11 @@
 
     python train/llm.py configs/tiny_llm.yaml --output runs/llm [--set loop.steps=100]
 
-Writes checkpoints, metrics.jsonl, the tokenizer (folder `tokenizer`), and at every evaluation the part `llm`.
+Writes checkpoints, metrics.jsonl, the tokenizer (folder `tokenizer`), and at every evaluation the part `llm`
+(with loop.keep_best also `best/llm`, that of the least validation loss).
 """
 
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,8 +17,11 @@ from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, pipeline, tokens
 from spark_jax.errors import SparkError
 from spark_jax.tokenizer import SparkTokenizer, build_tokenizer
-from spark_jax.training import checkpoint, entry, loop, step
+from spark_jax.training import checkpoint, distributed, entry, loop, step
 from spark_jax.training.config import LLMTrainingConfig, load_config
+from spark_jax.training.flops import causal_pairs, llm_step_flops
+from spark_jax.training.hardware import peak_flops
+from spark_jax.training.optimizer import make_schedule
 from spark_jax.training.program import llm_program
 from spark_jax.training.state import TrainState
 
@@ -28,7 +31,8 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
     program = llm_program(config, system)
     mesh = program.mesh
     tokenizer = make_tokenizer(config.tokenizer, system)
-    tokenizer.save(output / "tokenizer")
+    if distributed.is_primary():
+        tokenizer.save(output / "tokenizer")
     if tokenizer.vocab_size > system.llm.vocab_size:
         raise SparkError(f"vocab_size of the model is {system.llm.vocab_size}, expected {tokenizer.vocab_size} or more")
     data = config.data
@@ -51,31 +55,33 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
             (records, data.fragment_weight, data.semantic_noise), (validation_records, 0.0, 0.0)
         )
     )
+    share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         sequences.plan(data.batch_rows * config.accumulate, config.loop.seed), sequences.load, config.loop.steps,
         config.loop.seed, threads=data.threads, prefetch=data.prefetch,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        process_index=share, process_count=shares,
     )
     validation_batches = pipeline.evaluation_batches(
         validation.plan(data.batch_rows, None), validation.load, data.evaluation_batches
     )
 
-    checkpoints = checkpoint.Checkpoints(output / "checkpoints", config.loop.keep_checkpoints)
+    checkpoints = checkpoint.Checkpoints.of_run(output, config.loop)
     state, shardings = loop.initialize_or_restore(mesh, program.init, checkpoints, batches)
     if checkpoints.latest_step is None and config.init_from is not None:
         wanted = checkpoint.abstract(state.params, shardings.params)
         state = state.replace(params=checkpoint.load_params(config.init_from, wanted))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(
+    distributed.log(
         f"{parameters / 1e6:.2f} M parameters; {len(sequences)} sequences of {sequences.lengths.mean():.0f} tokens "
-        f"on average, {sequences.dropped} dropped; mesh {dict(mesh.shape)}",
-        file=sys.stderr,
+        f"on average, {sequences.dropped} dropped; mesh {dict(mesh.shape)}"
     )
+    row_tokens = data.batch_rows * config.accumulate * data.row_length
+    pairs = causal_pairs(sequences.lengths) / sequences.lengths.sum()  # of a token
     evaluate_batch = program.jit_evaluation(shardings)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
         checkpoint.save_params(output / "llm", state.params)
-        parts = [evaluate_batch(state, sharding.put_batch(mesh, batch)) for batch in validation_batches]
+        parts = [evaluate_batch(state, sharding.put_whole_batch(mesh, batch)) for batch in validation_batches]
         sums = jax.tree.map(lambda *values: sum(values), *jax.device_get(parts))
         return {name: float(value) for name, value in step.completion_metrics(sums).items()}
 
@@ -89,6 +95,10 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         put=lambda batch: sharding.put_batch(mesh, batch),
         evaluate=evaluate,
         rate=program.rate,
+        schedules={"learning_rate": make_schedule(config.optimizer, config.loop.steps)},
+        parts=("llm", "tokenizer"),
+        flops_per_step=llm_step_flops(system.llm, row_tokens, row_tokens * pairs),
+        peak_flops=peak_flops(mesh.devices.flat[0]),
     )
     checkpoints.close()
     return state

@@ -33,8 +33,12 @@ class LoopConfig:
     log_every: int = 20
     evaluate_every: int = 500
     checkpoint_every: int = 500
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest
+    keep_best: int = 0  # and those with the least validation metric; the best one's parts go to the folder `best`
+    best_metric: str = "loss"
+    max_skipped: int = 100  # updates left out in a row, because a gradient was not finite, after which the run ends
     seed: int = 0
+    profile: tuple[int, int] | None = None  # first step traced into the folder `profile`, and the one after the last
 
 
 @dataclasses.dataclass(frozen=True)

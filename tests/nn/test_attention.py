@@ -1,25 +1,190 @@
-"""Attention row by row against the plain one, values and gradients, packed rows and a length no block divides."""
+"""Every attention backend against the plain one, values and gradients, on packed rows; which one a mesh gets."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from spark_jax.nn.attention import causal_mask, grouped_query_attention, rowwise_causal_attention
+from spark_jax import sharding
+from spark_jax.errors import SparkError
+from spark_jax.nn.attention import causal_mask, choose_backend, grouped_query_attention, rowwise_causal_attention
+from spark_jax.nn.fused_attention import cudnn_attention, segment_mask, splash_attention
+
+
+def random_inputs(batch, time, heads, kv_heads, dim, dtype=jnp.float32):
+    """Queries, keys, values, weights of a sum over the results, and segments with padding last."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
+    segments = np.zeros((batch, time), np.int32)
+    for row in range(batch):
+        first, second = sorted(rng.integers(1, time, 2))
+        segments[row, :first], segments[row, first:second] = 1, 2
+    query, key, value = (draw(batch, time, count, dim) for count in (heads, kv_heads, kv_heads))
+    return query, key, value, draw(batch, time, heads, dim), jnp.asarray(segments)
+
+
+def plain(query, key, value, segments):
+    return grouped_query_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), causal_mask(segments))
+
+
+def value_and_gradients(attend, query, key, value, weight):
+    def loss(*inputs):
+        mixed = attend(*inputs)
+        return jnp.sum(mixed.astype(jnp.float32) * weight), mixed
+
+    (_, mixed), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+    return mixed, gradients
+
+
+def assert_equal(ours, theirs, tolerance):
+    """All of them, by the norm of the difference over the norm; nothing is NaN."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = (np.asarray(x, np.float32) for x in (a, b))
+        assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("block", [4, 7, 64])
 def test_rowwise_attention_is_attention(block):
-    rng = np.random.default_rng(0)
-    query = jnp.asarray(rng.normal(size=(3, 18, 4, 8)), jnp.float32)
-    key, value = (jnp.asarray(rng.normal(size=(3, 2, 18, 8)), jnp.float32) for _ in range(2))
-    segments = jnp.asarray(np.repeat([[1, 2, 0]], 6, axis=1).repeat(3, axis=0).reshape(3, 18))
-    mask, weight = causal_mask(segments), jnp.asarray(rng.normal(size=query.shape), jnp.float32)
+    query, key, value, weight, segments = random_inputs(3, 18, 4, 2, 8)
+    mask = causal_mask(segments)
 
-    def run(attend):
-        loss = lambda q, k, v: jnp.sum(attend(q, k, v) * weight)  # noqa: E731
-        return jax.value_and_grad(loss, argnums=(0, 1, 2))(query, key, value)
+    def rowwise(query, key, value):
+        return rowwise_causal_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask, block)
 
-    ours = run(lambda q, k, v: rowwise_causal_attention(q, k, v, mask, block))
-    plain = run(lambda q, k, v: grouped_query_attention(q, k, v, mask))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, plain)
+    expected = value_and_gradients(lambda *x: plain(*x, segments), query, key, value, weight)
+    assert_equal(value_and_gradients(rowwise, query, key, value, weight), expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("time", "heads", "kv_heads", "dim"),
+    [(256, 14, 2, 64), (200, 4, 2, 16), (40, 3, 3, 80)],
+    ids=["release", "padded", "short"],
+)
+def test_splash_attention_is_attention(time, heads, kv_heads, dim):
+    """Interpreted. Lengths that no block divides, sizes of heads that no lane does, padding, no NaN."""
+    query, key, value, weight, segments = random_inputs(2, time, heads, kv_heads, dim)
+    splash = partial(splash_attention, segment_ids=segments, interpret=True)
+    expected = value_and_gradients(lambda *x: plain(*x, segments), query, key, value, weight)
+    assert_equal(value_and_gradients(splash, query, key, value, weight), expected, 2e-6)
+
+
+def test_splash_attention_in_bfloat16():
+    query, key, value, weight, segments = random_inputs(1, 128, 4, 2, 64, jnp.bfloat16)
+    splash = partial(splash_attention, segment_ids=segments, interpret=True)
+    expected = value_and_gradients(
+        lambda *x: plain(*x, segments), *(x.astype(jnp.float32) for x in (query, key, value)), weight
+    )
+    found = value_and_gradients(splash, query, key, value, weight)
+    assert found[0].dtype == jnp.bfloat16
+    assert_equal(found, expected, 1e-2)
+
+
+def test_splash_attention_under_a_mesh():
+    """Each device has its rows and heads, and nothing is exchanged."""
+    mesh = sharding.make_mesh(2, 2, 2)
+    query, key, value, weight, segments = random_inputs(4, 128, 4, 2, 16)
+    expected = value_and_gradients(lambda *x: plain(*x, segments), query, key, value, weight)
+    heads = jax.NamedSharding(mesh, sharding.spec(mesh, "batch", None, "heads", None))
+    rows = jax.NamedSharding(mesh, sharding.spec(mesh, "batch"))
+
+    def run(query, key, value, weight, segments):
+        attend = partial(splash_attention, segment_ids=segments, interpret=True)
+        mixed, pullback = jax.vjp(attend, query, key, value)
+        return mixed, pullback(weight)
+
+    compiled = jax.jit(sharding.under_mesh(run, mesh), in_shardings=(heads,) * 4 + (rows,), out_shardings=heads)
+    compiled = compiled.lower(query, key, value, weight, segments).compile()
+    found = compiled(*jax.device_put((query, key, value, weight), heads), jax.device_put(segments, rows))
+    assert_equal(found, expected, 2e-6)
+    assert found[1][1].addressable_shards[0].data.shape == (1, 128, 1, 16)
+    assert not any(name in compiled.as_text() for name in ("all-gather", "all-reduce", "all-to-all", "permute"))
+
+
+def lower_for_cuda(monkeypatch, time, layers=3):
+    """The text of cuDNN attention and its gradient in a loop over layers; a machine without cuDNN is told its version."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    query, key, value, weight, segments = random_inputs(2, time, 14, 2, 64, jnp.bfloat16)
+
+    def loss(query, key, value):
+        mask = segment_mask(segments)
+
+        def layer(query, _):
+            return cudnn_attention(query, key, value, mask), None
+
+        return jnp.sum(jax.lax.scan(layer, query, None, length=layers)[0].astype(jnp.float32) * weight)
+
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(query, key, value)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_cudnn_attention_is_cudnns_kernel(monkeypatch):
+    text = lower_for_cuda(monkeypatch, 64)
+    assert text.count("@__cudnn$fmhaScaleBiasSoftmax(") == 1
+    assert text.count("@__cudnn$fmhaScaleBiasSoftmaxBackward(") == 1
+    assert r"\22mask_type\22: \22CAUSAL\22" in text
+    # The layers share the mask; what each of them kept for its gradient would be layers x batch x time x time.
+    assert "tensor<2x1x64x64xbf16>" in text and "tensor<3x2x1x64x64xbf16>" not in text
+    assert "tensor<2x66x14x64xbf16>" in lower_for_cuda(monkeypatch, 65)  # an odd length is padded
+
+
+@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="needs an NVIDIA GPU and jax[cuda]")
+def test_cudnn_attention_is_attention():
+    """In a process of its own: this one's platform is the CPU."""
+    command = f"import runpy; runpy.run_path({str(Path(__file__))!r})['check_cudnn_attention']()"
+    environment = os.environ | {"JAX_PLATFORMS": "cuda"}
+    subprocess.run([sys.executable, "-c", command], check=True, env=environment, timeout=600)
+
+
+def check_cudnn_attention():
+    query, key, value, weight, segments = random_inputs(2, 301, 14, 2, 64, jnp.bfloat16)
+    found = value_and_gradients(
+        lambda *x: cudnn_attention(*x, segment_mask(segments)), query, key, value, weight
+    )
+    expected = value_and_gradients(
+        lambda *x: plain(*x, segments), *(x.astype(jnp.float32) for x in (query, key, value)), weight
+    )
+    assert_equal(found, expected, 1e-2)
+
+
+class Device:
+    """As much of a device of another platform as the choice looks at."""
+
+    def __init__(self, platform):
+        self.platform = platform
+
+
+class Mesh:
+    def __init__(self, platform, size):
+        self.devices, self.size = np.array([Device(platform)] * size), size
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "expected"),
+    [("tpu", "float32", "splash"), ("tpu", "bfloat16", "splash"), ("gpu", "bfloat16", "cudnn"),
+     ("gpu", "float32", "xla"), ("cpu", "float32", "xla")],
+)  # fmt: skip
+def test_the_devices_decide(platform, dtype, expected):
+    assert choose_backend("auto", Mesh(platform, 4), jnp.dtype(dtype)) == expected
+    assert choose_backend("xla", Mesh(platform, 4), jnp.dtype(dtype)) == "xla"
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "size", "message"),
+    [
+        ("splash", "cpu", 1, "splash on cpu devices, expected tpu"),
+        ("cudnn", "tpu", 1, "cudnn on tpu devices, expected gpu"),
+        ("cudnn", "gpu", 1, "cudnn in float32, expected dtype bfloat16"),
+        ("rowwise", "cpu", 2, "rowwise on a mesh of 2 devices, expected one"),
+        ("flash", "cpu", 1, "unknown backend 'flash', expected one of auto, xla"),
+    ],
+)
+def test_what_the_devices_do_not_have(name, platform, size, message):
+    with pytest.raises(SparkError, match=message):
+        choose_backend(name, Mesh(platform, size), jnp.float32)

@@ -53,8 +53,8 @@ class Toy:
             self._load_hook(x)
         return {"x": x, "y": x.sum(axis=1)}
 
-    def run(self, evaluate=None):
-        checkpoints = checkpoint.Checkpoints(self.directory / "checkpoints", self.config.keep_checkpoints)
+    def run(self, evaluate=None, parts=(), **reported):
+        checkpoints = checkpoint.Checkpoints.of_run(self.directory, self.config)
         data = pipeline.batches(pipeline.shuffled_plan(50, 8, 0), self.load, 100, seed=0)
         state, shardings = loop.initialize_or_restore(self.mesh, self.init, checkpoints, data)
         jitted = sharding.jit_step(self.step, self.mesh, shardings)
@@ -67,7 +67,7 @@ class Toy:
         try:
             return loop.fit(
                 state, step, data, config=self.config, checkpoints=checkpoints, directory=self.directory,
-                put=lambda batch: sharding.put_batch(self.mesh, batch), evaluate=evaluate,
+                put=lambda batch: sharding.put_batch(self.mesh, batch), evaluate=evaluate, parts=parts, **reported,
             )  # fmt: skip
         finally:
             checkpoints.close()
