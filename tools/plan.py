@@ -41,13 +41,16 @@ REMAT = ("none", "dots", "attention", "full")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A step that was compiled; sizes in bytes a chip, operations over all chips."""
+    """A step that was compiled; sizes in bytes a chip, operations over all chips.
+
+    `temporaries` is what a chip holds at most besides arguments and outputs; of a TPU's the compiler tells that peak,
+    of a CPU's the sum of all buffers.
+    """
 
     program: Program
     arguments: float
     outputs: float
     temporaries: float
-    code: float
     moved: hlo.Movement
     model_flops: float
     executed_flops: float
@@ -55,7 +58,7 @@ class Plan:
 
     @property
     def memory(self) -> float:
-        return self.arguments + self.outputs + self.temporaries + self.code
+        return self.arguments + self.outputs + self.temporaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,12 +212,13 @@ def compile_step(config: Any, devices: Sequence[Any], limit: float) -> Plan | Re
         return refusal(str(error))
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
+    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = memory.peak_memory_in_bytes if devices[0].platform == "tpu" else 0
     plan = Plan(
         program=program,
-        arguments=memory.argument_size_in_bytes,
-        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
-        code=memory.generated_code_size_in_bytes,
+        arguments=arguments,
+        outputs=outputs,
+        temporaries=peak - arguments - outputs if peak else memory.temp_size_in_bytes,
         moved=hlo.movement(compiled.as_text()),
         model_flops=model_flops(config, system),
         executed_flops=flops.count_flops(traced.jaxpr),
@@ -304,7 +308,7 @@ def describe(
         f"mesh          {', '.join(f'{name} {size}' for name, size in mesh.items())}; {batch_text(config)}; compiled "
         f"in {plan.seconds:.0f} s",
         f"memory a chip arguments {plan.arguments / GIB:.2f} + outputs {plan.outputs / GIB:.2f} + temporaries "
-        f"{plan.temporaries / GIB:.2f} + program {plan.code / GIB:.2f} = {plan.memory / GIB:.2f} GiB"
+        f"{plan.temporaries / GIB:.2f} = {plan.memory / GIB:.2f} GiB"
         + (f" of {limit / GIB:.1f}: fits" if limit < float("inf") else ""),
     ]
     for kind, collective in sorted(moved.collectives.items(), key=lambda item: -item[1].link_bytes):
