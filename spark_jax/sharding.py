@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array
 
@@ -62,8 +63,10 @@ def make_mesh(
     sizes = (data, fsdp, tensor)
     if min(sizes) < 1 or math.prod(sizes) > len(available):
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit {len(available)} devices")
-    # Auto axes: Linen's logical boxes need them, and jax.make_mesh's default is Explicit since jax 0.9.
-    return jax.make_mesh(sizes, MESH_AXES, (AxisType.Auto,) * 3, devices=available[: math.prod(sizes)])
+    # As jax.make_mesh, which cannot divide an axis of the interconnect: no fsdp of 4 on 16 × 16 chips.
+    grid = mesh_utils.create_device_mesh(sizes, available[: math.prod(sizes)], allow_split_physical_axes=True)
+    # Auto axes: Linen's logical boxes need them.
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def unbox(tree: Any) -> Any:

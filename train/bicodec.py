@@ -21,6 +21,8 @@ from spark_jax.errors import SparkError
 from spark_jax.training import checkpoint, codec_step, distributed, entry, loop
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.config import load_config
+from spark_jax.training.flops import codec_step_flops
+from spark_jax.training.hardware import peak_flops
 from spark_jax.training.optimizer import make_schedule
 from spark_jax.training.program import codec_program
 from spark_jax.training.samples import SampleWriter
@@ -83,6 +85,8 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         config=config.loop, checkpoints=checkpoints, directory=output,
         put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate=program.rate,
         schedules={"learning_rate": make_schedule(config.generator_optimizer, config.loop.steps)}, parts=("codec",),
+        flops_per_step=codec_step_flops(config, system) if peak_flops(mesh.devices.flat[0]) else None,
+        peak_flops=peak_flops(mesh.devices.flat[0]),
     )  # fmt: skip
     checkpoints.close()
     samples.close()

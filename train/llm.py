@@ -19,6 +19,8 @@ from spark_jax.errors import SparkError
 from spark_jax.tokenizer import SparkTokenizer, build_tokenizer
 from spark_jax.training import checkpoint, distributed, entry, loop, step
 from spark_jax.training.config import LLMTrainingConfig, load_config
+from spark_jax.training.flops import causal_pairs, llm_step_flops
+from spark_jax.training.hardware import peak_flops
 from spark_jax.training.optimizer import make_schedule
 from spark_jax.training.program import llm_program
 from spark_jax.training.state import TrainState
@@ -73,6 +75,8 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         f"{parameters / 1e6:.2f} M parameters; {len(sequences)} sequences of {sequences.lengths.mean():.0f} tokens "
         f"on average, {sequences.dropped} dropped; mesh {dict(mesh.shape)}"
     )
+    row_tokens = data.batch_rows * config.accumulate * data.row_length
+    pairs = causal_pairs(sequences.lengths) / sequences.lengths.sum()  # of a token
     evaluate_batch = program.jit_evaluation(shardings)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
@@ -93,6 +97,8 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         rate=program.rate,
         schedules={"learning_rate": make_schedule(config.optimizer, config.loop.steps)},
         parts=("llm", "tokenizer"),
+        flops_per_step=llm_step_flops(system.llm, row_tokens, row_tokens * pairs),
+        peak_flops=peak_flops(mesh.devices.flat[0]),
     )
     checkpoints.close()
     return state

@@ -15,6 +15,7 @@ from jax.extend import core
 
 from spark_jax.config import Qwen2Config, SparkConfig
 from spark_jax.training.codec_config import BiCodecTrainingConfig
+from spark_jax.training.program import codec_program
 
 FORWARD_AND_BACKWARD = 3  # a product's gradient is two products of its size
 
@@ -46,8 +47,6 @@ def codec_step_flops(config: BiCodecTrainingConfig, system: SparkConfig) -> floa
     Which products a step has depends on the phase, on the frozen parts and on who plays; a formula would have to
     repeat all of that.
     """
-    from spark_jax.training.program import codec_program  # which passes FLOPs on
-
     # Nothing that is computed twice, and one device, as nothing is divided here.
     changes = {"mesh": dataclasses.replace(config.mesh, data=1, fsdp=1, tensor=1)}
     if hasattr(config, "remat"):
@@ -105,7 +104,7 @@ def _equation_flops(equation: Any) -> float:
         return max(bodies)
     if name == "shard_map":
         sizes = params["mesh"].shape
-        return math.prod(sizes[axis] for axis in params["manual_axes"]) * sum(bodies)
+        return math.prod(sizes[axis] for axis in params["newly_manual_axes"]) * sum(bodies)
     return sum(bodies)
 
 

@@ -62,9 +62,13 @@ class Program:
             sharding.unbox(boxed), sharding.tree_shardings(self.mesh, boxed),
         )  # fmt: skip
 
+    def jit_late_step(self, shardings: TrainState) -> Any:
+        """`step` alone, jitted: what can be traced and compiled ahead of time."""
+        return sharding.jit_step(self.step, self.mesh, shardings)
+
     def jit_step(self, shardings: TrainState, start: int = 0) -> Step:
         """The step of a run that goes on from step number `start`."""
-        late = sharding.jit_step(self.step, self.mesh, shardings)
+        late = self.jit_late_step(shardings)
         if self.early_step is None:
             return late
         early = sharding.jit_step(self.early_step, self.mesh, shardings)

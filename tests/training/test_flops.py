@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from spark_jax import sharding
 from spark_jax.config import Qwen2Config, tiny
 from spark_jax.training import flops
 from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig
@@ -56,6 +57,10 @@ def test_known_products():
     loss = lambda a, b: jnp.sum(jnp.tanh(a @ b))  # noqa: E731
     assert count(jax.grad(loss, (0, 1)), (3, 4), (4, 5)) == 3 * product
     assert count(lambda a, b: (a @ b, b)[1], (3, 4), (4, 5)) == 0
+    mesh = sharding.make_mesh(2, 4, 1)
+    divided = jax.P(("data", "fsdp"))
+    rows = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(divided, jax.P()), out_specs=divided)
+    assert count(rows, (16, 4), (4, 5)) == 2 * 16 * 4 * 5
     with pytest.raises(ValueError, match="unknown length"):
         count(lambda a: jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ x, a), (4, 4))
 

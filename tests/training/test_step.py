@@ -31,7 +31,7 @@ def make_batch(seed=0):
     """Rows of two segments of random length and some padding; an uneven share of targets."""
     rng = np.random.default_rng(seed)
     batch = {name: np.zeros((ROWS, LENGTH), np.int32) for name in ("input_ids", "targets", "positions", "segment_ids")}
-    batch["classes"] = np.zeros((ROWS, LENGTH), np.int8)
+    batch |= {name: np.zeros((ROWS, LENGTH), np.int8) for name in ("classes", "tasks")}
     for row in range(ROWS):
         first, second = rng.integers(4, 12, 2)
         for segment, (start, end) in enumerate(((0, first), (first, first + second)), 1):
@@ -41,6 +41,7 @@ def make_batch(seed=0):
             batch["classes"][row, start + 2 : end - 1] = rng.integers(1, 4, end - start - 3)
             batch["positions"][row, start:end] = np.arange(end - start)
             batch["segment_ids"][row, start:end] = segment
+            batch["tasks"][row, start : end - 1] = segment * (batch["classes"][row, start : end - 1] != tokens.NONE)
     return batch
 
 
@@ -106,6 +107,25 @@ def test_a_packed_row_counts_as_its_sequences_alone():
     assert whole["targets"] == (batch["classes"] != tokens.NONE).sum()
     metrics = step.completion_metrics(whole)
     np.testing.assert_allclose(metrics["loss"], np.log(64), rtol=0.05)  # an untrained model
+
+
+def test_losses_by_task_and_accuracies_are_those_of_the_sorted_logits():
+    params = sharding.unbox(init().params)
+    batch = make_batch()
+    metrics = step.completion_metrics(step.completion_sums(MODEL, params, batch, 50))
+    hidden, _ = MODEL.apply({"params": params}, batch["input_ids"], batch["positions"], batch["segment_ids"])
+    logits = np.asarray(MODEL.apply({"params": params}, hidden, method="logits"), np.float64)
+    chosen = np.take_along_axis(logits, batch["targets"][..., None], axis=-1)[..., 0]
+    losses = np.log(np.exp(logits).sum(-1)) - chosen
+    for task, name in ((1, "tts"), (2, "controllable_tts")):
+        at = batch["tasks"] == task
+        assert metrics[f"targets_{name}"] == at.sum() > 20
+        np.testing.assert_allclose(metrics[f"loss_{name}"], losses[at].mean(), rtol=1e-5)
+    ten_best = np.argsort(-logits, axis=-1)[..., :10]
+    hits = (ten_best == batch["targets"][..., None])[batch["classes"] == tokens.SEMANTIC]
+    assert 0 < hits.any(-1).mean() < 1
+    np.testing.assert_allclose(metrics["accuracy_semantic"], hits[:, 0].mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["accuracy_top10_semantic"], hits.any(-1).mean(), rtol=1e-6)
 
 
 def test_the_table_names_what_does_not_fit():
