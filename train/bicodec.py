@@ -2,8 +2,9 @@
 
     python train/bicodec.py configs/tiny_bicodec.yaml --output runs/bicodec [--set loop.steps=100]
 
-Writes checkpoints, metrics.jsonl, at every evaluation the part `codec` (parameters, batch-norm statistics and
-code usage: what inference and `init_from` load), and sounds and spectrograms to TensorBoard.
+Writes checkpoints, metrics.jsonl, data.json (utterances, and what was dropped), at every evaluation the part `codec`
+(parameters, batch-norm statistics and code usage: what inference and `init_from` load), and sounds and spectrograms
+to TensorBoard.
 """
 
 import itertools
@@ -19,8 +20,8 @@ from spark_jax import compilation_cache, sharding
 from spark_jax.bicodec.discriminator import Discriminators
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
-from spark_jax.data import manifest, pipeline
-from spark_jax.data.codec import CodecExamples, with_tokens
+from spark_jax.data import audio_sources, pipeline, sources
+from spark_jax.data.codec import CodecExamples
 from spark_jax.errors import SparkError
 from spark_jax.training import checkpoint, codec_step, entry, loop
 from spark_jax.training.codec_config import BiCodecTrainingConfig
@@ -38,18 +39,22 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     data = config.data
     if data.whole_utterances and config.phase != "features":
         raise SparkError(f'data.whole_utterances: phase is {config.phase!r}, expected "features"')
+    wave = config.phase == "wave"
     examples, validation = (
         CodecExamples(
-            read_records(config, system, split),
+            audio_sources.read_sources(config.corpus, system, data, split, config.tokens if wave else None),
             system,
             data.segment_seconds,
             data.context_seconds,
             data.high_pass_hz,
             data.keep_in_memory,
             data.whole_utterances,
+            from_tokens=wave,
         )
         for split in (data.train_split, data.evaluation_split)
     )
+    print(sources.report(output / "data.json", {"train": examples, "validation": validation}), file=sys.stderr)
+    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = pipeline.batches(
         examples.plan(data.batch_segments, config.loop.seed),
         examples.load,
@@ -57,11 +62,10 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         config.loop.seed,
         threads=data.threads,
         prefetch=data.prefetch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        **share,
     )
     validation_batches = pipeline.evaluation_batches(
-        validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches
+        validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches, **share
     )
 
     models = make_models(config, system)
@@ -94,16 +98,6 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     checkpoints.close()
     samples.close()
     return state
-
-
-def read_records(config: BiCodecTrainingConfig, system: SparkConfig, split: str) -> list[dict[str, Any]]:
-    """The utterances of a split; in phase "wave" with their tokens."""
-    records = manifest.read_corpus(config.corpus, split)
-    if config.phase != "wave":
-        return records
-    if config.tokens is None:
-        raise SparkError('phase "wave": tokens is not set, expected a file of tools/encode_corpus.py')
-    return with_tokens(records, config.tokens, config.data.segment_seconds, system)
 
 
 def make_models(config: BiCodecTrainingConfig, system: SparkConfig) -> codec_step.CodecModels:
