@@ -117,7 +117,8 @@ class PackedEpoch(Sequence):
         """Brings a block to the common number of rows and keeps it; of the others only its neighbours stay."""
         rows = rows + [_EMPTY] * (self._block_rows - len(rows))
         filled = np.empty(len(rows), object)
-        filled[:] = rows
+        for i, row in enumerate(rows):  # assigned at once, rows of one length would become a matrix
+            filled[i] = row
         if self._seed is not None:
             filled = np.random.default_rng((*self._seed, number)).permutation(filled)
         near = {key: value for key, value in self._blocks.items() if abs(key - number) <= 1}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import soundfile
 
 from spark_jax.config import RELEASE, tiny
 from spark_jax.data import audio_sources, codec
+from spark_jax.data.sources import Dropped
 from spark_jax.errors import SparkError
 from spark_jax.wav2vec2.model import num_frames
 
@@ -132,3 +134,31 @@ def test_tokens_stand_for_their_samples(records, tmp_path):
         make_examples(joined, 4.0, 0.1, from_tokens=True)
     with pytest.raises(SparkError, match="no utterance of the corpus has ids in it"):
         audio_sources.with_tokens([record | {"index": "x"} for record in records], str(path))
+
+
+def test_audio_that_cannot_be_read_is_an_error_or_another_stands_in(records, caplog):
+    """The stand-in is the same after a resume: drawn from the row's generator."""
+    Path(records[1]["wav_path"]).write_bytes(b"no audio")
+    with pytest.raises(SparkError, match="1.flac: cannot be read as audio"):
+        make_examples(records, 0.4, 0.1).load(np.array([0, 1]), generators(2))
+    loaded = []
+    for _ in range(2):
+        source = audio_sources.FolderAudio(records, 16_000, dropped=Dropped("skip"))
+        examples = codec.CodecExamples([source], CONFIG, 0.4, 0.1)
+        loaded.append(examples.load(np.array([0, 1, 2]), generators(3)))
+        assert examples.dropped["unreadable"] >= 1 and "1.flac: cannot be read as audio" in caplog.text
+    for name, array in loaded[0].items():
+        np.testing.assert_array_equal(array, loaded[1][name])
+        assert np.abs(array[1]).max() > 0
+    for record in records:
+        Path(record["wav_path"]).write_bytes(b"no audio")
+    with pytest.raises(SparkError, match="100 utterances in a row cannot be read"):
+        examples.load(np.array([0]), generators(1))
+
+
+def test_a_mixture_draws_from_its_corpora_by_weight(records):
+    parts = [audio_sources.FolderAudio(records, 16_000, weight) for weight in (2.0, 1.0)]
+    examples = codec.CodecExamples(parts, CONFIG, 0.5, 0.1, whole_utterances=True)
+    assert sorted(np.concatenate(examples.plan(3, 0)(0)).tolist()) == [0, 0, 1, 1, 3, 4]
+    assert examples.dropped == {"too long": 2} and examples.summary()["utterances"] == 6
+    assert examples.summary()["hours"] == pytest.approx(3 * 9000 / 16_000 / 3600)

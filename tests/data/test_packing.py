@@ -72,6 +72,14 @@ def test_evaluation_holds_everything_and_ends_in_empty_rows():
     assert len(epoch) == 1 and [row.tolist() for row in epoch[0]] == [[3, 4], [0, 1], [2], []]
 
 
+@pytest.mark.parametrize("each", [1, 2])
+def test_rows_of_equally_many_sequences(each):
+    """numpy takes a list of equally long rows for a matrix."""
+    epoch = packing.PackedEpoch(np.arange(8), lambda numbers: np.full(len(numbers), 4), 4 * each, 2, (0, 0))
+    assert len(epoch) == 4 // each and sorted(drawn(epoch)) == list(range(8))
+    assert all(len(row) == each for batch in epoch for row in batch)
+
+
 def test_an_epoch_of_nothing():
     with pytest.raises(SparkError, match="no sequence was drawn"):
         packing.PackedEpoch(np.arange(0), lambda numbers: numbers, 10, 4, (0, 0))
