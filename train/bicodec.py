@@ -53,7 +53,8 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         )
         for split in (data.train_split, data.evaluation_split)
     )
-    print(sources.report(output / "data.json", {"train": examples, "validation": validation}), file=sys.stderr)
+    place = output / "data.json" if jax.process_index() == 0 else None
+    print(sources.report(place, {"train": examples, "validation": validation}), file=sys.stderr)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = pipeline.batches(
         examples.plan(data.batch_segments, config.loop.seed),

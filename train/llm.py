@@ -37,7 +37,8 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         token_sources.read_sequences(config.tokens, tokenizer, data, split, training)
         for split, training in ((data.train_split, True), (data.evaluation_split, False))
     )
-    print(sources.report(output / "data.json", {"train": sequences, "validation": validation}), file=sys.stderr)
+    place = output / "data.json" if jax.process_index() == 0 else None
+    print(sources.report(place, {"train": sequences, "validation": validation}), file=sys.stderr)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = pipeline.batches(
         sequences.plan(data.batch_rows * config.accumulate, config.loop.seed), sequences.load, config.loop.steps,

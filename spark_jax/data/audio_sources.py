@@ -138,6 +138,10 @@ class RecordAudio:
             raise SparkError(f"{where}: holds no audio")
         samples = manifest.read_audio(io.BytesIO(record.arrays["audio"].tobytes()), self._sample_rate, where)
         ids = {name: record.arrays[name] for name in TOKEN_FIELDS if name in record.arrays}
+        found = {"samples": len(samples), "tokens": len(ids.get("semantic_ids", ()))}
+        for name, count in found.items():
+            if count != (expected := int(self._reader.columns[name][number])):
+                raise SparkError(f"{where}: {count} {name}, its index says {expected}")
         return samples, record.fields | ids
 
 

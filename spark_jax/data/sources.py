@@ -96,16 +96,22 @@ class Summarised(Protocol):
         """Figures of an epoch, and `dropped`, counts by reason."""
 
 
-def report(path: Path, parts: Mapping[str, Summarised]) -> str:
-    """Writes the summaries of the parts of a run's data as JSON; returns them as one line for the log."""
+def report(path: Path | None, parts: Mapping[str, Summarised]) -> str:
+    """The summaries of the parts of a run's data as one line for the log; with a path, also written there as JSON."""
     summaries = {name: part.summary() for name, part in parts.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(summaries, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    if path is not None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(summaries, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
     lines = []
     for name, summary in summaries.items():
-        figures = ", ".join(f"{value:,.0f} {unit}" for unit, value in summary.items() if unit != "dropped")
+        figures = ", ".join(
+            f"{value:,.{0 if value >= 100 else 2}f} {unit}" for unit, value in summary.items() if unit != "dropped"
+        )
         lines.append(f"{name}: {figures} an epoch, {describe(summary['dropped'])}")
     return "; ".join(lines)
 

@@ -101,7 +101,7 @@ def test_a_mixture_of_files_folders_and_patterns(jsonl, folder, tokenizer):
 def test_the_report_is_a_line_and_a_file(jsonl, folder, tokenizer, tmp_path):
     parts = {"train": read(str(folder), tokenizer), "validation": read(jsonl, tokenizer, training=False)}
     line = sources.report(tmp_path / "run" / "data.json", parts)
-    assert "\n" not in line and "train: 88 sequences" in line and "4 too fast" in line
+    assert "\n" not in line and "train: 87.50 sequences" in line and "4 too fast" in line
     written = json.loads((tmp_path / "run" / "data.json").read_text())
     assert written["train"]["dropped"]["too fast"] == 4 and written["validation"]["sequences"] == 87.5
 

@@ -206,6 +206,21 @@ def test_audio_records_give_the_batches_of_the_corpus(corpus, tmp_path):
                 np.testing.assert_array_equal(ours[name], theirs[name])
 
 
+def test_audio_records_that_differ_from_their_index(corpus, tmp_path):
+    conversion = make_records.AudioConversion(str(corpus), None, 16_000)
+    make_records.convert(conversion, corpus / "metadata.jsonl", tmp_path / "out", 1)
+    with pytest.raises(SparkError, match="out: records of sample rate 16000, expected 8000"):
+        audio_sources.RecordAudio(records.RecordReader(tmp_path / "out", "train", "audio"), 8000)
+    reader = records.RecordReader(tmp_path / "out", "train", "audio")
+    source = audio_sources.RecordAudio(reader, 16_000)
+    assert len(source.read(1)[0]) == 20_000
+    for name in ("samples", "tokens"):
+        reader.columns[name][1] += 1
+        with pytest.raises(SparkError, match=f"array_record: record 1: .* {name}, its index says"):
+            source.read(1)
+        reader.columns[name][1] -= 1
+
+
 def test_audio_that_cannot_be_read_is_an_error_or_counted(corpus, tmp_path):
     (corpus / "a.flac").write_bytes((corpus / "a.flac").read_bytes()[:3000])
     conversion = make_records.AudioConversion(str(corpus), None, 16_000)
