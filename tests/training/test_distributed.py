@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_the_first_signal_asks_and_the_second_acts():
 TASK = """
 import os
 import signal
+import socket
 
 import jax
 
@@ -126,3 +128,77 @@ def test_slurm_is_recognised_and_a_signal_to_one_stops_all_at_one_step():
     outputs = [task.communicate(timeout=120)[0] for task in tasks]
     assert "0 2 4 True" in outputs[0] and "1 2 4 False" in outputs[1]
     assert all("stopped at 16" in output for output in outputs)  # asked at 12, the answer read at 16
+
+
+RESTORE = """
+import os
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from spark_jax import sharding
+from spark_jax.errors import SparkError
+from spark_jax.data import pipeline
+from spark_jax.training import checkpoint, distributed
+
+distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), 20)
+folder = Path(sys.argv[3])
+mesh = sharding.make_mesh(1, 4, 1)
+place = {"a": jax.sharding.NamedSharding(mesh, jax.P("fsdp")), "b": sharding.replicated(mesh)}
+host = {"a": np.random.default_rng(0).random((64, 1000), np.float32), "b": np.arange(3.0, dtype=np.float32)}
+state = jax.device_put(host, place)
+same = lambda ours: jax.tree.map(  # noqa: E731
+    lambda x, y: [np.testing.assert_array_equal(s.data, y[s.index]) for s in x.addressable_shards], ours, host
+)
+
+data = pipeline.batches(pipeline.shuffled_plan(20, 4, 0), lambda i, rng: {"i": np.asarray(i)}, 50, seed=0)
+checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep=5)
+for step in (1, 2):
+    next(data)
+    checkpoints.save(step, state, data)
+checkpoints.close()
+position = next(data)["i"]
+
+distributed.barrier("saved")
+files = sorted((folder / "checkpoints" / "2" / "state" / "d").iterdir(), key=lambda path: path.stat().st_size)
+print(len(files), "files of values")
+if distributed.is_primary():
+    os.truncate(files[-1], files[-1].stat().st_size // 2)  # shards of one of the two processes
+distributed.barrier("damaged")
+checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep=5)
+restored = checkpoints.restore(checkpoint.abstract(state, place), data)
+same(restored)
+assert not np.array_equal(next(data)["i"], position) and checkpoints.steps == [1], checkpoints.steps
+np.testing.assert_array_equal(next(data)["i"], position)
+checkpoints.save(2, restored, data)
+checkpoints.close()
+
+checkpoint.save_params(folder / "part", state)
+same(checkpoint.load_params(folder / "part", checkpoint.abstract(state, place)))
+whole = checkpoint.load_params(folder / "part")
+jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), host)
+print("went on")
+"""
+
+
+@pytest.mark.slow
+def test_both_processes_fall_back_when_one_cannot_read_its_shards(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RESTORE, address, str(i), str(tmp_path)], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=240) for process in processes]
+    for i, (output, log) in enumerate(outputs):
+        assert output.strip().endswith("went on"), log
+        lines = [line for line in log.splitlines() if "damaged checkpoint" in line]
+        assert len(lines) == (i == 0) and "checkpoints/2: " in log and "WARNING" not in lines, log
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "2"] and os.listdir(tmp_path / "damaged") == ["2"]
