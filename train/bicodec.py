@@ -2,8 +2,9 @@
 
     python train/bicodec.py configs/tiny_bicodec.yaml --output runs/bicodec [--set loop.steps=100]
 
-Writes checkpoints, metrics.jsonl, at every evaluation the part `codec` (parameters, batch-norm statistics and
-code usage: what inference and `init_from` load), and sounds and spectrograms to TensorBoard.
+Writes checkpoints, metrics.jsonl, data.json (utterances, and what was dropped), at every evaluation the part `codec`
+(parameters, batch-norm statistics and code usage: what inference and `init_from` load), and sounds and spectrograms
+to TensorBoard.
 """
 
 from collections.abc import Mapping
@@ -15,9 +16,8 @@ import numpy as np
 
 from spark_jax import compilation_cache, sharding
 from spark_jax.config import SparkConfig
-from spark_jax.data import manifest, pipeline
-from spark_jax.data.codec import CodecExamples, with_tokens
-from spark_jax.errors import SparkError
+from spark_jax.data import audio_sources, pipeline, sources
+from spark_jax.data.codec import CodecExamples
 from spark_jax.training import checkpoint, codec_step, distributed, entry, loop
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.config import load_config
@@ -34,18 +34,22 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     system = load_config(SparkConfig, config.model)
     program = codec_program(config, system)
     mesh, data = program.mesh, config.data
+    wave = config.phase == "wave"
     examples, validation = (
         CodecExamples(
-            read_records(config, system, split),
+            audio_sources.read_sources(config.corpus, system, data, split, config.tokens if wave else None),
             system,
             data.segment_seconds,
             data.context_seconds,
             data.high_pass_hz,
             data.keep_in_memory,
             data.whole_utterances,
+            from_tokens=wave,
         )
         for split in (data.train_split, data.evaluation_split)
     )
+    place = output / "data.json" if distributed.is_primary() else None
+    distributed.log(sources.report(place, {"train": examples, "validation": validation}))
     share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         examples.plan(data.batch_segments, config.loop.seed),
@@ -91,16 +95,6 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     checkpoints.close()
     samples.close()
     return state
-
-
-def read_records(config: BiCodecTrainingConfig, system: SparkConfig, split: str) -> list[dict[str, Any]]:
-    """The utterances of a split; in phase "wave" with their tokens."""
-    records = manifest.read_corpus(config.corpus, split)
-    if config.phase != "wave":
-        return records
-    if config.tokens is None:
-        raise SparkError('phase "wave": tokens is not set, expected a file of tools/encode_corpus.py')
-    return with_tokens(records, config.tokens, config.data.segment_seconds, system)
 
 
 def load_pretrained(state: TrainState, config: BiCodecTrainingConfig) -> dict[str, Any]:

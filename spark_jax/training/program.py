@@ -100,7 +100,8 @@ def llm_program(
 
     sums = step.llm_evaluation(model, config.loss_chunk)
     shape = (config.data.batch_rows * config.accumulate, config.data.row_length)
-    types = dict.fromkeys(("input_ids", "targets", "positions", "segment_ids"), jnp.int32) | {"classes": jnp.int8}
+    types = dict.fromkeys(("input_ids", "targets", "positions", "segment_ids"), jnp.int32)
+    types |= dict.fromkeys(("classes", "tasks"), jnp.int8)
     return Program(
         mesh=mesh,
         init=init,

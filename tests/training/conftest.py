@@ -46,8 +46,8 @@ class Toy:
         params, opt_state, report = guarded_update(loss, grads, state.opt_state, state.params, self.optimizer)
         return advance(state, params, opt_state, report["skipped"]), {"loss": loss, **report}
 
-    def load(self, indices, rng):
-        starts = rng.integers(0, 32, len(indices))
+    def load(self, indices, rngs):
+        starts = [rng.integers(0, 32) for rng in rngs]
         x = np.stack([SIGNALS[i, start : start + 8] for i, start in zip(indices, starts, strict=True)])
         if self._load_hook is not None:
             self._load_hook(x)

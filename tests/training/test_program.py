@@ -10,7 +10,9 @@ import soundfile
 
 from spark_jax import sharding
 from spark_jax.config import tiny
+from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
+from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.data.tokens import TokenSequences
 from spark_jax.errors import SparkError
 from spark_jax.tokenizer import build_tokenizer
@@ -33,9 +35,10 @@ def test_the_language_models_batch_is_what_its_data_gives():
         "index": "0", "split": "train", "text": "a b", "gender": "female", "language": "en", "pitch": 200.0,
         "speed": 4.0, "global_ids": [1] * 32, "semantic_ids": list(range(20)),
     }  # fmt: skip
-    sequences = TokenSequences([record] * 40, build_tokenizer("bytes", 64, 64), 96, 96)
+    tokenizer = build_tokenizer("bytes", 64, 64)
+    sequences = TokenSequences([MemoryTokens([record] * 40, tokenizer, 96)], tokenizer, 96)
     rows = sequences.plan(LLM.data.batch_rows * LLM.accumulate, 0)(0)[0]
-    loaded = sequences.load(rows, np.random.default_rng(0))
+    loaded = sequences.load(rows, [np.random.default_rng(0)] * len(rows))
     assert shapes(llm_program(LLM, SYSTEM).batch) == shapes(loaded)
 
 
@@ -54,9 +57,10 @@ def test_the_codecs_batch_is_what_its_data_gives(tmp_path, kind):
         config = dataclasses.replace(config, phase="wave")
     data = config.data
     examples = CodecExamples(
-        [record] * 8, SYSTEM, data.segment_seconds, data.context_seconds, whole_utterances=data.whole_utterances
-    )
-    loaded = examples.load(np.arange(8), np.random.default_rng(0))
+        [FolderAudio([record] * 8, SYSTEM.sample_rate)], SYSTEM, data.segment_seconds, data.context_seconds,
+        whole_utterances=data.whole_utterances, from_tokens=kind == "wave",
+    )  # fmt: skip
+    loaded = examples.load(np.arange(8), [np.random.default_rng(0)] * 8)
     assert shapes(codec_program(config, SYSTEM).batch) == shapes(loaded)
 
 
