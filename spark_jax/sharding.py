@@ -210,7 +210,10 @@ def initialize(mesh: Mesh, init: Callable[..., Any], *args: Any) -> tuple[Any, A
       The tree without boxes, and its shardings.
     """
     shardings = tree_shardings(mesh, jax.eval_shape(init, *args))
-    return jax.jit(lambda *inputs: unbox(init(*inputs)), out_shardings=shardings)(*args), shardings
+    # Runs once: on CPU most of its time would be LLVM's, at work on hundreds of small random generators.
+    quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
+    make = jax.jit(lambda *inputs: unbox(init(*inputs)), out_shardings=shardings, compiler_options=quick)
+    return make(*args), shardings
 
 
 def jit_step(

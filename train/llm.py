@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from spark_jax import sharding
 from spark_jax.config import SparkConfig
@@ -18,7 +19,7 @@ from spark_jax.errors import SparkError
 from spark_jax.tokenizer import open_tokenizer
 from spark_jax.training import checkpoint, distributed, entry, loop, step
 from spark_jax.training.config import LLMTrainingConfig, load_config
-from spark_jax.training.flops import llm_step_flops
+from spark_jax.training.flops import causal_pairs, llm_step_flops
 from spark_jax.training.hardware import peak_flops
 from spark_jax.training.optimizer import make_schedule
 from spark_jax.training.program import llm_program
@@ -28,12 +29,13 @@ from spark_jax.training.state import TrainState
 def train(config: LLMTrainingConfig, output: Path) -> TrainState:
     system = load_config(SparkConfig, config.model)
     program = llm_program(config, system)
-    mesh, data = program.mesh, config.data
+    mesh = program.mesh
     tokenizer = open_tokenizer(config.tokenizer, system)
     if distributed.is_primary():
         tokenizer.save(output / "tokenizer")
     if tokenizer.vocab_size > system.llm.vocab_size:
         raise SparkError(f"vocab_size of the model is {system.llm.vocab_size}, expected {tokenizer.vocab_size} or more")
+    data = config.data
     sequences, validation = (
         token_sources.read_sequences(config.tokens, tokenizer, data, split, training)
         for split, training in ((data.train_split, True), (data.evaluation_split, False))
@@ -56,10 +58,10 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         state = state.replace(params=checkpoint.load_params(config.init_from, wanted))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     distributed.log(f"{parameters / 1e6:.2f} M parameters; mesh {dict(mesh.shape)}")
+    row_tokens = data.batch_rows * config.accumulate * data.row_length
+    some = sequences.lengths(np.linspace(0, len(sequences) - 1, min(len(sequences), 4096)).astype(int))
+    pairs = causal_pairs(some) / some.sum()  # of a token
     evaluate_batch = program.jit_evaluation(shardings)
-    epoch, step_tokens = sequences.summary(), data.batch_rows * config.accumulate * data.row_length
-    # Of sequences of one length, the mean: of others attention has more, which the utilisation leaves out.
-    pairs = step_tokens * (epoch["tokens"] / epoch["sequences"] + 1) / 2
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
         checkpoint.save_params(output / "llm", state.params)
@@ -79,7 +81,7 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         rate=program.rate,
         schedules={"learning_rate": make_schedule(config.optimizer, config.loop.steps)},
         parts=("llm", "tokenizer"),
-        flops_per_step=llm_step_flops(system.llm, step_tokens, pairs),
+        flops_per_step=llm_step_flops(system.llm, row_tokens, row_tokens * pairs),
         peak_flops=peak_flops(mesh.devices.flat[0]),
     )
     checkpoints.close()

@@ -55,7 +55,7 @@ class Toy:
 
     def run(self, evaluate=None, parts=(), **reported):
         checkpoints = checkpoint.Checkpoints.of_run(self.directory, self.config)
-        data = pipeline.batches(pipeline.shuffled_plan(50, 8, 0), self.load, 100, seed=0)
+        data = pipeline.batches(pipeline.shuffled_plan(50, 8, 0), self.load, 100, seed=0, threads=1)
         state, shardings = loop.initialize_or_restore(self.mesh, self.init, checkpoints, data)
         jitted = sharding.jit_step(self.step, self.mesh, shardings)
 

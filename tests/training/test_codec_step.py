@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from quick_compile import quickly
 
 from spark_jax import sharding
 from spark_jax.config import DiscriminatorConfig, tiny
@@ -63,7 +64,7 @@ def start(entry_point, config, devices, adversarial):
     models = codec_models(config, SYSTEM)
     init = lambda: codec_step.init_state(models, config, SYSTEM)  # noqa: E731
     state, shardings = sharding.initialize(mesh, init)
-    step = sharding.jit_step(codec_step.codec_step(models, config, SYSTEM, adversarial), mesh, shardings)
+    step = quickly(sharding.jit_step(codec_step.codec_step(models, config, SYSTEM, adversarial), mesh, shardings))
     return state, lambda state, batch: step(state, sharding.put_batch(mesh, batch))
 
 
@@ -150,7 +151,7 @@ def test_whole_utterances_count_without_their_padding(entry_point):
     results = []
     for batch in (trimmed, padded):
         state, shardings = sharding.initialize(mesh, lambda: codec_step.init_state(models, config, system))
-        step = sharding.jit_step(codec_step.codec_step(models, config, system, False), mesh, shardings)
+        step = quickly(sharding.jit_step(codec_step.codec_step(models, config, system, False), mesh, shardings))
         state, metrics = step(state, sharding.put_batch(mesh, batch))
         results.append((host(metrics), host(state.collections)))
     (ours, statistics), (theirs, other) = results
