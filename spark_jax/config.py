@@ -280,7 +280,8 @@ def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
             _check_lists(field.type, value, f"{source}: {field.name}")
             continue
         kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
-        if type(None) in kinds and value is None or field.name not in mapping or isinstance(value, list | tuple):
+        plain = tuple(kind for kind in kinds if typing.get_origin(kind) is None)
+        if field.name not in mapping or isinstance(value, (list, tuple, *plain)):
             continue
         if tuple in map(typing.get_origin, kinds):
             raise SparkError(f"{source}: {field.name} is {value!r}, expected a list")

@@ -97,10 +97,8 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     return state
 
 
-
-
 def load_pretrained(state: TrainState, config: BiCodecTrainingConfig) -> dict[str, Any]:
-    """The parts that the configuration names, checked against the state's shapes."""
+    """The parts that the configuration names, checked against the state's shapes and placed as it is."""
     pretrained = {}
     if config.wav2vec2 is not None and "wav2vec2" in state.params:
         pretrained["wav2vec2"] = checkpoint.load_params(config.wav2vec2, _shapes(state.params["wav2vec2"]))
@@ -116,7 +114,7 @@ def summary(state: TrainState, config: BiCodecTrainingConfig, mesh: jax.sharding
 
 
 def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
 
 
 if __name__ == "__main__":

@@ -188,8 +188,8 @@ class Checkpoints:
         context.multiprocessing.barrier_sync_key_prefix = f"restore_{jax.process_index()}_"
         try:
             with context:
-                stored = ocp.checkpointables_metadata(str(folder))
-                have = _shapes(stored.metadata["state"])
+                stored = ocp.metadata(str(folder), checkpointable_name="state")
+                have = _shapes(stored.metadata)
                 if not have:  # Orbax's answer where it cannot list the arrays
                     raise ValueError("no description of its arrays")
                 misfits = _misfits(have, _shapes(abstract_state))

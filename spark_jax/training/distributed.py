@@ -44,7 +44,8 @@ def initialize(
     flags = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
     missing = [flag for flag, value in flags.items() if value is None]
     if 0 < len(missing) < 3:
-        raise SparkError(f"{' and '.join(missing)}: missing, expected with {' and '.join(flags.keys() - missing)}")
+        given = [flag for flag in flags if flag not in missing]
+        raise SparkError(f"{' and '.join(missing)}: missing, expected with {' and '.join(given)}")
     given = {}
     if not missing:
         host, colon, port = coordinator.rpartition(":")

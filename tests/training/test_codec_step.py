@@ -276,5 +276,5 @@ def read_metrics(directory):
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return [
         {name: value for name, value in line.items() if "seconds" not in name or name == "audio_seconds"}
-        for line in lines
-    ]
+        for line in lines if line["group"] != "run"
+    ]  # fmt: skip

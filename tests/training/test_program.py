@@ -36,7 +36,7 @@ def test_the_language_models_batch_is_what_its_data_gives():
         "speed": 4.0, "global_ids": [1] * 32, "semantic_ids": list(range(20)),
     }  # fmt: skip
     tokenizer = build_tokenizer("bytes", 64, 64)
-    sequences = TokenSequences([MemoryTokens([record] * 40, tokenizer, 96, (1.0, 1.0))], tokenizer, 96)
+    sequences = TokenSequences([MemoryTokens([record] * 40, tokenizer, 96)], tokenizer, 96)
     rows = sequences.plan(LLM.data.batch_rows * LLM.accumulate, 0)(0)[0]
     loaded = sequences.load(rows, [np.random.default_rng(0)] * len(rows))
     assert shapes(llm_program(LLM, SYSTEM).batch) == shapes(loaded)
