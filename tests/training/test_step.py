@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import record_files
 
 from spark_jax import sharding
 from spark_jax.config import tiny
 from spark_jax.data import tokens
+from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.errors import SparkError
 from spark_jax.qwen2.model import Qwen2
+from spark_jax.tokenizer import build_tokenizer
 from spark_jax.training import step
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer
 from spark_jax.training.state import new_state
@@ -87,6 +90,39 @@ def test_the_mesh_changes_nothing(expected):
 
 def test_accumulation_and_chunks_change_nothing(expected):
     check(run(sharding.make_mesh(2, 1, 1), accumulate=4, chunk=20), expected)
+
+
+def test_packed_and_unpacked_give_the_same_loss_and_gradients():
+    """Sequences of the real pipeline, packed by it, and each in a row of its own."""
+    tokenizer = build_tokenizer("bytes", 16, 8)
+    model = Qwen2(dataclasses.replace(CONFIG, vocab_size=tokenizer.vocab_size))
+    params = sharding.unbox(model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"])
+    source = MemoryTokens(record_files.utterances(12), tokenizer, 96)
+    packed_sequences, alone = (tokens.TokenSequences([source], tokenizer, length) for length in (128, 64))
+    [packed] = packed_sequences.plan(16, None)(0)
+    rows = np.empty(24, object)
+    for i, sequence in enumerate(np.concatenate(packed)):
+        rows[i] = np.array([sequence])
+    batches = [
+        sequences.load(some, [np.random.default_rng(0)] * len(some))
+        for sequences, some in ((packed_sequences, packed), (alone, rows))
+    ]
+    assert batches[0]["segment_ids"].max() > 1 == batches[1]["segment_ids"].max()
+
+    def loss(params, batch):
+        sums = step.completion_sums(model, params, batch, 1000)
+        return sums["loss"], sums
+
+    figures = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    ((_, ours), our_grads), ((_, theirs), their_grads) = (figures(params, batch) for batch in batches)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-5, err_msg=name)
+    assert ours["targets"] == (batches[0]["classes"] != tokens.NONE).sum() > 300
+    for (path, ours), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(our_grads), jax.tree.leaves(their_grads), strict=True
+    ):
+        error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+        assert error < 1e-5, jax.tree_util.keystr(path)
 
 
 def test_a_packed_row_counts_as_its_sequences_alone():
