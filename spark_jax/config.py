@@ -5,6 +5,7 @@ branch in code. `RELEASE` holds the sizes of the 0.5B release, `tiny()` those th
 """
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -277,7 +278,12 @@ def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
         value = mapping.get(field.name)
         if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
             _check_lists(field.type, value, f"{source}: {field.name}")
-        elif typing.get_origin(field.type) is tuple and field.name in mapping and not isinstance(value, list | tuple):
+            continue
+        kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+        plain = tuple(kind for kind in kinds if typing.get_origin(kind) is None)
+        if field.name not in mapping or isinstance(value, (list, tuple, *plain)):
+            continue
+        if tuple in map(typing.get_origin, kinds):
             raise SparkError(f"{source}: {field.name} is {value!r}, expected a list")
 
 

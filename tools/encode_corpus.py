@@ -121,7 +121,7 @@ def _encode(
     buckets[(buckets == len(BUCKET_FRAMES)) | (frames < 1)] = -1
     samples_of = [num_samples(count, config.wav2vec2) for count in BUCKET_FRAMES]
 
-    def load(indices: np.ndarray, rng: np.random.Generator) -> pipeline.Batch:
+    def load(indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
         bucket = buckets[indices.max()]
         samples = np.zeros((len(indices), samples_of[bucket]), np.float32)
         clips = np.zeros((len(indices), config.ref_segment_samples), np.float32)

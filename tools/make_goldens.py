@@ -7,6 +7,10 @@ A folder gets config.json and model.safetensors as transformers writes them, and
     in/input_ids [2, 11]; logits; hs0 (embedding), hs1, hs2 (after the final norm)
     greedy/new_ids [12], greedy/logits: row 0 continued, without an end token
     train/labels (-100: ignored), train/loss (shifted mean cross-entropy), train/grad/NAME for all but layer 1
+
+and adamw.safetensors, five updates by torch.optim.AdamW of the recipe's kind (see ADAMW):
+
+    input_ids, labels [5, 2, 11]; loss, grad_norm (before clipping), learning_rate [5]; param/NAME after them
 """
 
 import json
@@ -28,6 +32,9 @@ MODELS = {
     "qwen2_untied": transformers.Qwen2Config(**SIZES, tie_word_embeddings=False),
 }
 NEW_TOKENS = 12
+# Weight decay larger than the recipe's, so that leaving it out of the wrong parameters shows within five updates.
+ADAMW = dict(peak=1e-3, warmup=2, betas=(0.9, 0.96), eps=1e-8, weight_decay=0.1, clip=1.0)
+UPDATES = 5
 
 
 def random_model(config: transformers.PretrainedConfig, generator: torch.Generator) -> torch.nn.Module:
@@ -68,6 +75,37 @@ def golden(model: torch.nn.Module, generator: torch.Generator) -> dict[str, torc
     }
 
 
+def adamw(model: torch.nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Trains the model in place: warm-up, inverse square root, clipping, decay of matrices only."""
+    ids = torch.randint(0, model.config.vocab_size, (UPDATES, 2, 11), generator=generator)
+    labels = ids.clone()
+    labels[:, 0, :4] = -100  # rows count by their tokens, not alike
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": ADAMW["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=ADAMW["betas"], eps=ADAMW["eps"])
+    losses, norms, rates = [], [], []
+    for step in range(UPDATES):
+        warm = ADAMW["warmup"]
+        rates.append(ADAMW["peak"] * ((step + 1) / warm if step < warm else (warm / step) ** 0.5))
+        for group in optimizer.param_groups:
+            group["lr"] = rates[-1]
+        optimizer.zero_grad()
+        loss = model(ids[step], labels=labels[step]).loss
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW["clip"]))
+        losses.append(loss.detach())
+        optimizer.step()
+    return {
+        "input_ids": ids.int(),
+        "labels": labels.int(),
+        "loss": torch.stack(losses),
+        "grad_norm": torch.stack(norms),
+        "learning_rate": torch.tensor(rates),
+        **{f"param/{name}": parameter.detach() for name, parameter in model.named_parameters()},
+    }
+
+
 def main(assets: Path) -> None:
     for seed, (name, config) in enumerate(MODELS.items()):
         generator = torch.Generator().manual_seed(600 + seed)
@@ -76,6 +114,8 @@ def main(assets: Path) -> None:
         (assets / name / "generation_config.json").unlink(missing_ok=True)
         tensors = {key: value.contiguous() for key, value in golden(model, generator).items()}
         save_file(tensors, assets / name / "golden.safetensors")
+        model.zero_grad()
+        save_file({k: v.contiguous() for k, v in adamw(model, generator).items()}, assets / name / "adamw.safetensors")
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         print(name, json.dumps(versions), sum(path.stat().st_size for path in (assets / name).iterdir()), "bytes")
 

@@ -23,6 +23,7 @@ from spark_jax import model_directory
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest
+from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
 from spark_jax.errors import SparkError
 from spark_jax.training.checkpoint import load_params, save_params
@@ -48,7 +49,8 @@ def main(
         extractor = load_params(wav2vec2, wanted["wav2vec2"]["params"])
         variables = load_params(codec, wanted["bicodec"])
         records = manifest.read_corpus(corpus, "train")
-        examples = CodecExamples(records, config, max_seconds, max_seconds, whole_utterances=True)
+        source = FolderAudio(records, config.sample_rate)
+        examples = CodecExamples([source], config, max_seconds, max_seconds, whole_utterances=True)
         latents = corpus_latents(config, extractor, variables, examples, batches)
         old = np.asarray(variables["params"]["quantizer"]["codebook"])
         new = refit(latents, old, steps)
@@ -73,7 +75,7 @@ def corpus_latents(
     plan = examples.plan(16, seed=0)
     parts = []
     for indices in tqdm(plan(0)[:count], disable=None):
-        batch = examples.load(indices, np.random.default_rng(0))
+        batch = examples.load(indices, [np.random.default_rng(row) for row in range(len(indices))])
         latents, weights = jax.device_get(encode(batch["input_values"], batch["lengths"]))
         parts.append(latents[weights > 0])
     return np.concatenate(parts)

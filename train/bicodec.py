@@ -2,12 +2,11 @@
 
     python train/bicodec.py configs/tiny_bicodec.yaml --output runs/bicodec [--set loop.steps=100]
 
-Writes checkpoints, metrics.jsonl, at every evaluation the part `codec` (parameters, batch-norm statistics and
-code usage: what inference and `init_from` load), and sounds and spectrograms to TensorBoard.
+Writes checkpoints, metrics.jsonl, data.json (utterances, and what was dropped), at every evaluation the part `codec`
+(parameters, batch-norm statistics and code usage: what inference and `init_from` load), and sounds and spectrograms
+to TensorBoard.
 """
 
-import itertools
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,40 +15,42 @@ import jax
 import numpy as np
 
 from spark_jax import compilation_cache, sharding
-from spark_jax.bicodec.discriminator import Discriminators
-from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
-from spark_jax.data import manifest, pipeline
-from spark_jax.data.codec import CodecExamples, with_tokens
-from spark_jax.errors import SparkError
-from spark_jax.training import checkpoint, codec_step, entry, loop
+from spark_jax.data import audio_sources, pipeline, sources
+from spark_jax.data.codec import CodecExamples
+from spark_jax.training import checkpoint, codec_step, distributed, entry, loop
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.config import load_config
-from spark_jax.training.optimizer import make_optimizer
+from spark_jax.training.flops import codec_step_flops
+from spark_jax.training.hardware import peak_flops
+from spark_jax.training.optimizer import make_schedule
+from spark_jax.training.program import codec_program
 from spark_jax.training.samples import SampleWriter
 from spark_jax.training.state import TrainState
-from spark_jax.wav2vec2.model import Wav2Vec2
 
 
 def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     compilation_cache.enable()
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     system = load_config(SparkConfig, config.model)
-    data = config.data
-    if data.whole_utterances and config.phase != "features":
-        raise SparkError(f'data.whole_utterances: phase is {config.phase!r}, expected "features"')
+    program = codec_program(config, system)
+    mesh, data = program.mesh, config.data
+    wave = config.phase == "wave"
     examples, validation = (
         CodecExamples(
-            read_records(config, system, split),
+            audio_sources.read_sources(config.corpus, system, data, split, config.tokens if wave else None),
             system,
             data.segment_seconds,
             data.context_seconds,
             data.high_pass_hz,
             data.keep_in_memory,
             data.whole_utterances,
+            from_tokens=wave,
         )
         for split in (data.train_split, data.evaluation_split)
     )
+    place = output / "data.json" if distributed.is_primary() else None
+    distributed.log(sources.report(place, {"train": examples, "validation": validation}))
+    share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         examples.plan(data.batch_segments, config.loop.seed),
         examples.load,
@@ -57,29 +58,26 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         config.loop.seed,
         threads=data.threads,
         prefetch=data.prefetch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share,
+        process_count=shares,
     )
     validation_batches = pipeline.evaluation_batches(
         validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches
     )
 
-    models = make_models(config, system)
-    checkpoints = checkpoint.Checkpoints(output / "checkpoints", config.loop.keep_checkpoints)
-    state, shardings = loop.initialize_or_restore(
-        mesh, lambda: codec_step.init_state(models, config, system), checkpoints, batches
-    )
+    checkpoints = checkpoint.Checkpoints.of_run(output, config.loop)
+    state, shardings = loop.initialize_or_restore(mesh, program.init, checkpoints, batches)
     if checkpoints.latest_step is None:
         state = codec_step.with_pretrained(state, shardings, load_pretrained(state, config))
-    print(summary(state, config, mesh), file=sys.stderr)
-    evaluate_batch = sharding.jit_eval(codec_step.codec_evaluation(models, config, system), mesh, shardings)
+    distributed.log(summary(state, config, mesh))
+    evaluate_batch = program.jit_evaluation(shardings)
     samples = SampleWriter(output / "tensorboard" / "samples", system.sample_rate)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
         checkpoint.save_params(output / "codec", codec_step.codec_variables(state))
         results = []
         for i, batch in enumerate(validation_batches):
-            result = jax.device_get(evaluate_batch(state, sharding.put_batch(mesh, batch)))
+            result = jax.device_get(evaluate_batch(state, sharding.put_whole_batch(mesh, batch)))
             wave = result.pop("wave", None)
             if i == 0 and wave is not None:
                 samples.write(int(state.step), batch["wave"][:4], wave[:4])
@@ -87,65 +85,26 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
     state = loop.fit(
-        state, make_step(models, config, system, mesh, shardings, int(state.step)), batches,
+        state, program.jit_step(shardings, int(state.step)), batches,
         config=config.loop, checkpoints=checkpoints, directory=output,
-        put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate="audio_seconds",
+        put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate=program.rate,
+        schedules={"learning_rate": make_schedule(config.generator_optimizer, config.loop.steps)}, parts=("codec",),
+        flops_per_step=codec_step_flops(config, system) if peak_flops(mesh.devices.flat[0]) else None,
+        peak_flops=peak_flops(mesh.devices.flat[0]),
     )  # fmt: skip
     checkpoints.close()
     samples.close()
     return state
 
 
-def read_records(config: BiCodecTrainingConfig, system: SparkConfig, split: str) -> list[dict[str, Any]]:
-    """The utterances of a split; in phase "wave" with their tokens."""
-    records = manifest.read_corpus(config.corpus, split)
-    if config.phase != "wave":
-        return records
-    if config.tokens is None:
-        raise SparkError('phase "wave": tokens is not set, expected a file of tools/encode_corpus.py')
-    return with_tokens(records, config.tokens, config.data.segment_seconds, system)
-
-
-def make_models(config: BiCodecTrainingConfig, system: SparkConfig) -> codec_step.CodecModels:
-    return codec_step.CodecModels(
-        codec=BiCodec(system.bicodec, remat=config.remat),
-        extractor=None if config.phase == "wave" else Wav2Vec2(system.wav2vec2),
-        discriminators=Discriminators(config.discriminator, config.remat) if config.adversarial else None,
-        generator_optimizer=make_optimizer(config.generator_optimizer, config.loop.steps),
-        discriminator_optimizer=make_optimizer(config.discriminator_optimizer, config.loop.steps),
-    )
-
-
 def load_pretrained(state: TrainState, config: BiCodecTrainingConfig) -> dict[str, Any]:
-    """The parts that the configuration names, checked against the state's shapes."""
+    """The parts that the configuration names, checked against the state's shapes and placed as it is."""
     pretrained = {}
     if config.wav2vec2 is not None and "wav2vec2" in state.params:
         pretrained["wav2vec2"] = checkpoint.load_params(config.wav2vec2, _shapes(state.params["wav2vec2"]))
     if config.init_from is not None:
         pretrained["codec"] = checkpoint.load_params(config.init_from, _shapes(codec_step.codec_variables(state)))
     return pretrained
-
-
-def make_step(
-    models: codec_step.CodecModels,
-    config: BiCodecTrainingConfig,
-    system: SparkConfig,
-    mesh: jax.sharding.Mesh,
-    shardings: Any,
-    start: int,
-) -> Any:
-    """The step of the loop: without discriminators before `adversarial_start`, with them after."""
-    plain, adversarial = (
-        sharding.jit_step(codec_step.codec_step(models, config, system, flag), mesh, shardings)
-        for flag in (False, True)
-    )
-    steps = itertools.count(start)
-
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-        late = config.adversarial and next(steps) >= config.adversarial_start
-        return (adversarial if late else plain)(state, batch)
-
-    return step
 
 
 def summary(state: TrainState, config: BiCodecTrainingConfig, mesh: jax.sharding.Mesh) -> str:
@@ -155,7 +114,7 @@ def summary(state: TrainState, config: BiCodecTrainingConfig, mesh: jax.sharding
 
 
 def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
 
 
 if __name__ == "__main__":

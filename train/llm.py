@@ -1,116 +1,91 @@
-"""Trains the speech-token language model on the token records of tools/encode_corpus.py.
+"""Trains the speech-token language model on token records: of tools/encode_corpus.py or tools/make_records.py.
 
     python train/llm.py configs/tiny_llm.yaml --output runs/llm [--set loop.steps=100]
 
-Writes checkpoints, metrics.jsonl, the tokenizer (folder `tokenizer`), and at every evaluation the part `llm`.
+Writes checkpoints, metrics.jsonl, data.json (sequences, and what was dropped), the tokenizer (folder `tokenizer`),
+and at every evaluation the part `llm` (with loop.keep_best also `best/llm`, that of the least validation loss).
 """
 
-import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from spark_jax import sharding
 from spark_jax.config import SparkConfig
-from spark_jax.data import manifest, pipeline, tokens
+from spark_jax.data import pipeline, sources, token_sources
 from spark_jax.errors import SparkError
-from spark_jax.nn.attention import choose_backend
-from spark_jax.qwen2.model import Qwen2
-from spark_jax.tokenizer import SparkTokenizer, build_tokenizer
-from spark_jax.training import checkpoint, entry, loop, step
+from spark_jax.tokenizer import open_tokenizer
+from spark_jax.training import checkpoint, distributed, entry, loop, step
 from spark_jax.training.config import LLMTrainingConfig, load_config
-from spark_jax.training.optimizer import make_optimizer
-from spark_jax.training.state import TrainState, new_state
+from spark_jax.training.flops import causal_pairs, llm_step_flops
+from spark_jax.training.hardware import peak_flops
+from spark_jax.training.optimizer import make_schedule
+from spark_jax.training.program import llm_program
+from spark_jax.training.state import TrainState
 
 
 def train(config: LLMTrainingConfig, output: Path) -> TrainState:
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     system = load_config(SparkConfig, config.model)
-    tokenizer = make_tokenizer(config.tokenizer, system)
-    tokenizer.save(output / "tokenizer")
+    program = llm_program(config, system)
+    mesh = program.mesh
+    tokenizer = open_tokenizer(config.tokenizer, system)
+    if distributed.is_primary():
+        tokenizer.save(output / "tokenizer")
     if tokenizer.vocab_size > system.llm.vocab_size:
         raise SparkError(f"vocab_size of the model is {system.llm.vocab_size}, expected {tokenizer.vocab_size} or more")
     data = config.data
-    records, validation_records = (
-        manifest.read_jsonl(config.tokens, tokens.RECORD_FIELDS, split)
-        for split in (data.train_split, data.evaluation_split)
-    )
-    if data.common_globals:
-        voices = tokens.common_globals(records)
-        records, validation_records = (
-            [record | {"global_ids": voices.get(record.get("voice"), record["global_ids"])} for record in part]
-            for part in (records, validation_records)
-        )
     sequences, validation = (
-        tokens.TokenSequences(
-            part, tokenizer, data.row_length, data.max_length, (data.tts_weight, data.controllable_weight),
-            fragment_weight, data.fragment_words, noise,
-        )
-        for part, fragment_weight, noise in (
-            (records, data.fragment_weight, data.semantic_noise), (validation_records, 0.0, 0.0)
-        )
+        token_sources.read_sequences(config.tokens, tokenizer, data, split, training)
+        for split, training in ((data.train_split, True), (data.evaluation_split, False))
     )
+    place = output / "data.json" if distributed.is_primary() else None
+    distributed.log(sources.report(place, {"train": sequences, "validation": validation}))
+    share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         sequences.plan(data.batch_rows * config.accumulate, config.loop.seed), sequences.load, config.loop.steps,
-        config.loop.seed, threads=data.threads, prefetch=data.prefetch,
-        process_index=jax.process_index(), process_count=jax.process_count(),
-    )
+        config.loop.seed, threads=data.threads, prefetch=data.prefetch, process_index=share, process_count=shares,
+    )  # fmt: skip
     validation_batches = pipeline.evaluation_batches(
         validation.plan(data.batch_rows, None), validation.load, data.evaluation_batches
     )
 
-    dtype = jnp.dtype(config.dtype)
-    attention = choose_backend(config.attention, mesh, dtype)
-    model = Qwen2(system.llm, dtype, config.unroll_layers, attention, config.remat)
-    optimizer = make_optimizer(config.optimizer, config.loop.steps)
-
-    def init() -> TrainState:
-        variables = model.init(jax.random.key(config.loop.seed), jnp.zeros((1, 2), jnp.int32))
-        return new_state({"params": variables["params"]}, optimizer.init)
-
-    checkpoints = checkpoint.Checkpoints(output / "checkpoints", config.loop.keep_checkpoints)
-    state, shardings = loop.initialize_or_restore(mesh, init, checkpoints, batches)
+    checkpoints = checkpoint.Checkpoints.of_run(output, config.loop)
+    state, shardings = loop.initialize_or_restore(mesh, program.init, checkpoints, batches)
     if checkpoints.latest_step is None and config.init_from is not None:
         wanted = checkpoint.abstract(state.params, shardings.params)
         state = state.replace(params=checkpoint.load_params(config.init_from, wanted))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(
-        f"{parameters / 1e6:.2f} M parameters; {len(sequences)} sequences of {sequences.lengths.mean():.0f} tokens "
-        f"on average, {sequences.dropped} dropped; mesh {dict(mesh.shape)}",
-        file=sys.stderr,
-    )
-    evaluate_batch = sharding.jit_eval(step.llm_evaluation(model, config.loss_chunk), mesh, shardings.params)
+    distributed.log(f"{parameters / 1e6:.2f} M parameters; mesh {dict(mesh.shape)}")
+    row_tokens = data.batch_rows * config.accumulate * data.row_length
+    some = sequences.lengths(np.linspace(0, len(sequences) - 1, min(len(sequences), 4096)).astype(int))
+    pairs = causal_pairs(some) / some.sum()  # of a token
+    evaluate_batch = program.jit_evaluation(shardings)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
         checkpoint.save_params(output / "llm", state.params)
-        parts = [evaluate_batch(state.params, sharding.put_batch(mesh, batch)) for batch in validation_batches]
+        parts = [evaluate_batch(state, sharding.put_whole_batch(mesh, batch)) for batch in validation_batches]
         sums = jax.tree.map(lambda *values: sum(values), *jax.device_get(parts))
         return {name: float(value) for name, value in step.completion_metrics(sums).items()}
 
     state = loop.fit(
         state,
-        sharding.jit_step(step.llm_step(model, optimizer, config.accumulate, config.loss_chunk), mesh, shardings),
+        program.jit_step(shardings),
         batches,
         config=config.loop,
         checkpoints=checkpoints,
         directory=output,
         put=lambda batch: sharding.put_batch(mesh, batch),
         evaluate=evaluate,
-        rate="tokens",
+        rate=program.rate,
+        schedules={"learning_rate": make_schedule(config.optimizer, config.loop.steps)},
+        parts=("llm", "tokenizer"),
+        flops_per_step=llm_step_flops(system.llm, row_tokens, row_tokens * pairs),
+        peak_flops=peak_flops(mesh.devices.flat[0]),
     )
     checkpoints.close()
     return state
-
-
-def make_tokenizer(source: str, system: SparkConfig) -> SparkTokenizer:
-    """A tokenizer folder, or one built from "bytes" or a ranks file for the system's codes."""
-    if Path(source).is_dir():
-        return SparkTokenizer.load(source)
-    codec = system.bicodec
-    return build_tokenizer(source, codec.quantizer.codebook_size, math.prod(codec.speaker_encoder.fsq_levels))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Writes checkpoints, metrics.jsonl, vocabulary.json, and at every evaluation two 
 recogniser) and `wav2vec2` (the first max(feature_layers) layers, which the codec's training starts from).
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,10 +16,10 @@ import numpy as np
 from spark_jax import sharding
 from spark_jax.config import SparkConfig, Wav2Vec2Config
 from spark_jax.data import manifest, pipeline, speech
-from spark_jax.training import checkpoint, entry, loop, step
+from spark_jax.training import checkpoint, distributed, entry, loop, step
 from spark_jax.training.config import CTCTrainingConfig, load_config
 from spark_jax.training.metrics import edit_distance
-from spark_jax.training.optimizer import make_optimizer
+from spark_jax.training.optimizer import make_optimizer, make_schedule
 from spark_jax.training.state import TrainState, new_state
 from spark_jax.wav2vec2.ctc import Wav2Vec2ForCTC, greedy_decode
 from spark_jax.wav2vec2.fourier import fourier_kernel
@@ -35,7 +34,8 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
     train_records = manifest.read_corpus(config.corpus, data.train_split, fields)
     validation_records = manifest.read_corpus(config.corpus, data.evaluation_split, fields)
     vocabulary = speech.Vocabulary.of([record[config.target] for record in train_records])
-    vocabulary.save(output / "vocabulary.json")
+    if distributed.is_primary():
+        vocabulary.save(output / "vocabulary.json")
     examples, validation = (
         speech.SpeechExamples(
             records, config.target, vocabulary, data.bucket_seconds, data.batch_seconds, system.sample_rate,
@@ -44,18 +44,19 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
         )
         for records in (train_records, validation_records)
     )
-    print(
+    distributed.log(
         f"{len(train_records)} utterances, {examples.dropped} dropped; {len(vocabulary)} labels; "
-        f"buckets {data.bucket_seconds} s × {examples.batch_sizes}; mesh {dict(mesh.shape)}",
-        file=sys.stderr,
+        f"buckets {data.bucket_seconds} s × {examples.batch_sizes}; mesh {dict(mesh.shape)}"
     )
+    share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         examples.plan(config.loop.seed), examples.load, config.loop.steps, config.loop.seed,
         threads=data.threads, prefetch=data.prefetch,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        process_index=share, process_count=shares,
     )
     validation_batches = pipeline.evaluation_batches(
-        validation.plan(None), validation.load, data.evaluation_batches
+        validation.plan(None), validation.load, data.evaluation_batches,
+        process_index=jax.process_index(), process_count=jax.process_count(),
     )
 
     model = Wav2Vec2ForCTC(system.wav2vec2, len(vocabulary))
@@ -71,7 +72,7 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
             convolution["kernel"] = convolution["kernel"].replace_boxed(jnp.asarray(bank))
         return new_state({"params": params}, optimizer.init)
 
-    checkpoints = checkpoint.Checkpoints(output / "checkpoints", config.loop.keep_checkpoints)
+    checkpoints = checkpoint.Checkpoints.of_run(output, config.loop)
     state, shardings = loop.initialize_or_restore(mesh, init, checkpoints, batches)
     evaluate_batch = sharding.jit_eval(step.ctc_evaluation(model), mesh, shardings.params)
 
@@ -80,7 +81,7 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
         checkpoint.save_params(output / "wav2vec2", extractor_params(state.params, system.wav2vec2))
         losses, items, errors, labels = 0.0, 0, 0, 0
         for batch in validation_batches:
-            result = jax.device_get(evaluate_batch(state.params, sharding.put_batch(mesh, batch)))
+            result = jax.device_get(evaluate_batch(state.params, sharding.put_whole_batch(mesh, batch)))
             losses += float(result["loss"]) * int(result["items"])
             items += int(result["items"])
             decoded = greedy_decode(result["logits"], result["frames"])
@@ -99,6 +100,8 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
         put=lambda batch: sharding.put_batch(mesh, batch),
         evaluate=evaluate,
         rate="audio_seconds",
+        schedules={"learning_rate": make_schedule(config.optimizer, config.loop.steps)},
+        parts=("ctc", "wav2vec2"),
     )
     checkpoints.close()
     return state

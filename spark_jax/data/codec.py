@@ -1,6 +1,6 @@
 """Examples of the codec's training: a segment, the same with context for wav2vec2, and a reference clip."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,82 +8,137 @@ from jaxtyping import Float
 
 from spark_jax.audio.normalize import highpass, volume_normalize
 from spark_jax.config import SparkConfig
-from spark_jax.data import manifest, pipeline
+from spark_jax.data import pipeline, sources
+from spark_jax.data.audio_sources import AudioSource
 from spark_jax.errors import SparkError
 
 Samples = Float[np.ndarray, " samples"]
+
+STAND_INS = 100  # utterances tried in place of one that cannot be read
 
 
 class CodecExamples:
     """Makes batches of random segments (spec: BiCodec training, sample).
 
     Args:
-      records: from `manifest.read_corpus`.
+      parts: where the utterances come from.
       config: sample rate, samples a token, length of the reference clip, volume normalisation.
       segment_seconds: length of the target; whole tokens.
       context_seconds: what wav2vec2 hears on each side of it; whole tokens, at least one (its last frame
         needs samples beyond the segment).
       high_pass_hz: corner of the high-pass filter.
       keep_in_memory: keep prepared utterances (filtered, normalised) as 16-bit samples.
-
       whole_utterances: rows hold whole utterances of at most a segment, as inference encodes them, in place of
-        windows that cut through them; longer ones are left out, shorter ones end in zeros.
-
-    Records with `semantic_ids` and `global_ids` (see `with_tokens`) give these in place of what the ids are
-    made from.
+        windows that cut through them; longer ones are dropped, shorter ones end in zeros.
+      from_tokens: rows hold the utterances' ids in place of what the ids are made from; utterances with fewer than
+        a segment's are dropped.
 
     Raises:
-      SparkError: lengths that are not whole tokens, or none; no utterance is short enough.
+      SparkError: lengths that are not whole tokens, or none; no utterance is left.
     """
 
     def __init__(
         self,
-        records: Sequence[dict[str, Any]],
+        parts: Sequence[AudioSource],
         config: SparkConfig,
         segment_seconds: float,
         context_seconds: float,
         high_pass_hz: float = 40.0,
         keep_in_memory: bool = False,
         whole_utterances: bool = False,
+        from_tokens: bool = False,
     ):
-        self._config, self._whole_utterances = config, whole_utterances
-        if whole_utterances:
-            records = [record for record in records if record["duration"] <= segment_seconds]
-            if not records:
-                raise SparkError(f"no utterance lasts at most segment_seconds, {segment_seconds} s")
-        self._records = records
+        self._config, self._whole_utterances, self._from_tokens = config, whole_utterances, from_tokens
+        self._sources = sources.Joined(parts)
         self._segment = whole_tokens("segment_seconds", segment_seconds, config)
         self._context = whole_tokens("context_seconds", context_seconds, config)
         self._high_pass_hz = high_pass_hz
-        self._prepared: dict[int, np.ndarray] | None = {} if keep_in_memory else None
+        self._prepared: dict[int, tuple[np.ndarray, dict[str, Any]]] | None = {} if keep_in_memory else None
+        # One byte an utterance: which are taken.
+        tokens, included = self._segment // config.latent_hop_length, []
+        for source in parts:
+            fits = np.ones(len(source), bool)
+            if whole_utterances:
+                fits &= source.seconds <= segment_seconds
+                source.dropped.add("too long", int(np.count_nonzero(~fits)))
+            if from_tokens:
+                long_enough = source.num_tokens >= tokens
+                source.dropped.add("fewer ids than a segment", int(np.count_nonzero(fits & ~long_enough)))
+                fits &= long_enough
+            included.append(fits)
+        self._included = np.concatenate(included)
+        if not self._included.any():
+            wanted = [f"lasts at most segment_seconds, {segment_seconds} s"] * whole_utterances
+            wanted += [f"has {tokens} semantic ids or more (of the setting tokens, or in its record)"] * from_tokens
+            raise SparkError(f"no utterance of {len(self._included)} {' and '.join(wanted)}")
+
+    def __len__(self) -> int:
+        """Utterances that are taken."""
+        return int(np.count_nonzero(self._included))
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Utterances that are left out, by reason."""
+        return sources.total([source.dropped.counts for source in self._sources.sources])
+
+    def summary(self) -> dict[str, Any]:
+        """Utterances that an epoch has on average, their hours, and what is dropped."""
+        utterances = hours = 0.0
+        first = 0
+        for source in self._sources.sources:
+            weights = source.weights(0, len(source)) * self._included[first : first + len(source)]
+            first += len(source)
+            utterances += float(weights.sum())
+            hours += float(weights @ source.seconds) / 3600
+        return {"utterances": utterances, "hours": hours, "dropped": self.dropped}
 
     def plan(self, batch_segments: int, seed: int) -> pipeline.Plan:
-        return pipeline.shuffled_plan(len(self._records), batch_segments, seed)
+        return pipeline.weighted_plan(self._weights, batch_segments, seed)
 
-    def load(self, indices: np.ndarray, rng: np.random.Generator) -> pipeline.Batch:
+    def _weights(self) -> Iterator[np.ndarray]:
+        first = 0
+        for weights in self._sources.weights():
+            yield weights * self._included[first : first + len(weights)]
+            first += len(weights)
+
+    def load(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
         """`wave` [rows, segment], `input_values` [rows, segment + 2·context] normalised for wav2vec2, and
         `reference` [rows, reference], float32. Whole utterances: no context, and `lengths` [rows] in samples.
         From tokens: `wave`, `semantic_ids` [rows, tokens] and `global_ids` [rows, global], int32."""
         rows = []
-        for index in indices:
-            audio, record = self._audio(int(index)), self._records[index]
-            if "semantic_ids" in record:
+        for index, rng in zip(indices, rngs, strict=True):
+            audio, record = self._readable(int(index), rng)
+            if self._from_tokens:
                 rows.append(self._tokens(audio, record, rng))
             else:
                 rows.append(self._utterance(audio, rng) if self._whole_utterances else self._segment_of(audio, rng))
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _audio(self, index: int) -> Samples:
+    def _readable(self, index: int, rng: np.random.Generator) -> tuple[Samples, dict[str, Any]]:
+        """An utterance; a random other one in place of one that cannot be read, where that is not an error."""
+        for _ in range(STAND_INS):
+            [(source, _, [own])] = self._sources.parts(np.array([index]))
+            try:
+                return self._audio(index, source, int(own))
+            except SparkError as error:
+                source.dropped.fault("unreadable", error)
+            while not self._included[index := int(rng.integers(len(self._included)))]:
+                pass
+        raise SparkError(f"{STAND_INS} utterances in a row cannot be read; the last ones are in the log")
+
+    def _audio(self, index: int, source: AudioSource, own: int) -> tuple[Samples, dict[str, Any]]:
         if self._prepared is not None and index in self._prepared:
-            return self._prepared[index].astype(np.float32) / 32768
+            samples, record = self._prepared[index]
+            return samples.astype(np.float32) / 32768, record
         config = self._config
-        audio = manifest.read_audio(self._records[index]["wav_path"], config.sample_rate)
+        audio, record = source.read(own)
         if config.volume_normalize:
             audio = volume_normalize(audio)
         audio = highpass(audio, config.sample_rate, self._high_pass_hz).astype(np.float32)
         if self._prepared is not None:
-            self._prepared[index] = np.round(audio * 32767).clip(-32768, 32767).astype(np.int16)
-        return audio
+            samples = np.round(audio * 32767).clip(-32768, 32767).astype(np.int16)
+            self._prepared[index] = (samples, record)
+        return audio, record
 
     def _tokens(self, audio: Samples, record: dict[str, Any], rng: np.random.Generator) -> pipeline.Batch:
         hop = self._config.latent_hop_length
@@ -112,26 +167,6 @@ class CodecExamples:
         values = normalize_window(window, cut(np.ones_like(audio), start - context, len(window)) > 0)
         reference = random_reference(audio, start, segment, self._config.ref_segment_samples, rng)
         return {"wave": window[context : context + segment], "input_values": values, "reference": reference}
-
-
-def with_tokens(
-    records: Sequence[dict[str, Any]], path: str, segment_seconds: float, config: SparkConfig
-) -> list[dict[str, Any]]:
-    """Records with the ids that `tools/encode_corpus.py` wrote for them; those shorter than a segment are left out.
-
-    Raises:
-      SparkError: the file cannot be read, or no record has long enough ids in it.
-    """
-    names = ("semantic_ids", "global_ids")
-    encoded = {
-        line["index"]: {name: line[name] for name in names} for line in manifest.read_jsonl(path, ["index", *names])
-    }
-    tokens = whole_tokens("segment_seconds", segment_seconds, config) // config.latent_hop_length
-    joined = [record | encoded[record["index"]] for record in records if record["index"] in encoded]
-    joined = [record for record in joined if len(record["semantic_ids"]) >= tokens]
-    if not joined:
-        raise SparkError(f"{path}: no utterance of the corpus has {tokens} semantic ids or more in it")
-    return joined
 
 
 def whole_tokens(name: str, seconds: float, config: SparkConfig) -> int:

@@ -3,39 +3,40 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from spark_jax.data.sources import Dropped
 from spark_jax.errors import SparkError
 
+CORPUS_FIELDS = ("index", "wav_path", "duration")
 
-def read_jsonl(path: str | Path, fields: Sequence[str], split: str | None = None) -> list[dict[str, Any]]:
+
+def read_jsonl(
+    path: str | Path, fields: Sequence[str], split: str | None = None, dropped: Dropped | None = None
+) -> list[dict[str, Any]]:
     """The records of a JSON Lines file, in file order.
 
     Args:
       path: the file.
       fields: keys that every record must have.
       split: only records whose `split` is this; None: all.
+      dropped: says what becomes of a line that is no record, and counts it; None: it is an error.
 
     Raises:
       SparkError: no such file, a line that is not a JSON object, a missing field, or no record of the split.
     """
     path = Path(path)
+    dropped = Dropped() if dropped is None else dropped
     records = []
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                try:
-                    record = json.loads(line)
-                    missing = [field for field in fields if field not in record]
-                except (json.JSONDecodeError, TypeError) as error:
-                    raise SparkError(f"{path}:{number}: not a JSON object ({error})") from error
-                if missing:
-                    raise SparkError(f"{path}:{number}: field {missing[0]!r} is missing")
-                if split is None or record.get("split") == split:
+                record = parse_record(line, fields, f"{path}:{number}", dropped)
+                if record is not None and (split is None or record.get("split") == split):
                     records.append(record)
     except (OSError, UnicodeDecodeError) as error:
         raise SparkError(f"{path}: cannot be read ({error})") from error
@@ -44,22 +45,50 @@ def read_jsonl(path: str | Path, fields: Sequence[str], split: str | None = None
     return records
 
 
-def read_corpus(corpus: str | Path, split: str | None, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
+def parse_record(line: str | bytes, fields: Sequence[str], where: str, dropped: Dropped) -> dict[str, Any] | None:
+    """A line of JSON Lines; None for one that is no record and that `dropped` skips.
+
+    Raises:
+      SparkError: a line that is not a JSON object with these fields.
+    """
+    try:
+        record = json.loads(line)
+        missing = [field for field in fields if field not in record]
+    except (ValueError, TypeError, RecursionError) as error:
+        dropped.fault("unreadable", SparkError(f"{where}: not a JSON object ({error})"))
+        return None
+    if missing or not isinstance(record, dict):
+        dropped.fault("missing fields", SparkError(f"{where}: field {missing[0]!r} is missing"))
+        return None
+    return record
+
+
+def read_corpus(
+    corpus: str | Path, split: str | None, fields: Sequence[str] = (), dropped: Dropped | None = None
+) -> list[dict[str, Any]]:
     """Records of `corpus/metadata.jsonl`; `wav_path` is made absolute."""
-    records = read_jsonl(Path(corpus) / "metadata.jsonl", ["index", "wav_path", "duration", *fields], split)
+    records = read_jsonl(Path(corpus) / "metadata.jsonl", [*CORPUS_FIELDS, *fields], split, dropped)
     return [record | {"wav_path": str(Path(corpus) / record["wav_path"])} for record in records]
 
 
-def read_audio(path: str, sample_rate: int) -> Float[np.ndarray, " samples"]:
+def read_audio(
+    path: str | BinaryIO, sample_rate: int, name: str | None = None
+) -> Float[np.ndarray, " samples"]:
     """First channel of a corpus file as float32.
+
+    Args:
+      path: of the file, or its open content, which `name` names in errors.
 
     Raises:
       SparkError: not audio, or of another sample rate (a corpus is stored at the model's).
     """
+    name = str(path) if name is None else name
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
-        raise SparkError(f"{path}: cannot be read as audio ({error})") from error
+        raise SparkError(f"{name}: cannot be read as audio ({error})") from error
     if rate != sample_rate:
-        raise SparkError(f"{path}: sample rate {rate}, expected {sample_rate}")
+        raise SparkError(f"{name}: sample rate {rate}, expected {sample_rate}")
+    if not len(samples):
+        raise SparkError(f"{name}: no sample")
     return samples[:, 0]

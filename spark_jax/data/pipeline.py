@@ -1,31 +1,68 @@
 """Batches as a pure function of (seed, batch number): plans of indices, loaded by grain's threads.
 
-A plan lists the batches of one epoch as arrays of example indices. Any batch can be made without those
-before it, so the position of a run is one number, which grain's iterator saves with the checkpoint; random
-crops draw from a generator seeded by (seed, batch number) and come out the same after a resume.
+A plan gives the batches of one epoch as arrays of example indices. Any batch can be made without those
+before it, so the position of a run is one number, which grain's iterator saves with the checkpoint. Random
+crops and noise draw from a generator for each row, seeded by (seed, batch number, row): they come out the same
+after a resume, and on any number of processes.
 """
 
 import bisect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+
+from spark_jax.errors import SparkError
 
 Batch = dict[str, np.ndarray]
-Plan = Callable[[int], list[np.ndarray]]  # epoch → batches of example indices; -1 stands for an empty row
-Load = Callable[[np.ndarray, np.random.Generator], Batch]
+Plan = Callable[[int], Sequence[np.ndarray]]  # epoch → batches of example indices; -1 stands for an empty row
+Load = Callable[[np.ndarray, Sequence[np.random.Generator]], Batch]
+
+WEIGHTS_CHUNK = 1 << 20  # examples whose weights exist at a time
+
+
+def weighted_order(
+    weights: Iterable[Float[np.ndarray, " examples"]], rng: np.random.Generator | None
+) -> Int[np.ndarray, " drawn"]:
+    """The examples of one epoch in their order: a permutation of all, 4 bytes an example.
+
+    Args:
+      weights: of the examples, chunk after chunk: how often each comes. Of a fraction, another part is drawn for
+        every epoch.
+      rng: of the epoch; None: every example of positive weight once, in the given order.
+    """
+    chosen, first = [np.zeros(0, np.int32)], 0
+    for chunk in weights:
+        numbers = np.arange(first, first + len(chunk), dtype=np.int32)
+        first += len(chunk)
+        if rng is None:
+            copies = chunk > 0
+        else:
+            copies = np.floor(chunk)
+            fractional = np.flatnonzero(copies != chunk)
+            copies[fractional] += rng.random(len(fractional)) < (chunk - copies)[fractional]
+        chosen.append(np.repeat(numbers, copies.astype(np.int64)))
+    order = np.concatenate(chosen)
+    if rng is not None:
+        rng.shuffle(order)
+    return order
 
 
 def shuffled_plan(num_examples: int, batch_size: int, seed: int) -> Plan:
     """Batches of one size in a new order every epoch; what does not fill a batch waits for another epoch."""
+    return weighted_plan(lambda: [np.ones(num_examples)], batch_size, seed)
 
-    def plan(epoch: int) -> list[np.ndarray]:
-        order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-        if num_examples < batch_size:
+
+def weighted_plan(weights: Callable[[], Iterable[np.ndarray]], batch_size: int, seed: int) -> Plan:
+    """`shuffled_plan` of examples that come more or less often: `weights` gives those of `weighted_order`."""
+
+    def plan(epoch: int) -> Sequence[np.ndarray]:
+        order = weighted_order(weights(), np.random.default_rng((seed, epoch)))
+        if 0 < len(order) < batch_size:
             order = np.resize(order, batch_size)
-        return list(order[: len(order) // batch_size * batch_size].reshape(-1, batch_size))
+        return order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
 
     return plan
 
@@ -75,28 +112,45 @@ def batches(
       plan: batches of indices of each epoch.
       load: (indices, generator) → arrays whose first axis has as many rows as there are indices.
       num_batches: length of the run.
-      seed: of the generators that `load` gets.
+      seed: of the generators that `load` gets, one for each row.
       threads: threads that load; audio decoding and numpy let go of the interpreter lock.
       prefetch: batches made ahead.
-      process_index, process_count: this process loads the rows `process_index::process_count` of each batch.
+      process_index, process_count: this process loads its share of each batch's rows, the first process the first
+        ones: together they load the batch of a single process.
+
+    Raises:
+      SparkError: (when a batch is made) the processes do not divide its rows.
     """
 
     def make(planned: tuple[int, np.ndarray]) -> Batch:
         number, indices = planned
-        rng = np.random.default_rng((seed, number, process_index))
-        return load(indices[process_index::process_count], rng)
+        return _load_share(load, indices, (seed, number), process_index, process_count)
 
     dataset = grain.MapDataset.source(_Planned(plan, num_batches)).map(make)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(dataset.to_iter_dataset(options))
 
 
-def evaluation_batches(plan: Plan, load: Load, limit: int | None = None) -> list[Batch]:
-    """The batches of epoch 0, at most `limit`, evenly picked; made once and kept in memory."""
+def evaluation_batches(
+    plan: Plan, load: Load, limit: int | None = None, process_index: int = 0, process_count: int = 1
+) -> list[Batch]:
+    """The batches of epoch 0, at most `limit`, evenly picked; made once and kept in memory.
+
+    A process makes its share of the rows, as in `batches`.
+    """
     planned = plan(0)
-    if limit is not None and limit < len(planned):
-        planned = [planned[i] for i in np.linspace(0, len(planned) - 1, limit).astype(int)]
-    return [load(indices, np.random.default_rng(i)) for i, indices in enumerate(planned)]
+    if limit is None or limit > len(planned):
+        limit = len(planned)
+    picked = [planned[i] for i in np.linspace(0, len(planned) - 1, limit).astype(int)]
+    return [_load_share(load, indices, (i,), process_index, process_count) for i, indices in enumerate(picked)]
+
+
+def _load_share(load: Load, indices: np.ndarray, seed: tuple[int, ...], index: int, count: int) -> Batch:
+    share, rest = divmod(len(indices), count)
+    if rest:
+        raise SparkError(f"a batch has {len(indices)} rows, expected a multiple of the {count} processes")
+    rows = range(index * share, (index + 1) * share)
+    return load(indices[rows.start : rows.stop], [np.random.default_rng((*seed, row)) for row in rows])
 
 
 class _Planned:
@@ -105,7 +159,7 @@ class _Planned:
     def __init__(self, plan: Plan, num_batches: int):
         self._plan, self._length = plan, num_batches
         self._ends: list[int] = []  # batches up to the end of each epoch planned so far
-        self._recent: dict[int, list[np.ndarray]] = {}
+        self._recent: dict[int, Sequence[np.ndarray]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -123,11 +177,10 @@ class _Planned:
             first = self._ends[epoch - 1] if epoch else 0
             return number, self._epoch(epoch)[number - first]
 
-    def _epoch(self, epoch: int) -> list[np.ndarray]:
+    def _epoch(self, epoch: int) -> Sequence[np.ndarray]:
         if epoch not in self._recent:
             self._recent = {key: value for key, value in self._recent.items() if key >= epoch - 1}
             self._recent[epoch] = self._plan(epoch)
-            if not self._recent[epoch]:
-                raise ValueError("the plan of an epoch is empty: no example is left")
+            if not len(self._recent[epoch]):
+                raise SparkError("the plan of an epoch is empty: no example is left")
         return self._recent[epoch]
-

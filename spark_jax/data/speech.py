@@ -102,7 +102,7 @@ class SpeechExamples:
     def plan(self, seed: int | None) -> pipeline.Plan:
         return pipeline.bucketed_plan(self.buckets, self.batch_sizes, seed)
 
-    def load(self, indices: np.ndarray, rng: np.random.Generator) -> pipeline.Batch:
+    def load(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
         """`samples` [rows, samples], `lengths`, `targets` [rows, labels], `target_lengths`; empty rows have
         length 0. All rows share a bucket."""
         bucket = self.buckets[indices.max()]

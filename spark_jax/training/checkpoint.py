@@ -1,13 +1,17 @@
-"""Checkpoints of training runs (state and data position in one save) and parameter trees of model parts.
+"""Checkpoints of training runs: state and data position in one save, written while the training goes on.
 
 Resume rules, in this order:
-1. the run's folder holds a checkpoint: state and data position come from the newest one;
+1. the run's folder holds checkpoints: state and data position come from the newest one that is whole; newer ones
+   that are damaged are set aside in the folder `damaged` and named in the log;
 2. the configuration names parts to start from: their parameters replace the fresh ones;
 3. otherwise everything is fresh.
 """
 
+import json
+import math
 import os
 import shutil
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +19,257 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from spark_jax.errors import SparkError
+from spark_jax.pytree import flatten
+from spark_jax.training import distributed
+from spark_jax.training.checksum import checksums
+from spark_jax.training.config import LoopConfig
+
+DAMAGED = "damaged"  # beside the folder of checkpoints
+_ALL_DAMAGED = "all checkpoints are damaged, move the folder away to begin anew"
 
 
 class Checkpoints:
-    """The checkpoints of one run: `directory/<step>/{state, data}`, the newest `keep` of them.
+    """The checkpoints of one run, `directory/<step>/{state, data}`: the newest ones and the best ones.
 
-    Saves are complete or absent (Orbax writes under a temporary name), and finished when `save` returns: the
-    state is donated to the next step, so its buffers cannot be read behind the loop's back.
+    A save returns when the arrays are on the host; from then on the state can be donated, and files are written in the
+    background under a temporary name. What goes wrong there is raised by the next call of `save`, `wait` or `close`.
+    All processes of a run make all calls; each writes and reads its own shards.
+
+    Args:
+      directory: shared by all processes.
+      keep: newest checkpoints that stay.
+      keep_best: checkpoints with the least `best_metric` that stay besides; 0: none.
+      best_metric: name in the metrics given to `save`.
+
+    Raises:
+      SparkError: the directory cannot be written.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2):
-        self._checkpointer = ocp.training.Checkpointer(
-            str(Path(directory).absolute()),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
-        )
+    def __init__(
+        self, directory: str | Path, keep: int = 2, keep_best: int = 0, best_metric: str = "loss"
+    ):
+        self._directory, self._keep_best, self._best_metric = Path(directory).absolute(), keep_best, best_metric
+        preservation = ocp.training.preservation_policies
+        policies = [preservation.LatestN(keep)]
+        if keep_best > 0:
+            # The end of the sorted list stays: in descending order that is the least value. Without an evaluation at
+            # its step a checkpoint is no candidate.
+            policies.append(
+                preservation.BestN(
+                    get_metric_fn=self._value, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
+                )
+            )
+        unreadable = _unreadable(self._directory)
+        distributed.barrier("looked at all checkpoints")
+        self._aside = self._set_aside(dict.fromkeys(unreadable, "its description cannot be read"))
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                str(self._directory),
+                preservation_policy=preservation.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=True,  # of saves that a kill has cut short
+            )
+        except OSError as error:
+            raise SparkError(f"{directory}: cannot be used for checkpoints ({_brief(error)})") from error
+        self._saving: tuple[int, Any] | None = None
+
+    @classmethod
+    def of_run(cls, output: Path, config: LoopConfig) -> "Checkpoints":
+        """Those in a run's output folder."""
+        return cls(output / "checkpoints", config.keep_checkpoints, config.keep_best, config.best_metric)
 
     @property
     def latest_step(self) -> int | None:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: Any, data: Any) -> None:
-        """Saves the state (any tree of arrays) and the data iterator (grain) after `step` steps."""
-        if self.latest_step != step:
-            self._checkpointer.save_checkpointables(step, {"state": state, "data": data}, force=True)
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, the one being written included."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
-    def restore(self, abstract_state: Any, data: Any) -> Any:
-        """The newest state, placed as `abstract_state` (with shardings) says; `data` moves to its position.
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and metric of the best checkpoint."""
+        known = [(self._value(each.metrics), each.step) for each in self._checkpointer.checkpoints if each.metrics]
+        value, step = min(known, default=(math.inf, None))
+        return None if step is None or value == math.inf else (step, value)
+
+    def would_keep(self, metrics: Mapping[str, float]) -> bool:
+        """Whether a checkpoint with these metrics would be one of the best."""
+        known = [self._value(each.metrics) for each in self._checkpointer.checkpoints if each.metrics]
+        return sum(value <= self._value(metrics) for value in known) < self._keep_best
+
+    def save(self, step: int, state: Any, data: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Saves the state (any tree of arrays) and the data iterator (grain) after `step` steps.
+
+        Args:
+          metrics: of an evaluation of this very state.
 
         Raises:
-          SparkError: there is none, or its tree is not the one asked for.
+          SparkError: this save or the one before could not be written.
+        """
+        self.wait()
+        if self.latest_step == step:
+            return
+        value = None if metrics is None else metrics.get(self._best_metric)
+        try:
+            response = self._checkpointer.save_checkpointables_async(
+                step, {"state": state, "data": _Position(data)}, force=True,
+                metrics=None if value is None else {self._best_metric: float(value)},
+                custom_metadata={"checksums": checksums(state)},
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise self._not_written(step, error) from error
+        self._saving = (step, response)
+
+    def wait(self) -> None:
+        """Returns when the last save is complete.
+
+        Raises:
+          SparkError: it could not be written; the checkpoints before it are as they were.
+        """
+        if self._saving is None:
+            return
+        (step, response), self._saving = self._saving, None
+        errors = []
+        for finish in (response.result, self._checkpointer.wait):  # Orbax tells an error once in each thread
+            try:
+                finish()
+            except Exception as error:  # tensorstore and Orbax raise many types
+                errors.append(error)
+        if errors:
+            raise self._not_written(step, errors[0]) from errors[0]
+
+    def restore(self, abstract_state: Any, data: Any) -> Any:
+        """The newest state that is whole, placed as `abstract_state` (with shardings) says.
+
+        Args:
+          data: moves to the checkpoint's position.
+
+        Raises:
+          SparkError: there is none; all are damaged; or the tree is not the one asked for.
         """
         if self.latest_step is None:
-            raise SparkError(f"{self._checkpointer.directory}: holds no checkpoint")
-        try:
-            loaded = self._checkpointer.load_checkpointables(None, {"state": abstract_state, "data": data})
-        except (ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:500]
-            where = f"{self._checkpointer.directory}/{self.latest_step}"
-            raise SparkError(f"{where}: does not fit this configuration ({reason})") from error
-        return loaded["state"]
+            raise SparkError(f"{self._directory}: holds no checkpoint")
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps):
+            state, problem = self._load(step, abstract_state, data)
+            if problem is None:
+                break
+            damaged[step] = problem
+        else:
+            listed = "; ".join(f"{step}: {problem}" for step, problem in damaged.items())
+            raise SparkError(f"{self._directory}: {_ALL_DAMAGED} ({listed})")
+        if damaged:
+            self._aside += self._set_aside(damaged)
+            self._checkpointer.reload()
+        for line in self._aside:
+            distributed.log(f"{line}; going on from {self._directory / str(step)}")
+        return state
 
     def close(self) -> None:
-        self._checkpointer.close()
+        """Waits for the last save and lets go of all threads.
+
+        Raises:
+          SparkError: the last save could not be written.
+        """
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+
+    def _load(self, step: int, abstract_state: Any, data: Any) -> tuple[Any, str | None]:
+        """The state of a step, or what is wrong with it: all processes come to the same conclusion."""
+        folder = self._directory / str(step)
+        # Each process reads for itself, without Orbax's barriers: one that fails would leave the others waiting there.
+        context = ocp.Context()
+        context.multiprocessing.primary_host = jax.process_index()
+        context.multiprocessing.active_processes = {jax.process_index()}
+        with context:
+            stored, problem = _attempt(lambda: ocp.metadata(str(folder), checkpointable_name="state"))
+            have, want = _shapes(stored.metadata) if problem is None else {}, _shapes(abstract_state)
+            # Orbax counts the loads of a process and the counts have to agree, so none loads unless all do.
+            if not distributed.everywhere(bool(have)):
+                return None, problem or "no description of its arrays"
+            if misfits := _misfits(have, want):
+                raise SparkError(f"{folder}: does not fit this configuration ({'; '.join(misfits)[:500]})")
+            wanted = {"state": abstract_state, "data": _Position(data)}
+            loaded, problem = _attempt(lambda: ocp.load_checkpointables(str(folder), wanted))
+        if not distributed.everywhere(problem is None):
+            return None, problem or "damaged for another process"
+        state = loaded["state"]
+        expected, found = (stored.custom_metadata or {}).get("checksums", {}), checksums(state)
+        changed = [name for name, value in expected.items() if found.get(name) != value]
+        return state, f"changed: {', '.join(changed)[:300]}" if changed else None
+
+    def _set_aside(self, damaged: Mapping[int, str]) -> list[str]:
+        """Moves checkpoints out of the way: their files may still be of use, their steps will be made anew.
+
+        Returns:
+          What was done, a line each.
+        """
+        lines = []
+        for step, problem in damaged.items():
+            source, target = self._directory / str(step), self._directory.parent / DAMAGED / str(step)
+            while target.exists():
+                target = target.with_name(f"{target.name}_")
+            if distributed.is_primary():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, target)
+            lines.append(f"{source}: damaged checkpoint ({problem}), set aside as {target}")
+        distributed.barrier("damaged checkpoints are set aside")
+        return lines
+
+    def _not_written(self, step: int, error: Exception) -> SparkError:
+        return SparkError(f"{self._directory / str(step)}: checkpoint cannot be written ({_brief(error)})")
+
+    def _value(self, metrics: Mapping[str, float]) -> float:
+        value = float(metrics.get(self._best_metric, math.inf))
+        return value if math.isfinite(value) else math.inf
+
+
+class _Position:
+    """A grain iterator as Orbax sees it; read back by any number of processes.
+
+    grain writes a file per process. All hold the same number of batches, so that a run that goes on with another number
+    of processes takes any of them.
+    """
+
+    def __init__(self, data: Any):
+        self._data = data
+
+    async def save(self, directory: Any) -> Awaitable[None]:
+        return await self._data.save(directory)
+
+    async def load(self, directory: Any) -> Awaitable[None]:
+        own = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+        files = sorted(path.name for path in directory.iterdir() if path.name.startswith("process_"))
+        text = (directory / (own if own in files else files[0])).read_text()
+
+        async def move() -> None:
+            self._data.set_state(json.loads(text))
+
+        return move()
+
+
+def _unreadable(directory: Path) -> list[int]:
+    """Steps of the checkpoints whose descriptions are no JSON: Orbax could not even list the others beside them.
+
+    Raises:
+      SparkError: all are.
+    """
+    folders = [path for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
+    found = []
+    for folder in folders:
+        descriptions = [folder / "_CHECKPOINT_METADATA", *folder.glob("metrics/metrics")]
+        try:
+            for path in descriptions:
+                json.loads(path.read_text())
+        except (OSError, ValueError):
+            found.append(int(folder.name))
+    if folders and len(found) == len(folders):
+        raise SparkError(f"{directory}: {_ALL_DAMAGED} (no description of {sorted(found)} can be read)")
+    return sorted(found, reverse=True)
 
 
 def abstract(tree: Any, shardings: Any) -> Any:
@@ -69,18 +280,24 @@ def abstract(tree: Any, shardings: Any) -> Any:
 
 
 def save_params(directory: str | Path, params: Any) -> None:
-    """Writes a plain tree of arrays as an Orbax folder; an older one of that name is replaced in one step."""
+    """Writes a plain tree of arrays as an Orbax folder; an older one of that name is replaced in one step.
+
+    All processes of a run call it; each writes its shards.
+    """
     target = Path(directory).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
-    ocp.save(str(fresh), params, overwrite=True)
-    if target.exists():
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
-        os.replace(target, old)
-        os.replace(fresh, target)
-        shutil.rmtree(old)
-    else:
-        os.replace(fresh, target)
+    fresh, old = (target.with_name(f".{target.name}.{kind}") for kind in ("new", "old"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ocp.save(str(fresh), params, overwrite=True)
+        if distributed.is_primary():
+            shutil.rmtree(old, ignore_errors=True)
+            if target.exists():
+                os.replace(target, old)
+            os.replace(fresh, target)
+            shutil.rmtree(old, ignore_errors=True)
+    except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
+        raise SparkError(f"{directory}: cannot be written ({_brief(error)})") from error
+    distributed.barrier(str(target))
 
 
 def load_params(directory: str | Path, abstract_params: Any = None) -> Any:
@@ -99,23 +316,15 @@ def load_params(directory: str | Path, abstract_params: Any = None) -> Any:
     try:
         stored = ocp.metadata(str(folder)).metadata
     except Exception as error:  # Orbax raises many kinds for a damaged folder
-        reason = " ".join(str(error).split())[:300]
-        raise SparkError(f"{directory}: not a parameter folder ({reason})") from error
+        raise SparkError(f"{directory}: not a parameter folder ({_brief(error)})") from error
     inside = abstract_params is not None and stored.keys() == {"params"} and "params" not in abstract_params
     if inside:
         stored = stored["params"]
     if abstract_params is not None:
-        have, want = _shapes(stored), _shapes(abstract_params)
-        problems = [f"missing {name} {shape}" for name, shape in want.items() if name not in have]
-        problems += [f"extra {name} {shape}" for name, shape in have.items() if name not in want]
-        problems += [
-            f"{name} is {have[name]}, expected {shape}"
-            for name, shape in want.items() if name in have and have[name] != shape
-        ]
-        if problems:
+        if problems := _misfits(_shapes(stored), _shapes(abstract_params)):
             raise SparkError(f"{directory}: " + "; ".join(problems))
     # Orbax would otherwise place arrays where they lay when they were saved.
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if abstract_params is None:
         targets, places = stored, jax.tree.map(lambda leaf: here, stored)
     else:
@@ -125,10 +334,30 @@ def load_params(directory: str | Path, abstract_params: Any = None) -> Any:
         wanted = abstract(targets, places)
         return ocp.load(str(folder), {"params": wanted})["params"] if inside else ocp.load(str(folder), wanted)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SparkError(f"{directory}: cannot be read ({reason})") from error
+        raise SparkError(f"{directory}: cannot be read ({_brief(error)})") from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
-    return {name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
+
+
+def _attempt(read: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What it gives, or what is wrong: Orbax, tensorstore and grain raise many types for damaged files."""
+    try:
+        return read(), None
+    except Exception as error:
+        return None, _brief(error)
+
+
+def _misfits(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Differences between stored and expected arrays, by name and shape."""
+    changed = [name for name, shape in want.items() if name in have and have[name] != shape]
+    return [
+        *(f"missing {name} {shape}" for name, shape in want.items() if name not in have),
+        *(f"extra {name} {shape}" for name, shape in have.items() if name not in want),
+        *(f"{name} is {have[name]}, expected {want[name]}" for name in changed),
+    ]
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from spark_jax.config import DiscriminatorConfig
+from spark_jax.data.config import CodecDataConfig, Sources
 from spark_jax.errors import SparkError
 from spark_jax.training.config import LoopConfig, MeshConfig
 from spark_jax.training.optimizer import OptimizerConfig
@@ -14,23 +15,6 @@ PARTS = ("encoder", "quantizer", "speaker_encoder", "prenet", "postnet", "wave_g
 _OPTIMIZER = OptimizerConfig(
     learning_rate=1e-4, schedule="linear", warmup_steps=1000, decay_steps=500_000, floor=1e-5, betas=(0.8, 0.9)
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class CodecDataConfig:
-    """Random segments of utterances, each with a reference clip."""
-
-    segment_seconds: float = 2.4  # whole tokens
-    context_seconds: float = 1.0  # on each side, heard by wav2vec2 only; whole tokens
-    batch_segments: int = 256
-    whole_utterances: bool = False  # of at most a segment, in place of segments: short speech, for phase "features"
-    high_pass_hz: float = 40.0
-    keep_in_memory: bool = False  # prepared utterances stay in memory, as 16-bit samples
-    train_split: str = "train"
-    evaluation_split: str = "validation"
-    evaluation_batches: int = 4
-    threads: int = 2
-    prefetch: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +57,14 @@ class BiCodecTrainingConfig:
     `adversarial_start` on; None: never, and they do not exist.
     """
 
-    corpus: str = "corpus"  # folder with metadata.jsonl
+    # Folder with metadata.jsonl or of tools/make_records.py; several with weights: [{path: …, weight: 0.5}, …]
+    corpus: Sources = "corpus"
     model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
     wav2vec2: str | None = None  # part with the frozen feature extractor; None: random, for tests and timing
     init_from: str | None = None  # codec part of an earlier run
     phase: Literal["full", "features", "wave"] = "full"
-    tokens: str | None = None  # from tools/encode_corpus.py, for phase "wave"
+    # From tools/encode_corpus.py, for phase "wave"; None where the corpus is of records that hold them.
+    tokens: str | None = None
     freeze: tuple[str, ...] = ()
     adversarial_start: int | None = 0
     d_vector_train_start: int = 1000  # until this step the decoder hears the x-vector

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from spark_jax.config import from_mapping, to_mapping
+from spark_jax.data.config import Sources, TokenDataConfig
 from spark_jax.errors import SparkError
 from spark_jax.nn.attention import AttentionBackend
 from spark_jax.qwen2.model import Remat
@@ -33,8 +34,12 @@ class LoopConfig:
     log_every: int = 20
     evaluate_every: int = 500
     checkpoint_every: int = 500
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest
+    keep_best: int = 0  # and those with the least validation metric; the best one's parts go to the folder `best`
+    best_metric: str = "loss"
+    max_skipped: int = 100  # updates left out in a row, because a gradient was not finite, after which the run ends
     seed: int = 0
+    profile: tuple[int, int] | None = None  # first step traced into the folder `profile`, and the one after the last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,33 +71,11 @@ class CTCTrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenDataConfig:
-    """Sequences of tokens packed into rows of one fixed length."""
-
-    row_length: int = 512
-    batch_rows: int = 16  # rows of one micro-batch, over all devices
-    max_length: int = 1500  # longer sequences are dropped and counted
-    # Sequences of each task per utterance and epoch; a fraction is drawn anew each epoch.
-    tts_weight: float = 1.0
-    controllable_weight: float = 1.0
-    # Every sequence of a voice has the global ids of its typical utterance: for corpora of a few voices, whose
-    # utterances' own ids are mostly noise to a small model.
-    common_globals: bool = False
-    fragment_weight: float = 0.0  # of each of the pieces that an utterance is cut into between words
-    fragment_words: int = 3
-    semantic_noise: float = 0.0  # share of semantic input tokens replaced by random ones, in training
-    train_split: str = "train"
-    evaluation_split: str = "validation"
-    evaluation_batches: int = 4
-    threads: int = 1
-    prefetch: int = 4
-
-
-@dataclasses.dataclass(frozen=True)
 class LLMTrainingConfig:
     """The speech-token language model (train/llm.py)."""
 
-    tokens: str = "tokens.jsonl"  # from tools/encode_corpus.py
+    # From tools/encode_corpus.py or tools/make_records.py; several with weights: [{path: …, weight: 0.5}, …]
+    tokens: Sources = "tokens.jsonl"
     tokenizer: str = "bytes"  # a folder, a ranks file (qwen.tiktoken), or "bytes": see build_tokenizer
     model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
     init_from: str | None = None  # parameters to start from (a model part)

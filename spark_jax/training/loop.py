@@ -1,11 +1,9 @@
 """The loop that every trainer shares: step, metrics one step late, evaluation, checkpoints, signals."""
 
-import signal
+import os
+import shutil
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,10 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from spark_jax import sharding
+from spark_jax.errors import SparkError
+from spark_jax.training import distributed
 from spark_jax.training.checkpoint import Checkpoints, abstract
+from spark_jax.training.clock import Clock
 from spark_jax.training.config import LoopConfig
 from spark_jax.training.metrics import MetricsWriter, Window, log_line
 from spark_jax.training.state import TrainState
@@ -28,7 +29,12 @@ def initialize_or_restore(
 
     Args:
       init: makes the boxed state (`new_state` over `module.init`); only traced when a checkpoint exists.
+
+    Raises:
+      SparkError: no checkpoint can be read; the mesh leaves out devices of a run of several processes.
     """
+    if jax.process_count() > 1 and mesh.size != jax.device_count():
+        raise SparkError(f"mesh {dict(mesh.shape)}: expected all {jax.device_count()} devices of the processes")
     if checkpoints.latest_step is None:
         return sharding.initialize(mesh, init)
     boxed = jax.eval_shape(init)
@@ -47,6 +53,10 @@ def fit(
     put: Callable[[Mapping[str, np.ndarray]], Any],
     evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
     rate: str | None = None,
+    schedules: Mapping[str, Callable[[int], Any]] | None = None,
+    parts: Sequence[str] = (),
+    flops_per_step: float | None = None,
+    peak_flops: float | None = None,
 ) -> TrainState:
     """Trains until `config.steps`, or until SIGTERM or SIGINT, after which the state is saved and returned.
 
@@ -58,122 +68,198 @@ def fit(
       put: host batch → device batch, `sharding.put_batch`.
       evaluate: validation, called every `evaluate_every` steps and at the end; returns metrics.
       rate: name of a metric that counts work (tokens, audio seconds): it is also reported per second.
+      schedules: learning rates by the name to report them under, functions of the updates made.
+      parts: names in `directory` that `evaluate` writes; those of the best evaluation stay in `directory/best`.
+      flops_per_step: of the whole step on all devices, for the utilisation `mfu`.
+      peak_flops: of one device, a second.
 
     Returns:
       The last state, saved as a checkpoint. `int(state.step) < config.steps` when a signal stopped the run.
+
+    Raises:
+      SparkError: a file cannot be written; `config.max_skipped` updates in a row were not finite (the state is saved).
     """
+    if config.max_skipped < 1:
+        raise SparkError(f"loop.max_skipped is {config.max_skipped}, expected at least 1")
     step = int(state.step)
-    writer = MetricsWriter(directory, resume_step=step)
-    window, clock = Window(), _Clock()
-    terminal = sys.stderr.isatty()
-    bar = tqdm(total=config.steps, initial=step, disable=not terminal, dynamic_ncols=True)
-    pending: tuple[int, Any] | None = None
+    report = _Report(config, directory, step, int(state.skipped), rate, schedules or {})
+    if flops_per_step is not None and peak_flops is not None:
+        report.flops = flops_per_step / (peak_flops * len(state.step.sharding.device_set))
+    profiler = _Profiler(config, Path(directory) / "profile")
+    clock = report.clock
 
-    def settle() -> None:
-        """Fetches the metrics of the step before: the device is already at work on the next one."""
-        nonlocal pending
-        if pending is None:
-            return
-        done, metrics = pending
-        pending = None
-        window.add(jax.device_get(metrics))
-        bar.update(1)
-        if done % config.log_every == 0 or done == config.steps:
-            means, sums = window.take()
-            values = means | clock.take()
-            if rate is not None:
-                values[f"{rate}_per_second"] = sums[rate] / values.pop("window_seconds")
-            writer.write(done, "train", values)
-            if terminal:
-                bar.set_postfix({"loss": f"{values['loss']:.4f}"} if "loss" in values else {})
-            else:
-                log_line(done, "train", values)
-
-    def validate() -> None:
-        if evaluate is not None:
+    def validate() -> Mapping[str, float] | None:
+        """Metrics, where there are any; the parts that belong to the best ones are kept."""
+        if evaluate is None:
+            return None
+        with clock.spent("evaluation"):
             values = evaluate(state)
-            writer.write(step, "validation", values)
-            bar.clear()
-            log_line(step, "validation", values)
+            if config.keep_best and config.best_metric not in values:
+                raise SparkError(f"loop.best_metric is {config.best_metric!r}, expected one of {', '.join(values)}")
+            report.write(step, "validation", values)
+            best = checkpoints.best
+            if config.keep_best and (best is None or values[config.best_metric] < best[1]):
+                if distributed.is_primary():
+                    _keep_best(Path(directory), parts)
+        return values
 
-    with _stop_signals() as stop_requested:
-        while step < config.steps and not stop_requested():
-            with clock.waiting():
+    with distributed.stop_signals() as stop:
+        while step < config.steps and not report.hopeless and not stop.agreed(step):
+            profiler.before(step, report.settle)
+            with clock.spent("data_wait"):
                 batch = next(data)
             state, metrics = step_fn(state, put(batch))
             step += 1
-            settle()
-            pending = (step, metrics)
+            report.settle()
+            report.pending = (step, metrics)
             clock.count()
             due_evaluation = step % config.evaluate_every == 0 or step == config.steps
             due_checkpoint = step % config.checkpoint_every == 0 or step == config.steps
+            values = None
             if due_evaluation or due_checkpoint:
-                settle()
-                with clock.paused():
-                    if due_evaluation:
-                        validate()
-                    if due_checkpoint:
-                        checkpoints.save(step, state, data)
-        settle()
-        checkpoints.save(step, state, data)
+                report.settle()
+            if due_evaluation:
+                values = validate()
+                due_checkpoint |= values is not None and checkpoints.would_keep(values)
+            if due_checkpoint:
+                with clock.spent("checkpoint"):
+                    checkpoints.save(step, state, data, values)
+        report.settle()
+        profiler.stop()
+        with clock.spent("checkpoint"):
+            checkpoints.save(step, state, data)
+            checkpoints.wait()
+    report.close(step)
+    if report.hopeless:
+        raise SparkError(
+            f"{directory}: loss or gradient was not finite in {report.skipped_in_a_row} steps in a row up to step "
+            f"{step} (loop.max_skipped is {config.max_skipped}); the state, without those updates, is saved"
+        )
     if step < config.steps:
-        log_line(step, "stopped by a signal, saved", {})
-    bar.close()
-    writer.close()
+        distributed.log(f"step {step}: stopped by a signal, saved")
     return state
 
 
-class _Clock:
-    """Wall time of a window of steps, less evaluation and checkpoints, and the wait for data in it."""
+class _Report:
+    """Metrics on their way from the device to files, log and progress bar, one step late."""
 
-    def __init__(self) -> None:
-        self._reset()
+    def __init__(
+        self,
+        config: LoopConfig,
+        directory: str | Path,
+        step: int,
+        skipped: int,
+        rate: str | None,
+        schedules: Mapping[str, Callable[[int], Any]],
+    ):
+        self.pending: tuple[int, Any] | None = None
+        self.clock = Clock()
+        self.flops: float | None = None  # of a step, in seconds of one device at its peak
+        self.skipped_in_a_row = 0
+        self._skipped, self._rate, self._schedules = skipped, rate, schedules
+        self._config, self._window = config, Window()
+        primary = distributed.is_primary()
+        self._writer = MetricsWriter(directory, resume_step=step) if primary else None
+        self._terminal = primary and sys.stderr.isatty()
+        self._bar = tqdm(total=config.steps, initial=step, disable=not self._terminal, dynamic_ncols=True)
 
-    def _reset(self) -> None:
-        self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
+    @property
+    def hopeless(self) -> bool:
+        return self.skipped_in_a_row >= self._config.max_skipped
 
-    def count(self) -> None:
-        self._steps += 1
+    def settle(self) -> None:
+        """Fetches the metrics of the step before: the device is already at work on the next one."""
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        metrics = jax.device_get(metrics)
+        self._window.add(metrics)
+        self._bar.update(1)
+        self._count_skipped(step, metrics)
+        if step % self._config.log_every == 0 or step == self._config.steps:
+            means, sums = self._window.take()
+            values = means | self.clock.take()
+            seconds = values.pop("window_seconds")
+            if self._rate is not None:
+                values[f"{self._rate}_per_second"] = sums[self._rate] / seconds
+            if self.flops is not None:
+                values["mfu"] = self.flops / values["step_seconds"]
+            # Left-out updates do not count: neither does the optimiser's counter.
+            values |= {name: float(rate(step - 1 - self._skipped)) for name, rate in self._schedules.items()}
+            self.write(step, "train", values, line=not self._terminal)
+            if self._terminal and "loss" in values:
+                self._bar.set_postfix({"loss": f"{values['loss']:.4f}"})
 
-    @contextmanager
-    def waiting(self):
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
+    def write(self, step: int, group: str, values: Mapping[str, float], line: bool = True) -> None:
+        if self._writer is not None:
+            self._writer.write(step, group, values)
+            if line:
+                self._bar.clear()
+                log_line(step, group, values)
 
-    @contextmanager
-    def paused(self):
-        start = time.perf_counter()
-        yield
-        self._start += time.perf_counter() - start
+    def close(self, step: int) -> None:
+        self.write(step, "run", self.clock.totals(), line=False)
+        self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
 
-    def take(self) -> dict[str, float]:
-        seconds = time.perf_counter() - self._start
-        steps = max(self._steps, 1)
-        values = {
-            "step_seconds": seconds / steps,
-            "data_wait_seconds": self._waited / steps,
-            "window_seconds": seconds,
-        }
-        self._reset()
-        return values
+    def _count_skipped(self, step: int, metrics: Mapping[str, Any]) -> None:
+        if not metrics.get("skipped", 0):
+            self.skipped_in_a_row = 0
+            return
+        self._skipped += 1
+        self.skipped_in_a_row += 1
+        distributed.log(
+            f"step {step}: loss or gradient is not finite, update left out "
+            f"({self.skipped_in_a_row} in a row, {self._skipped} in all)"
+        )
 
 
-@contextmanager
-def _stop_signals():
-    """Turns SIGTERM and SIGINT into a question; a second one has its usual effect. Main thread only."""
-    requested = threading.Event()
-    previous = {}
+class _Profiler:
+    """A trace of some steps by jax.profiler, for TensorBoard's profile plugin or Perfetto; of process 0."""
 
-    def note(number, frame):
-        requested.set()
-        signal.signal(number, previous[number])
+    def __init__(self, config: LoopConfig, directory: Path):
+        self._steps, self._directory, self._running = config.profile, directory, False
+        if self._steps is not None and not 0 <= self._steps[0] < self._steps[1]:
+            raise SparkError(f"loop.profile is {list(self._steps)}, expected [first step, step after the last]")
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, note)
+    def before(self, step: int, settle: Callable[[], None]) -> None:
+        """Called before the step that follows `step` others; `settle` waits for these."""
+        if self._steps is None or not distributed.is_primary():
+            return
+        if self._running and step >= self._steps[1]:
+            settle()
+            self.stop()
+        elif not self._running and step == self._steps[0]:
+            settle()
+            jax.profiler.start_trace(self._directory)
+            self._running = True
+
+    def stop(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+            distributed.log(f"profile of steps {self._steps[0]} to {self._steps[1] - 1}: {self._directory}")
+
+
+def _keep_best(directory: Path, parts: Sequence[str]) -> None:
+    """The parts just written also become `directory/best`, a folder like the run's own, by links without a copy."""
+    names = [name for name in (*parts, "config.json", "model.yaml") if (directory / name).exists()]
+    fresh, target = directory / ".best.new", directory / "best"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    for name in names:
+        if (directory / name).is_dir():
+            shutil.copytree(directory / name, fresh / name, copy_function=_link)
+        else:
+            shutil.copy(directory / name, fresh / name)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(fresh, target)
+
+
+def _link(source: str, target: str) -> None:
+    """Parts are replaced whole, never changed, so that both names may share a file."""
     try:
-        yield requested.is_set
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Int
 from tensorboardX import SummaryWriter
 
+from spark_jax.errors import SparkError
+
 
 class MetricsWriter:
     """Appends to `directory/metrics.jsonl` and to TensorBoard files beside it.
@@ -18,23 +20,36 @@ class MetricsWriter:
       directory: the run's folder.
       resume_step: the step the run starts from; lines of later steps (written by a run that was killed after
         its last checkpoint) are dropped, so that every step stands once.
+
+    Raises:
+      SparkError: the file cannot be written.
     """
 
     def __init__(self, directory: str | Path, resume_step: int = 0):
         folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            os.replace(temporary, path)
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._path = path = folder / "metrics.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step]
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text("".join(line + "\n" for line in kept))
+                os.replace(temporary, path)
+            self._file = path.open("a", buffering=1)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        except OSError as error:
+            raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
 
     def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """One line `{"step", "group", …values}`; TensorBoard tags are `group/name`."""
-        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        """One line `{"step", "group", …values}`; TensorBoard tags are `group/name`.
+
+        Raises:
+          SparkError: the file cannot be written.
+        """
+        try:
+            self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        except OSError as error:
+            raise SparkError(f"{self._path}: cannot be written ({error.strerror})") from error
         for name, value in values.items():
             self._board.add_scalar(f"{group}/{name}", value, step)
 
@@ -44,23 +59,39 @@ class MetricsWriter:
 
 
 class Window:
-    """Metrics since the last log line; each metric's mean is over the steps that report it."""
+    """Metrics since the last log line.
+
+    Means are over the steps that report a metric; those of target tokens over the tokens: `loss_x`, `accuracy_x` and
+    `accuracy_top10_x` of steps that also report `targets_x`. Without any such token they are left out.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._weighted: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
 
     def add(self, metrics: Mapping[str, np.ndarray]) -> None:
         for name, value in metrics.items():
+            weight = float(metrics.get(_count_of(name), 1.0))
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
-            self._counts[name] = self._counts.get(name, 0) + 1
+            if weight:
+                self._weighted[name] = self._weighted.get(name, 0.0) + float(value) * weight
+                self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def take(self) -> tuple[dict[str, float], dict[str, float]]:
         """Means and sums since the last call."""
         sums = self._sums
-        means = {name: value / self._counts[name] for name, value in sums.items()}
-        self._sums, self._counts = {}, {}
+        means = {name: value / self._weights[name] for name, value in self._weighted.items()}
+        self._sums, self._weighted, self._weights = {}, {}, {}
         return means, sums
+
+
+def _count_of(name: str) -> str | None:
+    """The metric that counts the tokens that a metric is a mean of."""
+    for kind in ("loss", "accuracy_top10", "accuracy"):
+        if name == kind or name.startswith(f"{kind}_"):
+            return "targets" + name.removeprefix(kind)
+    return None
 
 
 def log_line(step: int, group: str, values: Mapping[str, float]) -> None:

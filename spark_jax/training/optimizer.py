@@ -77,4 +77,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def _matrices(params):
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+    """Names tell: gains and biases of layers stacked for a scan have two axes and more, too."""
+
+    def is_matrix(path, leaf):
+        return leaf.ndim >= 2 and jax.tree_util.keystr(path[-1:], simple=True) not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)

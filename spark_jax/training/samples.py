@@ -9,20 +9,25 @@ from jaxtyping import Float, UInt8
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
+from spark_jax.training import distributed
+
 N_FFT = 512
 HOP_LENGTH = 128
 
 
 class SampleWriter:
-    """Writes pairs of original and reconstructed audio as a TensorBoard run of its own."""
+    """Writes pairs of original and reconstructed audio as a TensorBoard run of its own, once a run."""
 
     def __init__(self, directory: str | Path, sample_rate: int):
-        self._board, self._sample_rate = SummaryWriter(str(directory)), sample_rate
+        self._board = SummaryWriter(str(directory)) if distributed.is_primary() else None
+        self._sample_rate = sample_rate
 
     def write(
         self, step: int, originals: Float[np.ndarray, "items samples"], copies: Float[np.ndarray, "items samples"]
     ) -> None:
         """Both sounds of each item, and one image with the original's spectrogram above the copy's."""
+        if self._board is None:
+            return
         for i, pair in enumerate(zip(originals, copies, strict=True)):
             for name, wave in zip(("original", "reconstruction"), pair, strict=True):
                 self._board.add_audio(f"{i}/{name}", wave, step, self._sample_rate)
@@ -35,7 +40,8 @@ class SampleWriter:
         self._board.flush()
 
     def close(self) -> None:
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def spectrogram(wave: Float[np.ndarray, " samples"]) -> UInt8[np.ndarray, "bins frames"]:

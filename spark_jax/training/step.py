@@ -17,6 +17,7 @@ from spark_jax.wav2vec2.model import normalize_input
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
+TASKS = {1: "tts", 2: "controllable_tts"}  # of a batch's `tasks`
 
 
 def ctc_step(
@@ -113,7 +114,8 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
     """Sums over a batch's target tokens, float32.
 
     Returns:
-      `loss` and `targets` (their count), `loss_<class>`, `targets_<class>` for each class of target,
+      `loss` and `targets` (their count), `loss_<name>`, `targets_<name>` for each class of target and, where the
+      batch has `tasks`, for each task,
       `correct_semantic` (no token is more likely than the target), `among_ten_semantic` (fewer than ten are),
       `tokens` (not padding).
     """
@@ -133,24 +135,25 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
         "correct_semantic": jnp.sum(scores.ranks == 0, where=semantic, dtype=jnp.float32),
         "among_ten_semantic": jnp.sum(scores.ranks < 10, where=semantic, dtype=jnp.float32),
     }
-    for index in (tokens.CONTROL, tokens.GLOBAL, tokens.SEMANTIC):
-        name, chosen = tokens.CLASS_NAMES[index], classes == index
+    groups = [(tokens.CLASS_NAMES[i], classes == i) for i in (tokens.CONTROL, tokens.GLOBAL, tokens.SEMANTIC)]
+    if "tasks" in batch:
+        groups += [(name, is_target & (batch["tasks"] == i)) for i, name in TASKS.items()]
+    for name, chosen in groups:
         sums[f"loss_{name}"] = jnp.sum(scores.losses, where=chosen)
         sums[f"targets_{name}"] = jnp.sum(chosen, dtype=jnp.float32)
     return sums
 
 
 def completion_metrics(sums: Metrics) -> Metrics:
-    """Means per target token of `completion_sums`: loss, loss by class, top-1 and top-10 accuracy on semantic tokens;
-    tokens."""
+    """Means per target token of `completion_sums`: loss, loss by class and task, top-1 and top-10 accuracy on semantic
+    tokens; beside them the counts of targets, and tokens."""
     mean = lambda name, of: sums[name] / jnp.maximum(sums[of], 1.0)  # noqa: E731
+    counts = {name: value for name, value in sums.items() if name.startswith("targets")}
+    losses = [(name.replace("targets", "loss"), name) for name in counts]
     return {
-        "loss": mean("loss", "targets"),
-        **{
-            f"loss_{name}": mean(f"loss_{name}", f"targets_{name}")
-            for name in (tokens.CLASS_NAMES[index] for index in (tokens.CONTROL, tokens.GLOBAL, tokens.SEMANTIC))
-        },
+        **{loss: mean(loss, count) for loss, count in losses},
         "accuracy_semantic": mean("correct_semantic", "targets_semantic"),
         "accuracy_top10_semantic": mean("among_ten_semantic", "targets_semantic"),
         "tokens": sums["tokens"],
+        **counts,
     }

@@ -2,17 +2,27 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from spark_jax.config import RELEASE, tiny
-from spark_jax.data import codec
+from spark_jax.data import audio_sources, codec
+from spark_jax.data.sources import Dropped
 from spark_jax.errors import SparkError
 from spark_jax.wav2vec2.model import num_frames
 
 CONFIG = dataclasses.replace(tiny(), volume_normalize=False)
+
+
+def make_examples(records, *arguments, **options):
+    return codec.CodecExamples([audio_sources.FolderAudio(records, 16_000)], CONFIG, *arguments, **options)
+
+
+def generators(count, seed=0):
+    return [np.random.default_rng((seed, row)) for row in range(count)]
 
 
 @pytest.fixture
@@ -28,8 +38,8 @@ def records(tmp_path):
 
 
 def test_batch_is_aligned_and_repeatable(records):
-    examples = codec.CodecExamples(records, CONFIG, segment_seconds=0.4, context_seconds=0.1)
-    load = lambda: examples.load(np.array([0, 1, 2]), np.random.default_rng(5))  # noqa: E731
+    examples = make_examples(records, segment_seconds=0.4, context_seconds=0.1)
+    load = lambda: examples.load(np.array([0, 1, 2]), generators(3, 5))  # noqa: E731
     batch = load()
     assert {name: array.shape for name, array in batch.items()} == {
         "wave": (3, 6400), "input_values": (3, 9600), "reference": (3, 8000),
@@ -50,24 +60,24 @@ def test_batch_is_aligned_and_repeatable(records):
 def test_memory_changes_nothing_audible(records):
     batches = []
     for keep in (False, True):
-        examples = codec.CodecExamples(records, CONFIG, 0.4, 0.1, keep_in_memory=keep)
+        examples = make_examples(records, 0.4, 0.1, keep_in_memory=keep)
         for _ in range(2):
-            batches.append(examples.load(np.array([2, 1]), np.random.default_rng(0)))
+            batches.append(examples.load(np.array([2, 1]), generators(2)))
     for batch in batches[1:]:
         np.testing.assert_allclose(batch["wave"], batches[0]["wave"], atol=1e-4)
 
 
 def test_whole_utterances_end_in_padding(records):
     """What inference encodes: the utterance from its start, with its length; longer ones are left out."""
-    examples = codec.CodecExamples(records, CONFIG, 0.5, 0.1, whole_utterances=True)
+    examples = make_examples(records, 0.5, 0.1, whole_utterances=True)
     assert {int(i) for batch in examples.plan(2, 0)(0) for i in batch} == {0, 1}
-    batch = examples.load(np.array([0, 1]), np.random.default_rng(0))
+    batch = examples.load(np.array([0, 1]), generators(2))
     assert batch["lengths"].tolist() == [2000, 7000] and batch["input_values"].shape == (2, 8000)
     for row, length in zip(batch["input_values"], batch["lengths"], strict=True):
         assert not row[length:].any()
         assert abs(row[:length].mean()) < 1e-3 and abs(row[:length].std() - 1) < 1e-3
     with pytest.raises(SparkError, match="at most segment_seconds, 0.1 s"):
-        codec.CodecExamples(records, CONFIG, 0.1, 0.1, whole_utterances=True)
+        make_examples(records, 0.1, 0.1, whole_utterances=True)
 
 
 def test_window_statistics_ignore_padding():
@@ -101,23 +111,54 @@ def test_features_meet_samples(tokens, context):
 @pytest.mark.parametrize("seconds", [0.41, 0.0, -0.4])
 def test_lengths_are_whole_tokens(records, seconds):
     with pytest.raises(SparkError, match="segment_seconds: .*multiple of 320"):
-        codec.CodecExamples(records, CONFIG, seconds, 0.1)
+        make_examples(records, seconds, 0.1)
 
 
 def test_tokens_stand_for_their_samples(records, tmp_path):
-    """Segments start at whole tokens; utterances shorter than a segment are left out."""
+    """Segments start at whole tokens; utterances shorter than a segment are dropped."""
     records = [record | {"index": str(i)} for i, record in enumerate(records)]
     path = tmp_path / "tokens.jsonl"
     lines = [{"index": i, "semantic_ids": list(range(n)), "global_ids": [7]} for i, n in (("0", 5), ("2", 61))]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    joined = codec.with_tokens(records, str(path), 0.4, CONFIG)
-    assert [record["index"] for record in joined] == ["2"]
-    examples = codec.CodecExamples(joined, CONFIG, 0.4, 0.1)
-    whole = examples._audio(0)
-    batch = examples.load(np.array([0, 0]), np.random.default_rng(0))
+    joined = audio_sources.with_tokens(records, str(path))
+    assert [record["index"] for record in joined] == ["0", "2"]
+    examples = make_examples(joined, 0.4, 0.1, from_tokens=True)
+    assert len(examples) == 1 and examples.dropped == {"fewer ids than a segment": 1}
+    whole, _ = examples._audio(1, examples._sources.sources[0], 1)
+    batch = examples.load(np.array([1, 1]), generators(2))
     assert set(batch) == {"wave", "semantic_ids", "global_ids"}
     for wave, ids in zip(batch["wave"], batch["semantic_ids"], strict=True):
         np.testing.assert_array_equal(ids, np.arange(ids[0], ids[0] + 20))
         np.testing.assert_array_equal(wave, whole[ids[0] * 320 :][:6400])
     with pytest.raises(SparkError, match="200 semantic ids or more"):
-        codec.with_tokens(records, str(path), 4.0, CONFIG)
+        make_examples(joined, 4.0, 0.1, from_tokens=True)
+    with pytest.raises(SparkError, match="no utterance of the corpus has ids in it"):
+        audio_sources.with_tokens([record | {"index": "x"} for record in records], str(path))
+
+
+def test_audio_that_cannot_be_read_is_an_error_or_another_stands_in(records, caplog):
+    """The stand-in is the same after a resume: drawn from the row's generator."""
+    Path(records[1]["wav_path"]).write_bytes(b"no audio")
+    with pytest.raises(SparkError, match="1.flac: cannot be read as audio"):
+        make_examples(records, 0.4, 0.1).load(np.array([0, 1]), generators(2))
+    loaded = []
+    for _ in range(2):
+        source = audio_sources.FolderAudio(records, 16_000, dropped=Dropped("skip"))
+        examples = codec.CodecExamples([source], CONFIG, 0.4, 0.1)
+        loaded.append(examples.load(np.array([0, 1, 2]), generators(3)))
+        assert examples.dropped["unreadable"] >= 1 and "1.flac: cannot be read as audio" in caplog.text
+    for name, array in loaded[0].items():
+        np.testing.assert_array_equal(array, loaded[1][name])
+        assert np.abs(array[1]).max() > 0
+    for record in records:
+        Path(record["wav_path"]).write_bytes(b"no audio")
+    with pytest.raises(SparkError, match="100 utterances in a row cannot be read"):
+        examples.load(np.array([0]), generators(1))
+
+
+def test_a_mixture_draws_from_its_corpora_by_weight(records):
+    parts = [audio_sources.FolderAudio(records, 16_000, weight) for weight in (2.0, 1.0)]
+    examples = codec.CodecExamples(parts, CONFIG, 0.5, 0.1, whole_utterances=True)
+    assert sorted(np.concatenate(examples.plan(3, 0)(0)).tolist()) == [0, 0, 1, 1, 3, 4]
+    assert examples.dropped == {"too long": 2} and examples.summary()["utterances"] == 6
+    assert examples.summary()["hours"] == pytest.approx(3 * 9000 / 16_000 / 3600)

@@ -46,16 +46,16 @@ class Toy:
         params, opt_state, report = guarded_update(loss, grads, state.opt_state, state.params, self.optimizer)
         return advance(state, params, opt_state, report["skipped"]), {"loss": loss, **report}
 
-    def load(self, indices, rng):
-        starts = rng.integers(0, 32, len(indices))
+    def load(self, indices, rngs):
+        starts = [rng.integers(0, 32) for rng in rngs]
         x = np.stack([SIGNALS[i, start : start + 8] for i, start in zip(indices, starts, strict=True)])
         if self._load_hook is not None:
             self._load_hook(x)
         return {"x": x, "y": x.sum(axis=1)}
 
-    def run(self, evaluate=None):
-        checkpoints = checkpoint.Checkpoints(self.directory / "checkpoints", self.config.keep_checkpoints)
-        data = pipeline.batches(pipeline.shuffled_plan(50, 8, 0), self.load, 100, seed=0)
+    def run(self, evaluate=None, parts=(), **reported):
+        checkpoints = checkpoint.Checkpoints.of_run(self.directory, self.config)
+        data = pipeline.batches(pipeline.shuffled_plan(50, 8, 0), self.load, 100, seed=0, threads=1)
         state, shardings = loop.initialize_or_restore(self.mesh, self.init, checkpoints, data)
         jitted = sharding.jit_step(self.step, self.mesh, shardings)
 
@@ -67,7 +67,7 @@ class Toy:
         try:
             return loop.fit(
                 state, step, data, config=self.config, checkpoints=checkpoints, directory=self.directory,
-                put=lambda batch: sharding.put_batch(self.mesh, batch), evaluate=evaluate,
+                put=lambda batch: sharding.put_batch(self.mesh, batch), evaluate=evaluate, parts=parts, **reported,
             )  # fmt: skip
         finally:
             checkpoints.close()

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from quick_compile import quickly
 
 from spark_jax import sharding
 from spark_jax.config import DiscriminatorConfig, tiny
@@ -19,6 +20,7 @@ from spark_jax.training import checkpoint, codec_step
 from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig, LossWeights, RevivalConfig
 from spark_jax.training.config import LoopConfig
 from spark_jax.training.optimizer import OptimizerConfig
+from spark_jax.training.program import codec_models
 
 ROOT = Path(__file__).parent.parent.parent
 SYSTEM = tiny()
@@ -59,10 +61,10 @@ def make_batch(seed=0):
 
 def start(entry_point, config, devices, adversarial):
     mesh = sharding.make_mesh(devices)
-    models = entry_point.make_models(config, SYSTEM)
+    models = codec_models(config, SYSTEM)
     init = lambda: codec_step.init_state(models, config, SYSTEM)  # noqa: E731
     state, shardings = sharding.initialize(mesh, init)
-    step = sharding.jit_step(codec_step.codec_step(models, config, SYSTEM, adversarial), mesh, shardings)
+    step = quickly(sharding.jit_step(codec_step.codec_step(models, config, SYSTEM, adversarial), mesh, shardings))
     return state, lambda state, batch: step(state, sharding.put_batch(mesh, batch))
 
 
@@ -137,7 +139,7 @@ def test_whole_utterances_count_without_their_padding(entry_point):
     )
     config = dataclasses.replace(GAN, phase="features", losses=LossWeights(codes=1.0))
     mesh = sharding.make_mesh(1)
-    models = entry_point.make_models(config, system)
+    models = codec_models(config, system)
     rng = np.random.default_rng(0)
     trimmed = {
         "wave": np.zeros((8, 2000), np.float32),
@@ -149,7 +151,7 @@ def test_whole_utterances_count_without_their_padding(entry_point):
     results = []
     for batch in (trimmed, padded):
         state, shardings = sharding.initialize(mesh, lambda: codec_step.init_state(models, config, system))
-        step = sharding.jit_step(codec_step.codec_step(models, config, system, False), mesh, shardings)
+        step = quickly(sharding.jit_step(codec_step.codec_step(models, config, system, False), mesh, shardings))
         state, metrics = step(state, sharding.put_batch(mesh, batch))
         results.append((host(metrics), host(state.collections)))
     (ours, statistics), (theirs, other) = results
@@ -243,7 +245,7 @@ def test_stopped_run_resumes_exactly(entry_point, tmp_path, monkeypatch):
 
     # The part is a start for another run, and a wrong size is refused.
     mesh = sharding.make_mesh(1)
-    models = entry_point.make_models(config, SYSTEM)
+    models = codec_models(config, SYSTEM)
     state, shardings = sharding.initialize(mesh, lambda: codec_step.init_state(models, config, SYSTEM))
     config = dataclasses.replace(config, init_from=str(tmp_path / "whole" / "codec"))
     pretrained = entry_point.load_pretrained(state, config)
@@ -251,7 +253,7 @@ def test_stopped_run_resumes_exactly(entry_point, tmp_path, monkeypatch):
     assert equal(host(codec_step.codec_variables(state)), ours)
     quantizer = dataclasses.replace(SYSTEM.bicodec.quantizer, codebook_size=32)
     smaller = dataclasses.replace(SYSTEM, bicodec=dataclasses.replace(SYSTEM.bicodec, quantizer=quantizer))
-    models = entry_point.make_models(config, smaller)
+    models = codec_models(config, smaller)
     fresh = jax.eval_shape(lambda: sharding.unbox(codec_step.init_state(models, config, smaller)))
     with pytest.raises(SparkError, match="codebook"):
         entry_point.load_pretrained(fresh, config)
@@ -274,5 +276,5 @@ def read_metrics(directory):
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return [
         {name: value for name, value in line.items() if "seconds" not in name or name == "audio_seconds"}
-        for line in lines
-    ]
+        for line in lines if line["group"] != "run"
+    ]  # fmt: skip

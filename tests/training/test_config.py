@@ -1,21 +1,76 @@
+import dataclasses
+import json
+import math
+import re
 from pathlib import Path
 
+import jax
 import pytest
 
 from spark_jax.config import SparkConfig
+from spark_jax.convert.configuration import read_llm_config
+from spark_jax.data.config import SourceConfig
 from spark_jax.errors import SparkError
-from spark_jax.training.config import CTCTrainingConfig, LLMTrainingConfig, load_config
+from spark_jax.training.codec_config import BiCodecTrainingConfig
+from spark_jax.training.config import CTCTrainingConfig, LLMTrainingConfig, MeshConfig, load_config
+from spark_jax.training.program import codec_program, llm_program
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize(
-    ("cls", "name"),
-    [(CTCTrainingConfig, "tiny_wav2vec2"), (LLMTrainingConfig, "tiny_llm"), (LLMTrainingConfig, "llm_0_5b")],
-)
-def test_the_configurations_of_the_repository(cls, name):
-    config = load_config(cls, CONFIGS / f"{name}.yaml")
+TRAININGS = {"wav2vec2": CTCTrainingConfig, "bicodec": BiCodecTrainingConfig, "llm": LLMTrainingConfig}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_configurations_of_the_repository(path):
+    """Each loads as what its header says it is for: the command of a training, or the sizes of a model."""
+    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    command = re.search(rf"python train/(\w+)\.py configs/{path.stem}\.yaml --output", header)
+    cls = TRAININGS[command[1]] if command else SparkConfig
+    config = load_config(cls, path)
     assert config != cls()
+    if command:
+        load_config(SparkConfig, config.model and CONFIGS.parent / config.model)
+    else:
+        assert "spark_jax.config.SparkConfig" in header
+
+
+@pytest.mark.parametrize(
+    ("name", "meshes"),
+    [
+        ("llm_0_5b", [(1, 8, 1), (2, 2, 2)]),
+        ("llm_qwen3_0_6b", [(1, 4, 2), (1, 1, 8)]),
+        ("bicodec_16k", [(2, 4, 1)]),
+    ],
+)
+def test_meshes_divide_the_recipes(name, meshes):
+    """Every axis of the real sizes; `abstract_state` raises where one is not divided."""
+    cls, program = (LLMTrainingConfig, llm_program) if "llm" in name else (BiCodecTrainingConfig, codec_program)
+    config = load_config(cls, CONFIGS / f"{name}.yaml")
+    system = load_config(SparkConfig, config.model and CONFIGS.parent / config.model)
+    for data, fsdp, tensor in meshes:
+        mesh = MeshConfig(data, fsdp, tensor)
+        state = program(dataclasses.replace(config, mesh=mesh), system).abstract_state()
+        leaves = jax.tree.leaves((state.params, state.opt_state))
+        whole, shard = (
+            sum(math.prod(shape(leaf)) for leaf in leaves)
+            for shape in (lambda leaf: leaf.shape, lambda leaf: leaf.sharding.shard_shape(leaf.shape))
+        )
+        if "llm" in name:
+            assert shard < 1.01 * whole / (fsdp * tensor)
+
+
+def test_sizes_of_qwen3(tmp_path):
+    """Those of Qwen3-0.6B-Base's published config.json, but for the vocabulary."""
+    published = {
+        "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128, "hidden_act": "silu",
+        "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 32768, "model_type": "qwen3",
+        "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000, "tie_word_embeddings": True, "vocab_size": 151936, "use_sliding_window": False,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(published))
+    ours = load_config(SparkConfig, CONFIGS / "qwen3_0_6b_model.yaml").llm
+    assert ours == dataclasses.replace(read_llm_config(tmp_path / "config.json"), vocab_size=166_000)
 
 
 def test_a_section_keeps_the_other_defaults_of_the_run(tmp_path):
@@ -59,3 +114,14 @@ def test_the_size_of_heads_follows_the_file(tmp_path):
     assert load_config(SparkConfig, path).llm.head_dim == 48
     path.write_text("llm: {hidden_size: 192, num_attention_heads: 4, head_dim: 64}")
     assert load_config(SparkConfig, path).llm.head_dim == 64
+
+
+def test_sources_are_a_path_or_a_list_with_weights():
+    assert load_config(LLMTrainingConfig, None, ["tokens=a.jsonl"]).tokens == "a.jsonl"
+    mixture = load_config(LLMTrainingConfig, None, ["tokens=[{path: a, weight: 2}, {path: b}]"]).tokens
+    assert mixture == (SourceConfig("a", 2.0), SourceConfig("b"))
+    for value in ("3", "[3]", "[{pat: a}]", "[{path: a, weight: x}]"):
+        with pytest.raises(SparkError, match="tokens"):
+            load_config(LLMTrainingConfig, None, [f"tokens={value}"])
+    with pytest.raises(SparkError, match="on_error"):
+        load_config(LLMTrainingConfig, None, ["data.on_error=ignore"])

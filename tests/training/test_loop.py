@@ -1,10 +1,14 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
 import pytest
+
+from spark_jax.errors import SparkError
+from spark_jax.training import checkpoint
 
 
 def losses(directory):
@@ -68,3 +72,85 @@ def test_rhythm_of_evaluation_checkpoints_and_lines(toy, tmp_path):
     assert evaluated == [5, 10, 12]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["12", "9"]
     assert [step for step, _ in losses(tmp_path)] == [4, 8, 12]
+
+
+def test_updates_left_out_are_told_and_a_run_of_them_ends_with_the_state_saved(toy, tmp_path, capsys):
+    batches = []
+
+    def poison(x):
+        batches.append(None)
+        if len(batches) in (2, 4) or len(batches) > 5:
+            x[0, 0] = np.nan
+
+    # The ninth step is under way when the eighth is seen to be the third in a row.
+    with pytest.raises(SparkError, match=r"not finite in 4 steps in a row up to step 9 \(loop.max_skipped is 3\)"):
+        toy(tmp_path, 20, load_hook=poison, max_skipped=3).run()
+    log = capsys.readouterr().err
+    assert "step 2: loss or gradient is not finite, update left out (1 in a row, 1 in all)" in log
+    assert "step 8: loss or gradient is not finite, update left out (3 in a row, 5 in all)" in log
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["5", "9"]
+    state = toy(tmp_path, 10).run()  # goes on behind the batches that broke it
+    assert int(state.skipped) == 6 and int(state.step) == 10
+
+
+def test_the_best_parts_and_checkpoints_stay(toy, tmp_path):
+    losses = {5: 3.0, 10: 1.0, 15: 2.0, 20: 4.0}
+
+    def evaluate(state):
+        checkpoint.save_params(tmp_path / "part", {"step": state.step})
+        return {"loss": losses[int(state.step)]}
+
+    toy(tmp_path, 20, evaluate_every=5, checkpoint_every=4, keep_checkpoints=1, keep_best=1).run(evaluate, ("part",))
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["10", "20"]  # of no step that checkpoint_every names
+    stored = {folder: checkpoint.load_params(folder / "part")["step"] for folder in (tmp_path, tmp_path / "best")}
+    assert stored == {tmp_path: 20, tmp_path / "best": 10}
+    losses[25] = 0.5
+    toy(tmp_path, 25, evaluate_every=5, keep_checkpoints=1, keep_best=1).run(evaluate, ("part",))
+    assert os.listdir(tmp_path / "checkpoints") == ["25"]
+    assert checkpoint.load_params(tmp_path / "best" / "part")["step"] == 25
+    with pytest.raises(SparkError, match="loop.best_metric is 'mel', expected one of loss"):
+        toy(tmp_path, 30, evaluate_every=5, keep_best=1, best_metric="mel").run(lambda state: {"loss": 1.0})
+
+
+def test_where_the_time_goes(toy, tmp_path):
+    """Waiting for data, evaluation and the rest, a step and in all; learning rate and utilisation beside the losses."""
+    slow = lambda x: time.sleep(0.05)  # noqa: E731
+
+    def evaluate(state):
+        time.sleep(0.3)
+        return {"loss": 1.0}
+
+    run = toy(tmp_path, 8, load_hook=slow, log_every=4, evaluate_every=4, checkpoint_every=4)
+    run.run(evaluate, schedules={"learning_rate": lambda count: 10.0 * count}, flops_per_step=3e9, peak_flops=1e9)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    train = [line for line in lines if line["group"] == "train"]
+    assert [line["learning_rate"] for line in train] == [30.0, 70.0]  # of updates 3 and 7, counted from 0
+    assert train[0]["evaluation_seconds"] == 0 and train[1]["evaluation_seconds"] >= 0.3
+    assert 0 < train[1]["checkpoint_seconds"]
+    for line in train:
+        assert line["step_seconds"] == pytest.approx(line["data_wait_seconds"] + line["compute_seconds"])
+        assert line["mfu"] == pytest.approx(3e9 / (line["step_seconds"] * 4 * 1e9))  # the toy's mesh has four devices
+    total = lines[-1]
+    assert total["group"] == "run" and total["steps"] == 8 and total["evaluation_seconds"] >= 0.6
+    spent = sum(total[f"{name}_seconds"] for name in ("compute", "data_wait", "evaluation", "checkpoint"))
+    assert spent == pytest.approx(total["seconds"])
+
+
+def test_a_profile_of_some_steps(toy, tmp_path, capsys):
+    toy(tmp_path, 6, profile=(2, 4)).run()
+    traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1 and traces[0].stat().st_size > 1000
+    assert f"profile of steps 2 to 3: {tmp_path / 'profile'}" in capsys.readouterr().err
+    with pytest.raises(SparkError, match=r"loop.profile is \[4, 4\]"):
+        toy(tmp_path, 8, profile=(4, 4)).run()
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(toy, tmp_path, capsys):
+    toy(tmp_path / "whole", 20).run()
+    toy(tmp_path / "damaged", 10).run()
+    for path in (tmp_path / "damaged" / "checkpoints" / "10").rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    toy(tmp_path / "damaged", 20).run()
+    assert "10: damaged checkpoint" in capsys.readouterr().err
+    assert losses(tmp_path / "damaged") == losses(tmp_path / "whole")

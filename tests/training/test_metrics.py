@@ -41,3 +41,14 @@ def test_window_means_are_over_the_steps_that_report():
     window.add({"loss": np.float32(3)})
     assert window.take() == ({"loss": 2.0, "rare": 5.0}, {"loss": 4.0, "rare": 5.0})
     assert window.take() == ({}, {})
+
+
+def test_window_means_of_target_tokens_are_over_the_tokens():
+    window = Window()
+    window.add({"loss": 1.0, "targets": 30.0, "loss_tts": 4.0, "targets_tts": 10.0, "accuracy_top10_tts": 0.5})
+    window.add({"loss": 2.0, "targets": 10.0, "loss_tts": 0.0, "targets_tts": 0.0, "accuracy_top10_tts": 0.0})
+    means, _ = window.take()
+    expected = {"loss": 1.25, "targets": 20.0, "loss_tts": 4.0, "targets_tts": 5.0, "accuracy_top10_tts": 0.5}
+    assert means == expected
+    window.add({"loss_tts": 0.0, "targets_tts": 0.0})
+    assert window.take()[0] == {"targets_tts": 0.0}

@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import record_files
 
 from spark_jax import sharding
 from spark_jax.config import tiny
 from spark_jax.data import tokens
+from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.errors import SparkError
 from spark_jax.qwen2.model import Qwen2
+from spark_jax.tokenizer import build_tokenizer
 from spark_jax.training import step
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer
 from spark_jax.training.state import new_state
@@ -31,7 +34,7 @@ def make_batch(seed=0):
     """Rows of two segments of random length and some padding; an uneven share of targets."""
     rng = np.random.default_rng(seed)
     batch = {name: np.zeros((ROWS, LENGTH), np.int32) for name in ("input_ids", "targets", "positions", "segment_ids")}
-    batch["classes"] = np.zeros((ROWS, LENGTH), np.int8)
+    batch |= {name: np.zeros((ROWS, LENGTH), np.int8) for name in ("classes", "tasks")}
     for row in range(ROWS):
         first, second = rng.integers(4, 12, 2)
         for segment, (start, end) in enumerate(((0, first), (first, first + second)), 1):
@@ -41,6 +44,7 @@ def make_batch(seed=0):
             batch["classes"][row, start + 2 : end - 1] = rng.integers(1, 4, end - start - 3)
             batch["positions"][row, start:end] = np.arange(end - start)
             batch["segment_ids"][row, start:end] = segment
+            batch["tasks"][row, start : end - 1] = segment * (batch["classes"][row, start : end - 1] != tokens.NONE)
     return batch
 
 
@@ -88,6 +92,40 @@ def test_accumulation_and_chunks_change_nothing(expected):
     check(run(sharding.make_mesh(2, 1, 1), accumulate=4, chunk=20), expected)
 
 
+def test_packed_and_unpacked_give_the_same_loss_and_gradients():
+    """Sequences of the real pipeline, packed by it, and each in a row of its own."""
+    tokenizer = build_tokenizer("bytes", 16, 8)
+    model = Qwen2(dataclasses.replace(CONFIG, vocab_size=tokenizer.vocab_size))
+    params = sharding.unbox(model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"])
+    params = jax.tree.map(lambda leaf: 5 * leaf, params)  # an untrained model's loss hardly depends on its input
+    source = MemoryTokens(record_files.utterances(12), tokenizer, 96)
+    packed_sequences, alone = (tokens.TokenSequences([source], tokenizer, length) for length in (128, 64))
+    [packed] = packed_sequences.plan(16, None)(0)
+    rows = np.empty(24, object)
+    for i, sequence in enumerate(np.concatenate(packed)):
+        rows[i] = np.array([sequence])
+    batches = [
+        sequences.load(some, [np.random.default_rng(0)] * len(some))
+        for sequences, some in ((packed_sequences, packed), (alone, rows))
+    ]
+    assert batches[0]["segment_ids"].max() > 1 == batches[1]["segment_ids"].max()
+
+    def loss(params, batch):
+        sums = step.completion_sums(model, params, batch, 1000)
+        return sums["loss"], sums
+
+    figures = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    ((_, ours), our_grads), ((_, theirs), their_grads) = (figures(params, batch) for batch in batches)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-5, err_msg=name)
+    assert ours["targets"] == (batches[0]["classes"] != tokens.NONE).sum() > 300
+    for (path, ours), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(our_grads), jax.tree.leaves(their_grads), strict=True
+    ):
+        error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+        assert error < 1e-5, jax.tree_util.keystr(path)
+
+
 def test_a_packed_row_counts_as_its_sequences_alone():
     params = sharding.unbox(init().params)
     batch = make_batch()
@@ -106,6 +144,25 @@ def test_a_packed_row_counts_as_its_sequences_alone():
     assert whole["targets"] == (batch["classes"] != tokens.NONE).sum()
     metrics = step.completion_metrics(whole)
     np.testing.assert_allclose(metrics["loss"], np.log(64), rtol=0.05)  # an untrained model
+
+
+def test_losses_by_task_and_accuracies_are_those_of_the_sorted_logits():
+    params = sharding.unbox(init().params)
+    batch = make_batch()
+    metrics = step.completion_metrics(step.completion_sums(MODEL, params, batch, 50))
+    hidden, _ = MODEL.apply({"params": params}, batch["input_ids"], batch["positions"], batch["segment_ids"])
+    logits = np.asarray(MODEL.apply({"params": params}, hidden, method="logits"), np.float64)
+    chosen = np.take_along_axis(logits, batch["targets"][..., None], axis=-1)[..., 0]
+    losses = np.log(np.exp(logits).sum(-1)) - chosen
+    for task, name in ((1, "tts"), (2, "controllable_tts")):
+        at = batch["tasks"] == task
+        assert metrics[f"targets_{name}"] == at.sum() > 20
+        np.testing.assert_allclose(metrics[f"loss_{name}"], losses[at].mean(), rtol=1e-5)
+    ten_best = np.argsort(-logits, axis=-1)[..., :10]
+    hits = (ten_best == batch["targets"][..., None])[batch["classes"] == tokens.SEMANTIC]
+    assert 0 < hits.any(-1).mean() < 1
+    np.testing.assert_allclose(metrics["accuracy_semantic"], hits[:, 0].mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["accuracy_top10_semantic"], hits.any(-1).mean(), rtol=1e-6)
 
 
 def test_the_table_names_what_does_not_fit():

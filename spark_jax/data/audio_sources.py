@@ -1,0 +1,161 @@
+"""Where the codec's utterances come from: files of a corpus folder, or ArrayRecord shards."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spark_jax.config import SparkConfig
+from spark_jax.data import manifest, sources
+from spark_jax.data.config import CodecDataConfig, Sources
+from spark_jax.data.records import RecordReader
+from spark_jax.errors import SparkError
+
+TOKEN_FIELDS = ("semantic_ids", "global_ids")
+
+
+class AudioSource(Protocol):
+    """Numbered utterances of one sample rate, of which lengths are known without reading them.
+
+    Attributes:
+      seconds: of each utterance, as the metadata says: perhaps rounded.
+      num_tokens: semantic ids of each utterance, 0: it comes without.
+      dropped: what is left out.
+    """
+
+    seconds: Float[np.ndarray, " utterances"]
+    num_tokens: Int[np.ndarray, " utterances"]
+    dropped: sources.Dropped
+
+    def __len__(self) -> int: ...
+
+    def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        """How often each utterance of a range comes in an epoch; see `pipeline.weighted_order`."""
+
+    def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
+        """Samples and record of an utterance; a SparkError names the one that cannot be read."""
+
+
+def read_sources(
+    source: Sources, config: SparkConfig, data: CodecDataConfig, split: str, tokens: str | None = None
+) -> list[AudioSource]:
+    """The mixture of a run.
+
+    Args:
+      source: a folder with metadata.jsonl, a folder of records, a pattern, or several with weights.
+      split: of the utterances.
+      tokens: JSON Lines of `tools/encode_corpus.py` with the ids of a corpus folder's utterances.
+
+    Raises:
+      SparkError: a source cannot be read or is empty.
+    """
+    found: list[AudioSource] = []
+    for path, weight in ((part.path, part.weight) for part in sources.expand(source)):
+        dropped = sources.Dropped(data.on_error)
+        if (Path(path) / "metadata.jsonl").exists() or not Path(path).is_dir():
+            records = manifest.read_corpus(path, split, dropped=dropped)
+            if tokens is not None:
+                records = with_tokens(records, tokens)
+            found.append(FolderAudio(records, config.sample_rate, weight, dropped))
+        else:
+            found.append(RecordAudio(RecordReader(path, split, "audio"), config.sample_rate, weight, dropped))
+    return found
+
+
+class FolderAudio:
+    """The audio files of a corpus folder.
+
+    Args:
+      records: from `manifest.read_corpus`; perhaps `with_tokens`.
+      sample_rate: of all files.
+      weight: how often each utterance comes in an epoch.
+      dropped: counts what is left out, and says what becomes of a file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict[str, Any]],
+        sample_rate: int,
+        weight: float = 1.0,
+        dropped: sources.Dropped | None = None,
+    ):
+        self.dropped = sources.Dropped() if dropped is None else dropped
+        self._records, self._sample_rate, self._weight = records, sample_rate, weight
+        self.seconds = np.array([record["duration"] for record in records], np.float32)
+        self.num_tokens = np.array([len(record.get("semantic_ids", ())) for record in records], np.int32)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        return np.full(stop - start, self._weight)
+
+    def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
+        record = self._records[number]
+        return manifest.read_audio(record["wav_path"], self._sample_rate), record
+
+
+class RecordAudio:
+    """Sharded audio records (`records`); memory holds 10 bytes an utterance.
+
+    Args:
+      reader: of audio records.
+      sample_rate: that they must have.
+      weight: how often each utterance comes in an epoch.
+      dropped: counts what is left out, and says what becomes of a record that cannot be read.
+
+    Raises:
+      SparkError: records of another sample rate.
+    """
+
+    def __init__(
+        self, reader: RecordReader, sample_rate: int, weight: float = 1.0, dropped: sources.Dropped | None = None
+    ):
+        self.dropped = sources.Dropped() if dropped is None else dropped
+        if (found := reader.fields.get("sample_rate")) != sample_rate:
+            raise SparkError(f"{reader.folder}: records of sample rate {found}, expected {sample_rate}")
+        self._reader, self._sample_rate, self._weight = reader, sample_rate, weight
+        self.seconds = reader.columns["samples"].astype(np.float32) / np.float32(sample_rate)
+        self.num_tokens = reader.columns["tokens"]
+        for reason, count in reader.fields["dropped"].items():
+            self.dropped.add(reason, count)
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        return np.full(stop - start, self._weight)
+
+    def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
+        [record] = self._reader.read([number])
+        if isinstance(record, SparkError):
+            raise record
+        where = self._reader.where(number)
+        if "audio" not in record.arrays:
+            raise SparkError(f"{where}: holds no audio")
+        samples = manifest.read_audio(io.BytesIO(record.arrays["audio"].tobytes()), self._sample_rate, where)
+        ids = {name: record.arrays[name] for name in TOKEN_FIELDS if name in record.arrays}
+        found = {"samples": len(samples), "tokens": len(ids.get("semantic_ids", ()))}
+        for name, count in found.items():
+            if count != (expected := int(self._reader.columns[name][number])):
+                raise SparkError(f"{where}: {count} {name}, its index says {expected}")
+        return samples, record.fields | ids
+
+
+def with_tokens(records: Sequence[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+    """Records with the ids that `tools/encode_corpus.py` wrote for them; the others are left out.
+
+    Raises:
+      SparkError: the file cannot be read, or no record has ids in it.
+    """
+    encoded = {
+        line["index"]: {name: line[name] for name in TOKEN_FIELDS}
+        for line in manifest.read_jsonl(path, ["index", *TOKEN_FIELDS])
+    }
+    joined = [record | encoded[record["index"]] for record in records if record["index"] in encoded]
+    if not joined:
+        raise SparkError(f"{path}: no utterance of the corpus has ids in it")
+    return joined

@@ -1,0 +1,133 @@
+"""The parts of a mixture: where they lie, one numbering over all of them, and what is left out of them by reason."""
+
+import glob
+import json
+import logging
+import math
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from spark_jax.data.config import SourceConfig, Sources
+from spark_jax.data.pipeline import WEIGHTS_CHUNK
+from spark_jax.errors import SparkError
+
+T = TypeVar("T")
+
+WARNINGS = 10  # of one reason
+
+
+def expand(sources: Sources) -> list[SourceConfig]:
+    """The sources of a configuration, patterns replaced by the paths that they match.
+
+    Raises:
+      SparkError: no source, a weight that is not positive, or a pattern that matches nothing.
+    """
+    if isinstance(sources, str):
+        sources = (SourceConfig(sources),)
+    if not sources:
+        raise SparkError("the list of sources is empty, expected a path or [{path: …, weight: …}, …]")
+    found = []
+    for source in sources:
+        if isinstance(source.weight, bool) or not (math.isfinite(source.weight) and source.weight > 0):
+            raise SparkError(f"source {source.path}: weight is {source.weight!r}, expected a positive number")
+        pattern = glob.has_magic(source.path) and not Path(source.path).exists()
+        paths = sorted(glob.glob(source.path)) if pattern else [source.path]
+        if not paths:
+            raise SparkError(f"{source.path}: matches nothing")
+        found += [SourceConfig(path, source.weight) for path in paths]
+    return found
+
+
+class Joined(Generic[T]):
+    """Sources of examples one after the other, under one numbering. A source has a length and `weights`."""
+
+    def __init__(self, sources: Sequence[T]):
+        self.sources = list(sources)
+        self._ends = np.cumsum([len(source) for source in self.sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def parts(self, numbers: Int[np.ndarray, " some"]) -> Iterator[tuple[T, np.ndarray, np.ndarray]]:
+        """For every source that is asked: (source, places in `numbers`, the source's own numbers)."""
+        owners = np.searchsorted(self._ends, numbers, side="right")
+        for owner in np.unique(owners).tolist():
+            places = np.flatnonzero(owners == owner)
+            yield self.sources[owner], places, numbers[places] - (self._ends[owner] - len(self.sources[owner]))
+
+    def weights(self) -> Iterator[Float[np.ndarray, " examples"]]:
+        """The weights of all examples, a chunk at a time."""
+        for source in self.sources:
+            for start in range(0, len(source), WEIGHTS_CHUNK):
+                yield source.weights(start, min(start + WEIGHTS_CHUNK, len(source)))
+
+
+class Dropped:
+    """What a source leaves out, counted by reason; and what to do about an example that cannot be used.
+
+    Args:
+      on_error: "raise", or "skip": count it and go on. The first ten of a reason are also warnings in the log.
+    """
+
+    def __init__(self, on_error: Literal["raise", "skip"] = "raise"):
+        self.skips = on_error == "skip"
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, reason: str, count: int = 1) -> None:
+        if count:
+            with self._lock:
+                self.counts[reason] += count
+
+    def fault(self, reason: str, error: SparkError) -> None:
+        """Raises the error, or counts it under the reason."""
+        if not self.skips:
+            raise error
+        self.add(reason)
+        if self.counts[reason] <= WARNINGS:
+            logging.getLogger(__name__).warning("skipped: %s", error)
+
+
+class Summarised(Protocol):
+    def summary(self) -> dict[str, Any]:
+        """Figures of an epoch, and `dropped`, counts by reason."""
+
+
+def report(path: Path | None, parts: Mapping[str, Summarised]) -> str:
+    """The summaries of the parts of a run's data as one line for the log; with a path, also written there as JSON."""
+    summaries = {name: part.summary() for name, part in parts.items()}
+    if path is not None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(summaries, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
+    lines = []
+    for name, summary in summaries.items():
+        figures = ", ".join(
+            f"{value:,.{0 if value >= 100 else 2}f} {unit}" for unit, value in summary.items() if unit != "dropped"
+        )
+        lines.append(f"{name}: {figures} an epoch, {describe(summary['dropped'])}")
+    return "; ".join(lines)
+
+
+def describe(dropped: Mapping[str, int]) -> str:
+    """One line for the start of a run."""
+    if not dropped:
+        return "nothing dropped"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+    return f"{sum(dropped.values())} dropped ({reasons})"
+
+
+def total(counts: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """Counts by reason, added up."""
+    return dict(sum((Counter(part) for part in counts), Counter()))

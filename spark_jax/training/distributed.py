@@ -1,0 +1,160 @@
+"""One run in several processes: how they find each other, who writes, and when all of them stop.
+
+A run of several processes is the same program started once a host (TPU), a GPU (SLURM), or as often as one likes (CPU):
+docs/training.md has the commands. All processes see the same files and write into one output folder.
+"""
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding
+
+from spark_jax.errors import SparkError
+
+HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long ends the others
+AGREE_EVERY = 4  # steps between two questions to all processes whether one was asked to stop
+_START_SECONDS = 300
+
+
+def initialize(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    heartbeat_seconds: int = HEARTBEAT_SECONDS,
+) -> None:
+    """Joins the other processes of the run; does nothing where there are none. Before any other use of JAX.
+
+    Args:
+      coordinator: HOST:PORT of process 0; None: SLURM and TPU pods are recognised, else the run has one process.
+      num_processes, process_id: with `coordinator`; the processes are numbered from 0.
+      heartbeat_seconds: after this silence a process counts as dead, and the others end.
+
+    Raises:
+      SparkError: only some of the three are given, they do not fit each other, or the others do not come.
+    """
+    flags = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
+    missing = [flag for flag, value in flags.items() if value is None]
+    if 0 < len(missing) < 3:
+        given = [flag for flag in flags if flag not in missing]
+        raise SparkError(f"{' and '.join(missing)}: missing, expected with {' and '.join(given)}")
+    given = {}
+    if not missing:
+        host, colon, port = coordinator.rpartition(":")
+        if not (host and colon and port.isdigit()):
+            raise SparkError(f"--coordinator {coordinator}: expected HOST:PORT")
+        if not 0 <= process_id < num_processes:
+            raise SparkError(f"--process-id {process_id}: expected 0 to {num_processes - 1} (--num-processes)")
+        given = {
+            "coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id,
+            "cluster_detection_method": "deactivate",
+        }  # fmt: skip
+    elif cluster(os.environ) is None:
+        return
+    # JAX's own answer to SIGTERM would take the signal from `StopSignals`, and from a process that still starts.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            **given, heartbeat_timeout_seconds=heartbeat_seconds, initialization_timeout=_START_SECONDS
+        )
+    except (RuntimeError, ValueError) as error:
+        raise SparkError(f"the processes of the run did not find each other ({_brief(error)})") from error
+
+
+def cluster(environ: Mapping[str, str]) -> str | None:
+    """What has started this process as one of several, "slurm" or "tpu", by its environment; None: nothing.
+
+    Without TPU_WORKER_HOSTNAMES (Kubernetes), `jax.distributed` asks the TPU's metadata server whether the host is
+    one of several.
+    """
+    if int(environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environ:
+        return "slurm"
+    on_cpu = environ.get("JAX_PLATFORMS", "") == "cpu" or "TPU_SKIP_MDS_QUERY" in environ
+    if "TPU_WORKER_HOSTNAMES" in environ:
+        several = "," in environ["TPU_WORKER_HOSTNAMES"] or int(environ.get("MEGASCALE_NUM_SLICES", 1)) > 1
+        return "tpu" if several and not on_cpu else None
+    chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
+    return "tpu" if chips and not on_cpu and importlib.util.find_spec("libtpu") is not None else None
+
+
+def is_primary() -> bool:
+    """Whether this process writes metrics, log lines and the configuration: process 0."""
+    return jax.process_index() == 0
+
+
+def log(text: str) -> None:
+    """A line on stderr, once a run."""
+    if is_primary():
+        print(text, file=sys.stderr, flush=True)
+
+
+def everywhere(flag: bool) -> bool:
+    """Whether the flag is set on every process. All must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+class StopSignals:
+    """SIGTERM and SIGINT as a question that all processes answer alike at the same step.
+
+    A signal reaches the processes at different steps, or only one of them. Every `AGREE_EVERY` steps they start a
+    reduction of "I was asked to stop" over all of them and look at the result of the one before, which is long there:
+    nobody waits, and all see the same.
+    """
+
+    def __init__(self, requested: threading.Event):
+        self._requested, self._pending = requested, None
+        if jax.process_count() > 1:
+            devices = [next(d for d in jax.devices() if d.process_index == i) for i in range(jax.process_count())]
+            mesh = jax.make_mesh((len(devices),), ("process",), (AxisType.Auto,), devices=devices)
+            self._sharding = NamedSharding(mesh, jax.P("process"))
+            self._any = jax.jit(lambda flags: flags.max(), out_shardings=NamedSharding(mesh, jax.P()))
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop before another step; every process asks at every step."""
+        if jax.process_count() == 1:
+            return self._requested.is_set()
+        if step % AGREE_EVERY:
+            return False
+        before, mine = self._pending, np.asarray([self._requested.is_set()], np.int32)
+        self._pending = self._any(jax.make_array_from_process_local_data(self._sharding, mine))
+        return before is not None and bool(jax.device_get(before))
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Notes SIGTERM and SIGINT in place of their effect; a second one has its usual effect. Main thread only."""
+    requested = threading.Event()
+    previous = {}
+
+    def note(number, frame):
+        requested.set()
+        signal.signal(number, previous[number])
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, note) or signal.SIG_DFL
+    try:
+        yield StopSignals(requested)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,131 @@
+"""Five steps of both trainings are the same computation on every mesh: losses, and every tensor of the state."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from quick_compile import quickly
+
+from spark_jax import sharding
+from spark_jax.config import DiscriminatorConfig, Qwen2Config, VocosConfig, tiny
+from spark_jax.pytree import flatten
+from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig
+from spark_jax.training.config import LLMTrainingConfig, MeshConfig, TokenDataConfig
+from spark_jax.training.optimizer import OptimizerConfig
+from spark_jax.training.program import codec_program, llm_program
+
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
+STEPS = 5
+# Adam's epsilon is large: some biases have no gradient in exact arithmetic (those that a normalisation takes out again;
+# keys' have almost none), and with 1e-8 Adam makes whole steps of their rounding errors, which no two orders of
+# summation share.
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup_steps=2, eps=1e-4)
+
+LLM_SYSTEM = dataclasses.replace(
+    tiny(),
+    llm=Qwen2Config(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, max_position_embeddings=64,
+    ),
+)  # fmt: skip
+LLM = LLMTrainingConfig(
+    accumulate=2, loss_chunk=20, optimizer=dataclasses.replace(OPTIMIZER, weight_decay=0.1),
+    data=TokenDataConfig(row_length=24, batch_rows=8),
+)  # fmt: skip
+# As tiny(), with sizes that eight devices divide.
+CODEC_SYSTEM = dataclasses.replace(
+    tiny(),
+    bicodec=dataclasses.replace(
+        tiny().bicodec,
+        encoder=VocosConfig(16, 16, 24, 1, 24),
+        quantizer=dataclasses.replace(tiny().bicodec.quantizer, input_dim=24, codebook_dim=8),
+        prenet=VocosConfig(24, 16, 24, 1, 24, condition_dim=24),
+        postnet=VocosConfig(24, 16, 24, 1, 16),
+    ),
+)
+CODEC = BiCodecTrainingConfig(
+    d_vector_train_start=2,
+    discriminator=DiscriminatorConfig(
+        periods=(3,), period_channels=(4, 4), fft_sizes=(128,), hop_lengths=(32,), window_lengths=(100,),
+        bands=(0.0, 0.5, 1.0), spectral_channels=2,
+    ),
+    data=CodecDataConfig(segment_seconds=0.1, context_seconds=0.02, batch_segments=8),
+    generator_optimizer=OPTIMIZER,
+    discriminator_optimizer=OPTIMIZER,
+)  # fmt: skip
+
+
+def llm_batch(shapes, rng):
+    """Rows of two segments and padding, with an uneven share of targets."""
+    batch = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+    for row in range(len(batch["input_ids"])):
+        first, second = rng.integers(4, 12, 2)
+        for segment, (start, end) in enumerate(((0, first), (first, first + second)), 1):
+            ids = rng.integers(1, LLM_SYSTEM.llm.vocab_size, end - start)
+            batch["input_ids"][row, start:end] = ids
+            batch["targets"][row, start : end - 1] = ids[1:]
+            batch["classes"][row, start + 2 : end - 1] = rng.integers(1, 4, end - start - 3)
+            batch["positions"][row, start:end] = np.arange(end - start)
+            batch["segment_ids"][row, start:end] = segment
+    return batch
+
+
+def codec_batch(shapes, rng):
+    return {name: rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype) for name, leaf in shapes.items()}
+
+
+def without_zeros(params):
+    """Random values for what starts as zeros: nothing is measured against its own rounding errors alone."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: x if x.any() else rng.normal(0, 0.1, x.shape).astype(x.dtype), params)
+
+
+def run(make_program, config, system, make_batch, mesh):
+    """Metrics of every step, and the state after them."""
+    config = dataclasses.replace(config, mesh=MeshConfig(*mesh))
+    program = make_program(config, system, jax.devices()[: np.prod(mesh)])
+    state, shardings = sharding.initialize(program.mesh, program.init)
+    state = jax.device_put(state.replace(params=without_zeros(jax.device_get(state.params))), shardings)
+    train_step = quickly(program.jit_step(shardings))
+    history = []
+    for seed in range(STEPS):
+        batch = make_batch(program.batch, np.random.default_rng(seed))
+        state, metrics = train_step(state, sharding.put_batch(program.mesh, batch))
+        history.append(jax.device_get(metrics))
+    return history, jax.device_get(state)
+
+
+def check(found, expected):
+    """Losses within 1e-5; by norm within 1e-4 each parameter and statistic, and all moments together."""
+    (history, state), (expected_history, expected_state) = found, expected
+    for number, (ours, theirs) in enumerate(zip(history, expected_history, strict=True)):
+        assert abs(ours["loss"] - theirs["loss"]) <= 1e-5 * abs(theirs["loss"]), (number, ours, theirs)
+    ours, theirs = (flatten((each.params, each.collections)) for each in (state, expected_state))
+    distances = {name: np.linalg.norm(ours[name] - theirs[name]) / np.linalg.norm(theirs[name]) for name in theirs}
+    problems = {name: float(distance) for name, distance in distances.items() if not distance <= 1e-4}
+    assert not problems, "\n".join(f"{name}: {distance:.1e}" for name, distance in problems.items())
+    difference = optax.tree.norm(jax.tree.map(np.subtract, state.opt_state, expected_state.opt_state))
+    assert difference <= 1e-4 * optax.tree.norm(expected_state.opt_state)
+
+
+@pytest.fixture(scope="module")
+def llm_alone():
+    return run(llm_program, LLM, LLM_SYSTEM, llm_batch, (1, 1, 1))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_the_language_model(llm_alone, mesh):
+    check(run(llm_program, LLM, LLM_SYSTEM, llm_batch, mesh), llm_alone)
+
+
+@pytest.fixture(scope="module")
+def codec_alone():
+    return run(codec_program, CODEC, CODEC_SYSTEM, codec_batch, (1, 1, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_the_codec_with_its_discriminators(codec_alone, mesh):
+    check(run(codec_program, CODEC, CODEC_SYSTEM, codec_batch, mesh), codec_alone)

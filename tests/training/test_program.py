@@ -1,0 +1,107 @@
+"""Programs: their batches are those that the data pipelines make; the step is chosen by its number."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from spark_jax import sharding
+from spark_jax.config import tiny
+from spark_jax.data.audio_sources import FolderAudio
+from spark_jax.data.codec import CodecExamples
+from spark_jax.data.token_sources import MemoryTokens
+from spark_jax.data.tokens import TokenSequences
+from spark_jax.errors import SparkError
+from spark_jax.tokenizer import build_tokenizer
+from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig
+from spark_jax.training.config import LLMTrainingConfig, MeshConfig, TokenDataConfig
+from spark_jax.training.program import Program, codec_program, llm_program
+from spark_jax.training.state import TrainState
+
+SYSTEM = tiny()
+LLM = LLMTrainingConfig(accumulate=3, data=TokenDataConfig(row_length=96, batch_rows=8), loss_chunk=100)
+CODEC = BiCodecTrainingConfig(data=CodecDataConfig(segment_seconds=0.1, context_seconds=0.02, batch_segments=8))
+
+
+def shapes(batch):
+    return {name: (value.shape, value.dtype) for name, value in batch.items()}
+
+
+def test_the_language_models_batch_is_what_its_data_gives():
+    record = {
+        "index": "0", "split": "train", "text": "a b", "gender": "female", "language": "en", "pitch": 200.0,
+        "speed": 4.0, "global_ids": [1] * 32, "semantic_ids": list(range(20)),
+    }  # fmt: skip
+    tokenizer = build_tokenizer("bytes", 64, 64)
+    sequences = TokenSequences([MemoryTokens([record] * 40, tokenizer, 96)], tokenizer, 96)
+    rows = sequences.plan(LLM.data.batch_rows * LLM.accumulate, 0)(0)[0]
+    loaded = sequences.load(rows, [np.random.default_rng(0)] * len(rows))
+    assert shapes(llm_program(LLM, SYSTEM).batch) == shapes(loaded)
+
+
+@pytest.mark.parametrize("kind", ["segments", "whole", "wave"])
+def test_the_codecs_batch_is_what_its_data_gives(tmp_path, kind):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 1600)
+    soundfile.write(tmp_path / "0.flac", samples, 16_000)
+    record = {"index": "0", "wav_path": str(tmp_path / "0.flac"), "duration": 0.1}
+    config = CODEC
+    if kind == "whole":
+        config = dataclasses.replace(
+            config, phase="features", data=dataclasses.replace(config.data, whole_utterances=True)
+        )
+    if kind == "wave":
+        record |= {"semantic_ids": list(range(5)), "global_ids": [1] * 32}
+        config = dataclasses.replace(config, phase="wave")
+    data = config.data
+    examples = CodecExamples(
+        [FolderAudio([record] * 8, SYSTEM.sample_rate)], SYSTEM, data.segment_seconds, data.context_seconds,
+        whole_utterances=data.whole_utterances, from_tokens=kind == "wave",
+    )  # fmt: skip
+    loaded = examples.load(np.arange(8), [np.random.default_rng(0)] * 8)
+    assert shapes(codec_program(config, SYSTEM).batch) == shapes(loaded)
+
+
+def test_discriminators_join_at_their_step():
+    state = TrainState(jnp.zeros((), int), params=jnp.zeros(8), opt_state=(), collections={}, skipped=jnp.zeros(()))
+    add = lambda amount: lambda state, batch: (state.replace(params=state.params + amount), {})  # noqa: E731
+    mesh = sharding.make_mesh(1)
+    program = Program(mesh, lambda: state, add(10.0), add(1.0), {}, "tokens", early_step=add(1.0), switch_at=3)
+    step = program.jit_step(jax.tree.map(lambda _: sharding.replicated(mesh), state), start=1)
+    for _ in range(3):
+        state, _ = step(state, {"x": jnp.zeros(8)})
+    assert float(state.params[0]) == 12.0  # numbers 1 and 2, then 3
+
+    late = dataclasses.replace(CODEC, adversarial_start=5)
+    assert codec_program(late, SYSTEM).switch_at == 5
+    assert codec_program(CODEC, SYSTEM).early_step is None
+    assert codec_program(dataclasses.replace(CODEC, adversarial_start=None), SYSTEM).early_step is None
+
+
+def test_the_abstract_state_is_the_real_one():
+    program = llm_program(dataclasses.replace(LLM, mesh=MeshConfig(data=2, fsdp=2, tensor=2)), SYSTEM)
+    state, shardings = sharding.initialize(program.mesh, program.init)
+    abstract = program.abstract_state()
+    assert jax.tree.map(lambda leaf: leaf.sharding, abstract) == shardings
+    facts = lambda leaf: (leaf.shape, leaf.dtype)  # noqa: E731
+    assert jax.tree.map(facts, abstract) == jax.tree.map(facts, state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": TokenDataConfig(batch_rows=12)}, "data.batch_rows is 12, expected a multiple of 8"),
+        ({"attention": "rowwise"}, "attention: rowwise on a mesh of 8 devices, expected one"),
+    ],
+)
+def test_what_does_not_fit_the_mesh_is_told(change, message):
+    with pytest.raises(SparkError, match=message):
+        llm_program(dataclasses.replace(LLM, **change), SYSTEM)
+
+
+def test_options_that_exclude_each_other():
+    data = dataclasses.replace(CODEC.data, whole_utterances=True)
+    with pytest.raises(SparkError, match="whole_utterances: phase is 'full'"):
+        codec_program(dataclasses.replace(CODEC, data=data), SYSTEM)
