@@ -66,7 +66,7 @@ def test_rematerialisation_changes_memory_alone(params, plain):
         compiled = jax.jit(partial(loss_and_gradients, model)).lower(params, make_batch()).compile()
         assert_equal(compiled(params, make_batch()), plain[1], 1e-6)
         sizes[remat] = compiled.memory_analysis().temp_size_in_bytes
-    assert sizes["full"] < 0.85 * sizes["dots"] and sizes["dots"] < 0.75 * sizes["none"], sizes
+    assert sizes["full"] < 0.9 * sizes["dots"] and sizes["dots"] < 0.6 * sizes["none"], sizes
 
 
 def test_splash_attention_in_the_model(params, plain, monkeypatch):
@@ -91,9 +91,11 @@ def test_bfloat16_is_the_type_of_products_and_float32_of_sums(params):
     for operands, _ in products:
         assert re.findall(r"x([a-z]+\d+)>", operands) == ["bf16", "bf16"], operands
     assert {result for _, result in products} == {"bf16", "f32"}  # scores of attention and logits are float32
-    for name in ("rsqrt", "exponential", "log", "cosine", "sine", "maximum", "divide"):
-        types = set(re.findall(rf"stablehlo\.{name} .*: tensor<(?:\d+x)*([a-z]+\d+)>", text))
-        assert types <= {"f32", "i32"}, (name, types)
+    # The only functions of bfloat16 are SwiGLU's, of the inner width.
+    for name in ("rsqrt", "exponential", "log", "cosine", "sine", "divide"):
+        found = re.findall(rf"stablehlo\.{name} .*: tensor<(?:.*?(\d+)x)?([a-z]+\d+)>", text)
+        others = {size for size, kind in found if kind != "f32"}
+        assert found and others <= {str(CONFIG.intermediate_size)}, (name, found)
     # Sums (of norms, softmax, loss, and of gradients over tokens) are float32, too.
     reduced = re.findall(r"stablehlo\.reduce\(.*: \(tensor<(?:\d+x)*([a-z]+\d+)>", text)
     assert reduced and "bf16" not in reduced
