@@ -92,7 +92,7 @@ def test_the_nearest_setting_is_searched_for(tool, config, capsys, monkeypatch):
     """A made-up compiler: memory falls with rematerialisation and rows, and 12 GiB are there."""
     tried = []
 
-    def compile_step(config, devices, limit):
+    def compile_step(config, devices, limit, save_hlo=None):
         tried.append(config)
         if config.mesh.fsdp > 4:
             raise tool.SparkError("axis 'embed' is not divisible")
