@@ -288,6 +288,7 @@ def neighbours(config: Any) -> list[list[str]]:
         found = [[f"mesh.data={config.mesh.data // 2}", *found[0]]]
     if isinstance(config, BiCodecTrainingConfig):
         # Its batch cannot be accumulated: discriminators, batch statistics and code usage are of the whole batch.
+        found += [] if config.remat else [["remat=true"]]
         return found + [[f"data.batch_segments={config.data.batch_segments // 2}"]]
     found += [[f"remat={policy}"] for policy in REMAT[REMAT.index(config.remat) + 1 :]]
     found += [[f"accumulate={2 * config.accumulate}", f"data.batch_rows={config.data.batch_rows // 2}"]]

@@ -20,6 +20,7 @@ class Decoder(nn.Module):
 
     config: VocosConfig
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -33,8 +34,9 @@ class Decoder(nn.Module):
         sizes = (c.vocos_dim, c.vocos_intermediate_dim)
         x = Linear(c.vocos_dim, ("mlp", "embed"), dtype=self.dtype, name="linear_in")(latents)
         for i, ratio in enumerate(c.sample_ratios):
-            x, mask = SamplingStage(*sizes, upsample=ratio, dtype=self.dtype, name=f"stage_{i}")(x, mask)
-        backbone = VocosBackbone(*sizes, c.vocos_num_layers, self.dtype, name="backbone")
+            stage = SamplingStage(*sizes, upsample=ratio, dtype=self.dtype, remat=self.remat, name=f"stage_{i}")
+            x, mask = stage(x, mask)
+        backbone = VocosBackbone(*sizes, c.vocos_num_layers, self.dtype, self.remat, name="backbone")
         x = backbone(x, condition if c.condition_dim else None, mask)
         x = Linear(c.out_channels, dtype=self.dtype, name="linear_out")(x)
         return jnp.tanh(x) if c.use_tanh_at_final else x

@@ -18,21 +18,28 @@ FeatureMaps = list[Float[Array, "..."]]  # of one discriminator, its scores last
 
 
 class Discriminators(nn.Module):
-    """All discriminators; each gives its feature maps, the last of which holds the scores."""
+    """All discriminators; each gives its feature maps, the last of which holds the scores.
+
+    With `remat` each keeps for the gradient nothing besides the maps that it gives.
+    """
 
     config: DiscriminatorConfig = DiscriminatorConfig()
+    remat: bool = False
 
     @nn.compact
     def __call__(self, wave: Float[Array, "batch samples"]) -> list[FeatureMaps]:
         config = self.config
         wave = normalize_peak(wave)
+        by_period, by_spectrum = PeriodDiscriminator, SpectralDiscriminator
+        if self.remat:
+            by_period, by_spectrum = nn.remat(by_period), nn.remat(by_spectrum)
         maps = [
-            PeriodDiscriminator(period, config.period_channels, name=f"period_{period}")(wave)
+            by_period(period, config.period_channels, name=f"period_{period}")(wave)
             for period in config.periods
         ]
         sizes = zip(config.fft_sizes, config.hop_lengths, config.window_lengths, strict=True)
         for n_fft, hop, window in sizes:
-            module = SpectralDiscriminator(
+            module = by_spectrum(
                 n_fft, hop, window, config.bands, config.spectral_channels, name=f"spectral_{n_fft}"
             )
             maps.append(module(wave))

@@ -16,6 +16,7 @@ class Encoder(nn.Module):
 
     config: VocosConfig
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -24,7 +25,9 @@ class Encoder(nn.Module):
         """Frames = time / product of the ratios; frames outside `mask` are meaningless."""
         c = self.config
         sizes = (c.vocos_dim, c.vocos_intermediate_dim)
-        x = VocosBackbone(*sizes, c.vocos_num_layers, self.dtype, name="backbone")(features, mask=mask)
+        backbone = VocosBackbone(*sizes, c.vocos_num_layers, self.dtype, self.remat, name="backbone")
+        x = backbone(features, mask=mask)
         for i, ratio in enumerate(c.sample_ratios):
-            x, mask = SamplingStage(*sizes, downsample=ratio, dtype=self.dtype, name=f"stage_{i}")(x, mask)
+            stage = SamplingStage(*sizes, downsample=ratio, dtype=self.dtype, remat=self.remat, name=f"stage_{i}")
+            x, mask = stage(x, mask)
         return Linear(c.out_channels, dtype=self.dtype, name="project")(x)

@@ -38,20 +38,22 @@ class BiCodec(nn.Module):
     """The codec. Collections: "params", "batch_stats" (ECAPA's batch norms), "code_statistics" (code usage).
 
     Initialise through `__call__`, with the wave generator. `dtype` is the compute type of the convolutional
-    stacks; quantisers and losses stay in float32.
+    stacks; quantisers and losses stay in float32. With `remat` the blocks of these stacks are computed again for the
+    gradient.
     """
 
     config: BiCodecConfig
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     def setup(self) -> None:
         c = self.config
-        self.encoder = Encoder(c.encoder, self.dtype)
+        self.encoder = Encoder(c.encoder, self.dtype, self.remat)
         self.quantizer = FactorizedVectorQuantizer(c.quantizer)
         self.speaker_encoder = SpeakerEncoder(c.speaker_encoder, self.dtype)
-        self.prenet = Decoder(c.prenet, self.dtype)
-        self.postnet = Decoder(c.postnet, self.dtype)
-        self.wave_generator = WaveGenerator(c.decoder, self.dtype)
+        self.prenet = Decoder(c.prenet, self.dtype, self.remat)
+        self.postnet = Decoder(c.postnet, self.dtype, self.remat)
+        self.wave_generator = WaveGenerator(c.decoder, self.dtype, self.remat)
 
     def __call__(
         self,

@@ -74,6 +74,7 @@ class SamplingStage(nn.Module):
     upsample: int = 1
     downsample: int = 1
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -81,5 +82,7 @@ class SamplingStage(nn.Module):
     ) -> tuple[Float[Array, "batch frames channels"], Mask]:
         x = SamplingBlock(self.upsample, self.downsample, self.dtype, name="sampling")(inputs, mask)
         mask = downsample_mask(upsample_mask(mask, self.upsample), self.downsample)
-        x = VocosBackbone(self.dim, self.intermediate_dim, STAGE_LAYERS, self.dtype, name="backbone")(x, mask=mask)
-        return x, mask
+        backbone = VocosBackbone(
+            self.dim, self.intermediate_dim, STAGE_LAYERS, self.dtype, self.remat, name="backbone"
+        )
+        return backbone(x, mask=mask), mask

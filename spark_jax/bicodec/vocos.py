@@ -78,6 +78,7 @@ class VocosBackbone(nn.Module):
     intermediate_dim: int
     num_layers: int
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False  # blocks keep only their inputs for the gradient
 
     @nn.compact
     def __call__(
@@ -89,7 +90,8 @@ class VocosBackbone(nn.Module):
         embed = Conv(self.dim, 7, padding=3, kernel_init=BACKBONE_INIT, dtype=self.dtype, name="embed")
         x = embed(zero_padding(inputs, mask))
         x = _normalize("norm", x, condition, self.dtype)
+        block_class = nn.remat(ConvNeXtBlock) if self.remat else ConvNeXtBlock
         for i in range(self.num_layers):
-            block = ConvNeXtBlock(self.intermediate_dim, 1 / self.num_layers, self.dtype, name=f"block_{i}")
+            block = block_class(self.intermediate_dim, 1 / self.num_layers, self.dtype, name=f"block_{i}")
             x = block(x, condition, mask)
         return LayerNorm(EPS, dtype=self.dtype, name="final_norm")(x)

@@ -41,6 +41,7 @@ class UpsamplingBlock(nn.Module):
     kernel_size: int
     stride: int
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -54,16 +55,21 @@ class UpsamplingBlock(nn.Module):
         )  # fmt: skip
         x = upsample(x)
         mask = upsample_mask(mask, self.stride)
+        unit_class = nn.remat(ResidualUnit) if self.remat else ResidualUnit
         for i, dilation in enumerate(DILATIONS):
-            x = ResidualUnit(dilation, self.dtype, name=f"unit_{i}")(x, mask)
+            x = unit_class(dilation, self.dtype, name=f"unit_{i}")(x, mask)
         return x
 
 
 class WaveGenerator(nn.Module):
-    """Convolution 7 → upsampling blocks → Snake → convolution 7 → tanh; channels halve in every block."""
+    """Convolution 7 → upsampling blocks → Snake → convolution 7 → tanh; channels halve in every block.
+
+    With `remat` the residual units, and the blocks around them, keep only their inputs for the gradient.
+    """
 
     config: WaveGeneratorConfig
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -73,9 +79,10 @@ class WaveGenerator(nn.Module):
         c = self.config
         settings = dict(padding=3, weight_norm=True, dtype=self.dtype)
         x = Conv(c.channels, 7, name="conv_in", **settings)(zero_padding(latents, mask))
+        block_class = nn.remat(UpsamplingBlock) if self.remat else UpsamplingBlock
         for i, (rate, kernel_size) in enumerate(zip(c.rates, c.kernel_sizes, strict=True)):
-            block = UpsamplingBlock(c.channels // 2 ** (i + 1), kernel_size, rate, self.dtype, name=f"block_{i}")
-            x = block(x, mask)
+            features = c.channels // 2 ** (i + 1)
+            x = block_class(features, kernel_size, rate, self.dtype, self.remat, name=f"block_{i}")(x, mask)
             mask = upsample_mask(mask, rate)
         x = Snake(self.dtype, name="snake")(zero_padding(x, mask))
         x = Conv(1, 7, axes=(None, "conv_in", None), name="conv_out", **settings)(x)  # one channel: not divided

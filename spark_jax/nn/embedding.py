@@ -14,11 +14,11 @@ class Embedding(nn.Module):
 
     vocab_size: int
     features: int
-    init: Initializer
+    table_init: Initializer
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(self.init, ("vocab", "embed"))
+        init = nn.with_logical_partitioning(self.table_init, ("vocab", "embed"))
         self.embedding = self.param("embedding", init, (self.vocab_size, self.features), jnp.float32)
 
     def __call__(self, ids: Int[Array, "batch time"]) -> Float[Array, "batch time embed"]:

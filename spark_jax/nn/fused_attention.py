@@ -6,8 +6,6 @@ so that no query is shut off from every key. Under a mesh each device computes i
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax import sharding
@@ -30,6 +28,9 @@ def splash_attention(
     Args:
       interpret: the kernels are interpreted, on any backend: for tests.
     """
+    # Here, as Pallas takes half a second to import and every other backend does without.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
     def attend(query: Array, key: Array, value: Array, segment_ids: Array) -> Array:
         time, heads, dim = query.shape[1:]

@@ -39,14 +39,27 @@ _REMAT_POLICIES = {
 }
 
 
-def _dense(features, axes: tuple[str, ...], dtype: jnp.dtype, name: str, inputs: int = 1, bias: bool = False):
+class Projection(nn.Module):
     """A linear map over the last `inputs` axes whose kernel (and bias) carry the logical `axes`."""
-    return nn.DenseGeneral(
-        features, axis=tuple(range(-inputs, 0)), use_bias=bias, dtype=dtype, name=name,
-        dot_general=flat_dot_general,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(INIT_SCALE), axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[inputs:]),
-    )
+
+    features: tuple[int, ...]
+    axes: tuple[str, ...]
+    dtype: jnp.dtype
+    inputs: int = 1
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        init = nn.with_logical_partitioning(nn.initializers.normal(INIT_SCALE), self.axes)
+        kernel = self.param("kernel", init, (*x.shape[x.ndim - self.inputs :], *self.features), jnp.float32)
+        contracted = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
+        product = flat_dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ())))
+        if not self.bias:
+            return product
+        init = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[self.inputs :])
+        bias = self.param("bias", init, self.features, jnp.float32)
+        # In float32, so that the bias's gradient is: a sum over all tokens.
+        return (product.astype(jnp.float32) + bias).astype(self.dtype)
 
 
 @flax.struct.dataclass
@@ -71,7 +84,7 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "batch time dim"], cache, layer: Int[Array, ""], step: _Step):
         config = self.config
         kv_heads = config.num_key_value_heads
-        project = partial(_dense, dtype=self.dtype, bias=config.attention_bias)
+        project = partial(Projection, dtype=self.dtype, bias=config.attention_bias)
         query = project((config.num_attention_heads, config.head_dim), ("embed", "heads", "head_dim"), name="query")(x)
         key = project((kv_heads, config.head_dim), ("embed", "kv_heads", "head_dim"), name="key")(x)
         value = project((kv_heads, config.head_dim), ("embed", "kv_heads", "head_dim"), name="value")(x)
@@ -92,7 +105,7 @@ class Attention(nn.Module):
                 for buffer, new in zip(cache, (key, value), strict=True)
             )
             mixed = grouped_query_attention(query, cache[0][layer], cache[1][layer], step.mask)
-        out = _dense(config.hidden_size, ("heads", "head_dim", "embed"), self.dtype, "out", inputs=2)
+        out = Projection((config.hidden_size,), ("heads", "head_dim", "embed"), self.dtype, inputs=2, name="out")
         return out(mixed), cache
 
 
@@ -104,9 +117,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
-        wide = partial(_dense, self.config.intermediate_size, ("embed", "mlp"), self.dtype)
-        narrow = _dense(self.config.hidden_size, ("mlp", "embed"), self.dtype, "down")
-        return narrow(nn.silu(wide("gate")(x)) * wide("up")(x))
+        wide = partial(Projection, (self.config.intermediate_size,), ("embed", "mlp"), self.dtype)
+        narrow = Projection((self.config.hidden_size,), ("mlp", "embed"), self.dtype, name="down")
+        return narrow(nn.silu(wide(name="gate")(x)) * wide(name="up")(x))
 
 
 class DecoderLayer(nn.Module):

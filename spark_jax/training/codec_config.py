@@ -68,6 +68,7 @@ class BiCodecTrainingConfig:
     freeze: tuple[str, ...] = ()
     adversarial_start: int | None = 0
     d_vector_train_start: int = 1000  # until this step the decoder hears the x-vector
+    remat: bool = False  # blocks of the codec and discriminators are computed again for the gradient: less memory
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     losses: LossWeights = LossWeights()
     revival: RevivalConfig = RevivalConfig()

@@ -140,9 +140,9 @@ def codec_program(
 
 def codec_models(config: BiCodecTrainingConfig, system: SparkConfig) -> codec_step.CodecModels:
     return codec_step.CodecModels(
-        codec=BiCodec(system.bicodec),
+        codec=BiCodec(system.bicodec, remat=config.remat),
         extractor=None if config.phase == "wave" else Wav2Vec2(system.wav2vec2),
-        discriminators=Discriminators(config.discriminator) if config.adversarial else None,
+        discriminators=Discriminators(config.discriminator, config.remat) if config.adversarial else None,
         generator_optimizer=make_optimizer(config.generator_optimizer, config.loop.steps),
         discriminator_optimizer=make_optimizer(config.discriminator_optimizer, config.loop.steps),
     )

@@ -114,7 +114,7 @@ def test_the_nearest_setting_is_searched_for(tool, config, capsys, monkeypatch):
 
 def test_what_may_be_changed(tool):
     codec = BiCodecTrainingConfig(mesh=MeshConfig(data=4, fsdp=2))
-    assert tool.neighbours(codec) == [["mesh.data=2", "mesh.fsdp=4"], ["data.batch_segments=128"]]
+    assert tool.neighbours(codec) == [["mesh.data=2", "mesh.fsdp=4"], ["remat=true"], ["data.batch_segments=128"]]
     llm = LLMTrainingConfig(remat="attention", loss_chunk=256, data=TokenDataConfig(batch_rows=8))
     assert tool.neighbours(llm) == [["mesh.fsdp=2"], ["remat=full"], ["accumulate=2", "data.batch_rows=4"]]
 

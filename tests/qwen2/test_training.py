@@ -1,0 +1,100 @@
+"""What training asks of the decoder: rematerialisation, the type of every product, attention by a kernel."""
+
+import dataclasses
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spark_jax import sharding
+from spark_jax.config import tiny
+from spark_jax.nn import attention
+from spark_jax.nn.fused_attention import splash_attention
+from spark_jax.qwen2.model import Qwen2
+from spark_jax.training import step
+
+CONFIG = dataclasses.replace(
+    tiny().llm, vocab_size=64, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=16,
+)  # fmt: skip
+ROWS, TIME = 4, 128
+
+
+def make_batch():
+    """Rows of two segments and padding, with targets in both."""
+    rng = np.random.default_rng(0)
+    batch = {name: rng.integers(1, 64, (ROWS, TIME)).astype(np.int32) for name in ("input_ids", "targets")}
+    segments = np.repeat([[1, 2, 0]], [70, 50, 8], axis=1).repeat(ROWS, axis=0).astype(np.int32)
+    positions = np.concatenate([np.arange(70), np.arange(50), np.zeros(8)])[None].repeat(ROWS, axis=0)
+    classes = np.where(segments > 0, rng.integers(0, 4, segments.shape), 0).astype(np.int8)
+    return batch | {"segment_ids": segments, "positions": positions.astype(np.int32), "classes": classes}
+
+
+def loss_and_gradients(model, params, batch):
+    loss = lambda params: step.completion_sums(model, params, batch, 64)["loss"]  # noqa: E731
+    return jax.value_and_grad(loss)(params)
+
+
+def initial_params():
+    return sharding.unbox(Qwen2(CONFIG).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]
+
+
+def assert_equal(ours, theirs, tolerance):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert np.linalg.norm(np.asarray(a) - b) <= tolerance * np.linalg.norm(b)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(initial_params)()
+
+
+@pytest.fixture(scope="module")
+def plain(params):
+    """The step that keeps everything, compiled, and what it gives."""
+    compiled = jax.jit(partial(loss_and_gradients, Qwen2(CONFIG))).lower(params, make_batch()).compile()
+    return compiled, compiled(params, make_batch())
+
+
+def test_rematerialisation_changes_memory_alone(params, plain):
+    sizes = {"none": plain[0].memory_analysis().temp_size_in_bytes}
+    for remat in ("dots", "full"):
+        model = Qwen2(CONFIG, remat=remat)
+        compiled = jax.jit(partial(loss_and_gradients, model)).lower(params, make_batch()).compile()
+        assert_equal(compiled(params, make_batch()), plain[1], 1e-6)
+        sizes[remat] = compiled.memory_analysis().temp_size_in_bytes
+    assert sizes["full"] < 0.85 * sizes["dots"] and sizes["dots"] < 0.75 * sizes["none"], sizes
+
+
+def test_splash_attention_in_the_model(params, plain, monkeypatch):
+    """In the loop over layers, rematerialised, on eight devices."""
+    monkeypatch.setattr(attention, "splash_attention", partial(splash_attention, interpret=True))
+    mesh = sharding.make_mesh(2, 2, 2)
+    model = Qwen2(CONFIG, attention="splash", remat="dots")
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]
+    shardings = sharding.tree_shardings(mesh, boxed)
+    traced = sharding.under_mesh(partial(loss_and_gradients, model), mesh)
+    jitted = jax.jit(traced, in_shardings=(shardings, sharding.batch_sharding(mesh)))
+    assert_equal(jitted(jax.device_put(params, shardings), sharding.put_batch(mesh, make_batch())), plain[1], 1e-5)
+
+
+def test_bfloat16_is_the_type_of_products_and_float32_of_sums(params):
+    """As lowered, before a backend replaces types: no product of float32, no norm, softmax or loss of bfloat16."""
+    model = Qwen2(CONFIG, jnp.bfloat16, remat="dots")
+    lowered = jax.jit(partial(loss_and_gradients, model)).lower(params, make_batch())
+    text = lowered.as_text()
+    products = re.findall(r"stablehlo\.dot_general .*: \((.*)\) -> tensor<.*x([a-z]+\d+)>", text)
+    assert len(products) > 25  # forward, again for the gradient, two for each gradient
+    for operands, _ in products:
+        assert re.findall(r"x([a-z]+\d+)>", operands) == ["bf16", "bf16"], operands
+    assert {result for _, result in products} == {"bf16", "f32"}  # scores of attention and logits are float32
+    for name in ("rsqrt", "exponential", "log", "cosine", "sine", "maximum", "divide"):
+        types = set(re.findall(rf"stablehlo\.{name} .*: tensor<(?:\d+x)*([a-z]+\d+)>", text))
+        assert types <= {"f32", "i32"}, (name, types)
+    # Sums (of norms, softmax, loss, and of gradients over tokens) are float32, too.
+    reduced = re.findall(r"stablehlo\.reduce\(.*: \(tensor<(?:\d+x)*([a-z]+\d+)>", text)
+    assert reduced and "bf16" not in reduced
+    assert {leaf.dtype for leaf in jax.tree.leaves(lowered.out_info)} == {jnp.dtype("float32")}
