@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def tool():
+    assert len(jax.devices()) == 8  # from now on --cpu-devices cannot change how many there are
     specification = importlib.util.spec_from_file_location("plan", ROOT / "tools" / "plan.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
