@@ -123,12 +123,12 @@ def topology_devices(name: str) -> list[Any]:
     Raises:
       SparkError: no TPU compiler is installed, or it does not know the topology.
     """
-    if not re.fullmatch(r"v\d+\w*:\d+(x\d+)+", name):
+    if not re.fullmatch(r"[a-z]+\d+\w*:\d+(x\d+)+", name):
         raise SparkError(f"--topology {name}: expected a TPU and its chips, such as v5e:4x4 or v5p:4x4x8")
-    # The compiler looks for the TPU it would run on, and for others who use it.
+    # The compiler looks for the TPU it would run on, and for others who use it; any answer will do.
     settings = {
         "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "none", "TPU_MIN_LOG_LEVEL": "3",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_MIN_LOG_LEVEL": "3",
     }  # fmt: skip
     for key, value in settings.items():
         os.environ.setdefault(key, value)
