@@ -109,6 +109,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory", type=float, metavar="GIB", help="of a chip; default: what the chip has")
     parser.add_argument("--tries", type=int, default=8, metavar="N", help="settings to compile in search of a fit")
     parser.add_argument("--mfu", type=float, default=0.4, help="assumed model FLOPs utilisation (default 0.4)")
+    parser.add_argument("--save-hlo", metavar="FILE", help="the compiled program's text, to look into")
     corpus = parser.add_mutually_exclusive_group()
     corpus.add_argument("--hours-of-audio", type=float, metavar="H", help="of a corpus, read once")
     corpus.add_argument("--tokens", type=float, metavar="N", help="of a corpus of the language model, read once")
@@ -122,12 +123,12 @@ def topology_devices(name: str) -> list[Any]:
     Raises:
       SparkError: no TPU compiler is installed, or it does not know the topology.
     """
-    if not re.fullmatch(r"v\d+\w*:\d+(x\d+)+", name):
+    if not re.fullmatch(r"[a-z]+\d+\w*:\d+(x\d+)+", name):
         raise SparkError(f"--topology {name}: expected a TPU and its chips, such as v5e:4x4 or v5p:4x4x8")
-    # The compiler looks for the TPU it would run on, and for others who use it.
+    # The compiler looks for the TPU it would run on, and for others who use it; any answer will do.
     settings = {
         "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "none", "TPU_MIN_LOG_LEVEL": "3",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_MIN_LOG_LEVEL": "3",
     }  # fmt: skip
     for key, value in settings.items():
         os.environ.setdefault(key, value)
@@ -175,7 +176,7 @@ def report(arguments: argparse.Namespace, where: str, devices: Sequence[Any]) ->
     chip = accelerator(devices[0].device_kind)
     limit = arguments.memory * GIB if arguments.memory else (chip.memory if chip else float("inf"))
     print(f"{arguments.config}{''.join(f' --set {o}' for o in overrides)} on {where} ({len(devices)} devices)")
-    result = compile_step(config, devices, limit)
+    result = compile_step(config, devices, limit, arguments.save_hlo)
     if isinstance(result, Plan):
         for line in describe(result, config, chip, limit, arguments):
             print(f"  {line}", flush=True)
@@ -192,8 +193,12 @@ def report(arguments: argparse.Namespace, where: str, devices: Sequence[Any]) ->
     return False
 
 
-def compile_step(config: Any, devices: Sequence[Any], limit: float) -> Plan | Refusal:
+def compile_step(config: Any, devices: Sequence[Any], limit: float, save_hlo: str | None = None) -> Plan | Refusal:
     """Compiles the training's step for the devices; no array is made.
+
+    Args:
+      limit: bytes of a chip's memory.
+      save_hlo: file for the text of the compiled program.
 
     Raises:
       SparkError: the configuration does not fit the mesh, whatever the memory.
@@ -211,7 +216,9 @@ def compile_step(config: Any, devices: Sequence[Any], limit: float) -> Plan | Re
             raise
         return refusal(str(error))
     seconds = time.perf_counter() - start
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    if save_hlo is not None:
+        Path(save_hlo).write_text(text)
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = memory.peak_memory_in_bytes if devices[0].platform == "tpu" else 0
     plan = Plan(
@@ -219,7 +226,7 @@ def compile_step(config: Any, devices: Sequence[Any], limit: float) -> Plan | Re
         arguments=arguments,
         outputs=outputs,
         temporaries=peak - arguments - outputs if peak else memory.temp_size_in_bytes,
-        moved=hlo.movement(compiled.as_text()),
+        moved=hlo.movement(text),
         model_flops=model_flops(config, system),
         executed_flops=flops.count_flops(traced.jaxpr),
         seconds=seconds,
@@ -281,6 +288,7 @@ def neighbours(config: Any) -> list[list[str]]:
         found = [[f"mesh.data={config.mesh.data // 2}", *found[0]]]
     if isinstance(config, BiCodecTrainingConfig):
         # Its batch cannot be accumulated: discriminators, batch statistics and code usage are of the whole batch.
+        found += [] if config.remat else [["remat=true"]]
         return found + [[f"data.batch_segments={config.data.batch_segments // 2}"]]
     found += [[f"remat={policy}"] for policy in REMAT[REMAT.index(config.remat) + 1 :]]
     found += [[f"accumulate={2 * config.accumulate}", f"data.batch_rows={config.data.batch_rows // 2}"]]

@@ -48,10 +48,8 @@ def codec_step_flops(config: BiCodecTrainingConfig, system: SparkConfig) -> floa
     repeat all of that.
     """
     # Nothing that is computed twice, and one device, as nothing is divided here.
-    changes = {"mesh": dataclasses.replace(config.mesh, data=1, fsdp=1, tensor=1)}
-    if hasattr(config, "remat"):
-        changes["remat"] = "none"
-    program = codec_program(dataclasses.replace(config, **changes), system)
+    mesh = dataclasses.replace(config.mesh, data=1, fsdp=1, tensor=1)
+    program = codec_program(dataclasses.replace(config, mesh=mesh, remat=False), system)
     return traced_flops(program.step, program.abstract_state(), program.batch)
 
 

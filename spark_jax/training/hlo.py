@@ -15,7 +15,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 _NO_TRAFFIC = frozenset({
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
     "partition-id", "replica-id", "iota", "copy-done", "async-update", "async-done", "add-dependency",
-    "opt-barrier", *(f"{kind}-done" for kind in COLLECTIVES),
+    "opt-barrier", "slice-done", "dynamic-slice-done", *(f"{kind}-done" for kind in COLLECTIVES),
 })  # fmt: skip
 _SLICES = ("dynamic-slice", "slice", "gather")
 _SIZES = {"pred": 1, "token": 0, "opaque": 0, "s4": 0.5, "u4": 0.5, "c64": 8, "c128": 16}
@@ -247,8 +247,11 @@ def _traffic(
     if opcode in _NO_TRAFFIC or "AllocateBuffer" in instruction.attributes:
         return 0.0
     inputs = [shape_bytes(shapes.get(operand, ""), 0) for operand in instruction.operands]
-    if opcode == "copy-start":  # the result names source and destination
-        return shape_bytes(instruction.shape, 0)
+    if opcode in ("copy-start", "all-gather-start", "collective-permute-start"):
+        return shape_bytes(instruction.shape, 0)  # the result names source and destination
+    if opcode in ("slice-start", "dynamic-slice-start"):  # so does this one's, but only a slice of the source is read
+        source = sum(shape_bytes(shapes.get(operand, "")) for operand in instruction.operands)
+        return shape_bytes(instruction.shape) - source + shape_bytes(instruction.shape, 0) - sum(inputs)
     if opcode == "dynamic-update-slice":
         return 2 * inputs[1]
     output = shape_bytes(instruction.shape, 0)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def tool():
+    assert len(jax.devices()) == 8  # from now on --cpu-devices cannot change how many there are
     specification = importlib.util.spec_from_file_location("plan", ROOT / "tools" / "plan.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -72,11 +73,27 @@ def test_what_does_not_fit_is_refused_with_figures(tool, config, capsys):
     assert "does not fit" in out and "GiB a chip, of 0.00" in out and "no setting found in 0 tries" in out
 
 
+def test_memory_is_flat_in_the_size_of_the_vocabulary(tool, config, tmp_path):
+    """Of twice the vocabulary half as many tokens' logits exist at a time; what grows is the table and its gradient."""
+    plans = {}
+    rows, length, small = 8, 256, 2048
+    for vocab, chunk in ((small, 64), (2 * small, 32)):
+        llm = to_mapping(tiny())["llm"] | {"vocab_size": vocab, "num_hidden_layers": 1}
+        (tmp_path / f"{vocab}.yaml").write_text(yaml.safe_dump({"llm": llm}))
+        changes = [f"model={tmp_path / f'{vocab}.yaml'}", f"loss_chunk={chunk}", f"data.row_length={length}"]
+        changes += [f"data.batch_rows={rows}", "accumulate=1", "mesh.data=1", "mesh.fsdp=1"]
+        plans[vocab] = tool.compile_step(tool.load_training(config, changes), jax.devices()[:1], math.inf)
+    grown = plans[2 * small].temporaries - plans[small].temporaries
+    table = 4 * small * tiny().llm.hidden_size
+    assert grown < 4 * table  # a few copies of what was added
+    assert grown < 0.1 * 4 * rows * length * small  # not [tokens, vocab]
+
+
 def test_the_nearest_setting_is_searched_for(tool, config, capsys, monkeypatch):
     """A made-up compiler: memory falls with rematerialisation and rows, and 12 GiB are there."""
     tried = []
 
-    def compile_step(config, devices, limit):
+    def compile_step(config, devices, limit, save_hlo=None):
         tried.append(config)
         if config.mesh.fsdp > 4:
             raise tool.SparkError("axis 'embed' is not divisible")
@@ -98,7 +115,7 @@ def test_the_nearest_setting_is_searched_for(tool, config, capsys, monkeypatch):
 
 def test_what_may_be_changed(tool):
     codec = BiCodecTrainingConfig(mesh=MeshConfig(data=4, fsdp=2))
-    assert tool.neighbours(codec) == [["mesh.data=2", "mesh.fsdp=4"], ["data.batch_segments=128"]]
+    assert tool.neighbours(codec) == [["mesh.data=2", "mesh.fsdp=4"], ["remat=true"], ["data.batch_segments=128"]]
     llm = LLMTrainingConfig(remat="attention", loss_chunk=256, data=TokenDataConfig(batch_rows=8))
     assert tool.neighbours(llm) == [["mesh.fsdp=2"], ["remat=full"], ["accumulate=2", "data.batch_rows=4"]]
 

@@ -1,12 +1,15 @@
 """Programs: their batches are those that the data pipelines make; the step is chosen by its number."""
 
 import dataclasses
+import importlib.util
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+import tiny_model
 
 from spark_jax import sharding
 from spark_jax.config import tiny
@@ -16,6 +19,7 @@ from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.data.tokens import TokenSequences
 from spark_jax.errors import SparkError
 from spark_jax.tokenizer import build_tokenizer
+from spark_jax.training import checkpoint, codec_step
 from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig
 from spark_jax.training.config import LLMTrainingConfig, MeshConfig, TokenDataConfig
 from spark_jax.training.program import Program, codec_program, llm_program
@@ -105,3 +109,28 @@ def test_options_that_exclude_each_other():
     data = dataclasses.replace(CODEC.data, whole_utterances=True)
     with pytest.raises(SparkError, match="whole_utterances: phase is 'full'"):
         codec_program(dataclasses.replace(CODEC, data=data), SYSTEM)
+
+
+def test_trainings_start_from_the_parts_of_a_model(tiny_model_directory):
+    """`init_from` and `wav2vec2` of the recipes: folders of a converted model, in the places of the run's state."""
+    parts = tiny_model_directory / "params"
+    expected = tiny_model.variables()
+    config = dataclasses.replace(
+        CODEC, wav2vec2=str(parts / "wav2vec2"), init_from=str(parts / "bicodec"), mesh=MeshConfig(data=2, fsdp=4)
+    )
+    state = codec_program(config, SYSTEM).abstract_state()
+    path = Path(__file__).parents[2] / "train" / "bicodec.py"
+    specification = importlib.util.spec_from_file_location("train_bicodec", path)
+    entry_point = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(entry_point)
+    loaded = entry_point.load_pretrained(state, config)
+    assert jax.tree.map(lambda leaf: leaf.shape, loaded["codec"]) == jax.tree.map(
+        lambda leaf: leaf.shape, codec_step.codec_variables(state)
+    )
+    program = llm_program(dataclasses.replace(LLM, mesh=MeshConfig(data=2, fsdp=2, tensor=2)), SYSTEM)
+    loaded["llm"] = checkpoint.load_params(parts / "llm", program.abstract_state().params)
+    assert loaded["llm"]["embed"]["embedding"].sharding.spec == jax.P("tensor", "fsdp")
+    jax.tree.map(
+        np.testing.assert_array_equal, loaded,
+        {"codec": expected["bicodec"], "wav2vec2": expected["wav2vec2"]["params"], "llm": expected["llm"]["params"]},
+    )  # fmt: skip
