@@ -99,7 +99,8 @@ def tree_shardings(mesh: Mesh, abstract: Any, rules: Mapping[str, Any] = RULES) 
         for name, size in zip(leaf.names, leaf.value.shape, strict=True):
             if name is not None and name not in rules:
                 problems.append(f"{where}: logical axis {name!r} is not in the table")
-            target = None if name is None else rules.get(name)
+            # An axis of one (the last convolution of a discriminator) has nothing to divide.
+            target = None if name is None or size == 1 else rules.get(name)
             axes = (target,) if isinstance(target, str) else (target or ())
             if used & set(axes):
                 problems.append(f"{where}: axes {leaf.names} meet on mesh axis {sorted(used & set(axes))}")

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -73,7 +73,7 @@ def conversion(
 
 
 ROW_LENGTH, ROWS = 2048, 128  # of configs/llm_0_5b.yaml
-V5E_FLOPS, MFU = 197e12, 0.45  # a chip's peak in bfloat16, and the share of it that a training is meant to reach
+MFU = 0.45  # of a chip's peak: what a training is meant to reach
 
 
 @app.command()
@@ -84,6 +84,8 @@ def data(
 ) -> None:
     """Reading and packing token records beside what llm_0_5b takes of them; the first batch of a large index."""
     from spark_jax.config import RELEASE
+    from spark_jax.training.flops import llm_step_flops
+    from spark_jax.training.hardware import accelerator
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -95,12 +97,13 @@ def data(
             rows.append(json.loads(result.stdout))
     small, _ = rows
     length = small["tokens"] / small["sequences"]
-    per_token = training_flops(RELEASE.llm, length)
-    wanted = V5E_FLOPS * MFU / per_token
+    per_token = llm_step_flops(RELEASE.llm, tokens=1.0, pairs=length / 2)
+    chip = accelerator("TPU v5e").flops
+    wanted = chip * MFU / per_token
     load = f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
     typer.echo(f"\n{load}; rows of {ROW_LENGTH}, {threads} threads; chips: v5e, fed by one second of one processor")
     typer.echo(
-        f"llm_0_5b on a chip: {V5E_FLOPS / 1e12:.0f} TFLOP/s · {MFU:.0%} / {per_token / 1e9:.2f} GFLOP a token "
+        f"llm_0_5b on a chip: {chip / 1e12:.0f} TFLOP/s · {MFU:.0%} / {per_token / 1e9:.2f} GFLOP a token "
         f"= {wanted:,.0f} tokens/s\n"
     )
     typer.echo("| records | sequences/s | tokens/s | tokens per processor s | chips | efficiency | first batch s "
@@ -185,16 +188,6 @@ def write_token_records(folder: Path, count: int, index_count: int) -> None:
         os.link(folder / "small" / entry.name, folder / "large" / entry.name)
     tiled = {name: np.tile(column, times) for name, column in columns.items()}
     records.write_index(folder / "large", "train", "tokens", shards * times, tiled, **more)
-
-
-def training_flops(config: Any, length: float) -> float:
-    """Operations of a training step for each token of sequences of a length: forward, and twice that backward."""
-    heads, size = config.num_attention_heads * config.head_dim, config.hidden_size
-    keys = config.num_key_value_heads * config.head_dim
-    layer = 2 * size * heads + 2 * size * keys + 3 * size * config.intermediate_size
-    weights = config.num_hidden_layers * layer + config.vocab_size * size
-    attention = config.num_hidden_layers * heads * length  # scores and values; half of both, for causality
-    return 6.0 * (weights + attention)
 
 
 def resident() -> float:

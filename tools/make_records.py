@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -218,6 +219,8 @@ def convert(
             futures = [pool.submit(write_shard, job, shard) for shard in range(shards)]
             try:
                 notes = [future.result() for future in tqdm(futures, disable=not sys.stderr.isatty())]
+            except BrokenProcessPool as error:
+                raise SparkError("a worker was killed, perhaps for memory; finished shards are kept") from error
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -295,8 +298,12 @@ def write_shard(job: Job, shard: int) -> records.Record:
     }  # fmt: skip
     note = records.encode(fields, arrays)
     temporary = job.note(shard).with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(note)
-    os.replace(temporary, job.note(shard))
+    try:
+        temporary.write_bytes(note)
+        os.replace(temporary, job.note(shard))
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SparkError(f"{job.note(shard)}: cannot be written ({error.strerror})") from error
     return records.decode(note)
 
 

@@ -118,7 +118,7 @@ class RecordAudio:
         if (found := reader.fields.get("sample_rate")) != sample_rate:
             raise SparkError(f"{reader.folder}: records of sample rate {found}, expected {sample_rate}")
         self._reader, self._sample_rate, self._weight = reader, sample_rate, weight
-        self.seconds = reader.columns["samples"] / np.float32(sample_rate)
+        self.seconds = reader.columns["samples"].astype(np.float32) / np.float32(sample_rate)
         self.num_tokens = reader.columns["tokens"]
         for reason, count in reader.fields["dropped"].items():
             self.dropped.add(reason, count)

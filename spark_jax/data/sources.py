@@ -20,6 +20,8 @@ from spark_jax.errors import SparkError
 
 T = TypeVar("T")
 
+WARNINGS = 10  # of one reason
+
 
 def expand(sources: Sources) -> list[SourceConfig]:
     """The sources of a configuration, patterns replaced by the paths that they match.
@@ -35,7 +37,8 @@ def expand(sources: Sources) -> list[SourceConfig]:
     for source in sources:
         if isinstance(source.weight, bool) or not (math.isfinite(source.weight) and source.weight > 0):
             raise SparkError(f"source {source.path}: weight is {source.weight!r}, expected a positive number")
-        paths = sorted(glob.glob(source.path)) if glob.has_magic(source.path) else [source.path]
+        pattern = glob.has_magic(source.path) and not Path(source.path).exists()
+        paths = sorted(glob.glob(source.path)) if pattern else [source.path]
         if not paths:
             raise SparkError(f"{source.path}: matches nothing")
         found += [SourceConfig(path, source.weight) for path in paths]
@@ -70,7 +73,7 @@ class Dropped:
     """What a source leaves out, counted by reason; and what to do about an example that cannot be used.
 
     Args:
-      on_error: "raise", or "skip": count it and go on. Every skipped one is also a warning in the log.
+      on_error: "raise", or "skip": count it and go on. The first ten of a reason are also warnings in the log.
     """
 
     def __init__(self, on_error: Literal["raise", "skip"] = "raise"):
@@ -88,7 +91,8 @@ class Dropped:
         if not self.skips:
             raise error
         self.add(reason)
-        logging.getLogger(__name__).warning("skipped: %s", error)
+        if self.counts[reason] <= WARNINGS:
+            logging.getLogger(__name__).warning("skipped: %s", error)
 
 
 class Summarised(Protocol):

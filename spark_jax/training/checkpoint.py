@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,28 +180,24 @@ class Checkpoints:
 
     def _load(self, step: int, abstract_state: Any, data: Any) -> tuple[Any, str | None]:
         """The state of a step, or what is wrong with it: all processes come to the same conclusion."""
-        folder, state, problem, misfits = self._directory / str(step), None, None, []
+        folder = self._directory / str(step)
         # Each process reads for itself, without Orbax's barriers: one that fails would leave the others waiting there.
         context = ocp.Context()
         context.multiprocessing.primary_host = jax.process_index()
         context.multiprocessing.active_processes = {jax.process_index()}
-        context.multiprocessing.barrier_sync_key_prefix = f"restore_{jax.process_index()}_"
-        try:
-            with context:
-                stored = ocp.metadata(str(folder), checkpointable_name="state")
-                have = _shapes(stored.metadata)
-                if not have:  # Orbax's answer where it cannot list the arrays
-                    raise ValueError("no description of its arrays")
-                misfits = _misfits(have, _shapes(abstract_state))
-                if not misfits:
-                    wanted = {"state": abstract_state, "data": _Position(data)}
-                    state = ocp.load_checkpointables(str(folder), wanted)["state"]
-        except Exception as error:  # Orbax, tensorstore and grain raise many types for damaged files
-            problem = _brief(error)
-        if misfits:
-            raise SparkError(f"{folder}: does not fit this configuration ({'; '.join(misfits)[:500]})")
+        with context:
+            stored, problem = _attempt(lambda: ocp.metadata(str(folder), checkpointable_name="state"))
+            have, want = _shapes(stored.metadata) if problem is None else {}, _shapes(abstract_state)
+            # Orbax counts the loads of a process and the counts have to agree, so none loads unless all do.
+            if not distributed.everywhere(bool(have)):
+                return None, problem or "no description of its arrays"
+            if misfits := _misfits(have, want):
+                raise SparkError(f"{folder}: does not fit this configuration ({'; '.join(misfits)[:500]})")
+            wanted = {"state": abstract_state, "data": _Position(data)}
+            loaded, problem = _attempt(lambda: ocp.load_checkpointables(str(folder), wanted))
         if not distributed.everywhere(problem is None):
             return None, problem or "damaged for another process"
+        state = loaded["state"]
         expected, found = (stored.custom_metadata or {}).get("checksums", {}), checksums(state)
         changed = [name for name, value in expected.items() if found.get(name) != value]
         return state, f"changed: {', '.join(changed)[:300]}" if changed else None
@@ -343,6 +339,14 @@ def load_params(directory: str | Path, abstract_params: Any = None) -> Any:
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
+
+
+def _attempt(read: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What it gives, or what is wrong: Orbax, tensorstore and grain raise many types for damaged files."""
+    try:
+        return read(), None
+    except Exception as error:
+        return None, _brief(error)
 
 
 def _misfits(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]) -> list[str]:

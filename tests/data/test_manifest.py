@@ -43,7 +43,7 @@ def test_audio_of_the_wrong_rate_and_no_audio(tmp_path):
         manifest.read_audio(str(tmp_path / "b.flac"), 16000)
 
 
-def test_what_is_no_record_can_be_skipped_and_counted(tmp_path):
+def test_what_is_no_record_can_be_skipped_and_counted(tmp_path, caplog):
     path = tmp_path / "tokens.jsonl"
     path.write_text('{"index": 1, "text": "a"}\n{\n{"index": 2}\n[]\n{"index": 3, "text": "c"}\n')
     dropped = Dropped("skip")
@@ -51,3 +51,8 @@ def test_what_is_no_record_can_be_skipped_and_counted(tmp_path):
     assert dropped.counts == {"unreadable": 1, "missing fields": 2}
     with pytest.raises(SparkError, match="no record"):
         manifest.read_jsonl(path, ["index", "voice"], None, Dropped("skip"))
+    path.write_text("{\n" * 50 + '{"index": 1}\n')
+    caplog.clear()
+    dropped = Dropped("skip")
+    assert len(manifest.read_jsonl(path, ["index"], None, dropped)) == 1 and dropped.counts == {"unreadable": 50}
+    assert len(caplog.records) == 10 and "tokens.jsonl:1: not a JSON object" in caplog.text

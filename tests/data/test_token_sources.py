@@ -62,6 +62,24 @@ def test_records_and_json_lines_give_the_same_batches(jsonl, folder, tokenizer):
     assert (first["sequences"], first["tokens"]) == (second["sequences"], second["tokens"])
 
 
+def test_a_restored_iterator_goes_on_with_the_same_batches(folder, tokenizer):
+    """In the middle of a later epoch, with noise."""
+    whole = batches(read(str(folder), tokenizer), 30)
+
+    def make():
+        sequences = read(str(folder), tokenizer)
+        return pipeline.batches(sequences.plan(4, 11), sequences.load, 30, 11)
+
+    iterator = make()
+    for _ in range(17):
+        next(iterator)
+    resumed = make()
+    resumed.set_state(iterator.get_state())
+    for ours, theirs in zip(resumed, whole[17:], strict=True):
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_process_reads_its_rows_records_only(folder, tokenizer, count, monkeypatch):
     """Counted at the files: together the processes read what one reads, and each of them its share."""

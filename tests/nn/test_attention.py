@@ -108,7 +108,7 @@ def test_splash_attention_under_a_mesh():
 
 
 def lower_for_cuda(monkeypatch, time, layers=3):
-    """The text of cuDNN attention and its gradient in a loop over layers; the version of cuDNN is given."""
+    """The text of cuDNN attention and its gradient in a loop over layers; told a version where cuDNN is absent."""
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     query, key, value, weight, segments = random_inputs(2, time, 14, 2, 64, jnp.bfloat16)
 

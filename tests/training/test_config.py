@@ -9,6 +9,7 @@ import pytest
 
 from spark_jax.config import SparkConfig
 from spark_jax.convert.configuration import read_llm_config
+from spark_jax.data.config import SourceConfig
 from spark_jax.errors import SparkError
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.config import CTCTrainingConfig, LLMTrainingConfig, MeshConfig, load_config
@@ -113,3 +114,14 @@ def test_the_size_of_heads_follows_the_file(tmp_path):
     assert load_config(SparkConfig, path).llm.head_dim == 48
     path.write_text("llm: {hidden_size: 192, num_attention_heads: 4, head_dim: 64}")
     assert load_config(SparkConfig, path).llm.head_dim == 64
+
+
+def test_sources_are_a_path_or_a_list_with_weights():
+    assert load_config(LLMTrainingConfig, None, ["tokens=a.jsonl"]).tokens == "a.jsonl"
+    mixture = load_config(LLMTrainingConfig, None, ["tokens=[{path: a, weight: 2}, {path: b}]"]).tokens
+    assert mixture == (SourceConfig("a", 2.0), SourceConfig("b"))
+    for value in ("3", "[3]", "[{pat: a}]", "[{path: a, weight: x}]"):
+        with pytest.raises(SparkError, match="tokens"):
+            load_config(LLMTrainingConfig, None, [f"tokens={value}"])
+    with pytest.raises(SparkError, match="on_error"):
+        load_config(LLMTrainingConfig, None, ["data.on_error=ignore"])
