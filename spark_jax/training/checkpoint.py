@@ -8,6 +8,7 @@ Resume rules, in this order:
 """
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -59,6 +60,8 @@ class Checkpoints:
                     get_metric_fn=self._value, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
                 )
             )
+        self._quiet = lambda record: not _told_here(record)
+        logging.getLogger("absl").addFilter(self._quiet)
         unreadable = _unreadable(self._directory)
         distributed.barrier("looked at all checkpoints")
         self._aside = self._set_aside(dict.fromkeys(unreadable, "its description cannot be read"))
@@ -177,6 +180,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._checkpointer.close()
+            logging.getLogger("absl").removeFilter(self._quiet)
 
     def _load(self, step: int, abstract_state: Any, data: Any) -> tuple[Any, str | None]:
         """The state of a step, or what is wrong with it: all processes come to the same conclusion."""
@@ -359,5 +363,12 @@ def _misfits(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, 
     ]
 
 
+def _told_here(record: logging.LogRecord) -> bool:
+    """Whether Orbax's threads log what the calls above raise or tell in a line."""
+    return record.exc_info is not None or "Failed to get metadata" in record.getMessage()
+
+
 def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """In one line; of a long one both ends, since the reason comes first or last."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:100]} … {text[-190:]}"

@@ -37,7 +37,9 @@ def places(mesh):
 
 
 def make_data():
-    load = lambda indices, rng: {"x": np.asarray(indices) + rng.random()}  # noqa: E731
+    def load(indices, rngs):
+        return {"x": np.array([index + rng.random() for index, rng in zip(indices, rngs, strict=True)])}
+
     return pipeline.batches(pipeline.shuffled_plan(20, 4, 0), load, 50, seed=0)
 
 
