@@ -17,7 +17,6 @@ from spark_jax.wav2vec2.model import normalize_input
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
-TASKS = {1: "tts", 2: "controllable_tts"}  # of a batch's `tasks`
 
 
 def ctc_step(
@@ -137,7 +136,7 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
     }
     groups = [(tokens.CLASS_NAMES[i], classes == i) for i in (tokens.CONTROL, tokens.GLOBAL, tokens.SEMANTIC)]
     if "tasks" in batch:
-        groups += [(name, is_target & (batch["tasks"] == i)) for i, name in TASKS.items()]
+        groups += [(name, is_target & (batch["tasks"] == i)) for i, name in enumerate(tokens.TASK_NAMES) if i]
     for name, chosen in groups:
         sums[f"loss_{name}"] = jnp.sum(scores.losses, where=chosen)
         sums[f"targets_{name}"] = jnp.sum(chosen, dtype=jnp.float32)

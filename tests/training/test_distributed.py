@@ -78,7 +78,15 @@ def test_a_whole_batch_is_put_as_this_process_rows_are():
         np.testing.assert_array_equal(whole[name], own[name])
 
 
-def test_the_first_signal_asks_and_the_second_acts():
+@pytest.fixture
+def interruptible():
+    """SIGINT has Python's effect; a process that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_asks_and_the_second_acts(interruptible):
     with pytest.raises(KeyboardInterrupt), distributed.stop_signals() as stop:
         assert not stop.agreed(0)
         os.kill(os.getpid(), signal.SIGINT)
