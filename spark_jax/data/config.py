@@ -17,6 +17,19 @@ Sources = str | tuple[SourceConfig, ...]
 
 
 @dataclasses.dataclass(frozen=True)
+class AudioDataConfig:
+    """Utterances batched by duration: each bucket has one fixed shape, hence one compilation."""
+
+    bucket_seconds: tuple[float, ...] = (2.0, 3.0, 4.0, 6.0, 10.0)  # longer utterances are dropped
+    batch_seconds: float = 60.0  # padded audio in a batch
+    train_split: str = "train"
+    evaluation_split: str = "validation"
+    evaluation_batches: int = 8
+    threads: int = 2
+    prefetch: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
 class TokenDataConfig:
     """Sequences of tokens packed into rows of one fixed length."""
 

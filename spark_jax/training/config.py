@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from spark_jax.config import from_mapping, to_mapping
-from spark_jax.data.config import Sources, TokenDataConfig
+from spark_jax.data.config import AudioDataConfig, Sources, TokenDataConfig
 from spark_jax.errors import SparkError
 from spark_jax.nn.attention import AttentionBackend
 from spark_jax.qwen2.model import Remat
@@ -40,19 +40,6 @@ class LoopConfig:
     max_skipped: int = 100  # updates left out in a row, because a gradient was not finite, after which the run ends
     seed: int = 0
     profile: tuple[int, int] | None = None  # first step traced into the folder `profile`, and the one after the last
-
-
-@dataclasses.dataclass(frozen=True)
-class AudioDataConfig:
-    """Utterances batched by duration: each bucket has one fixed shape, hence one compilation."""
-
-    bucket_seconds: tuple[float, ...] = (2.0, 3.0, 4.0, 6.0, 10.0)  # longer utterances are dropped
-    batch_seconds: float = 60.0  # padded audio in a batch
-    train_split: str = "train"
-    evaluation_split: str = "validation"
-    evaluation_batches: int = 8
-    threads: int = 2
-    prefetch: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
