@@ -196,9 +196,9 @@ def per_device(
 
 
 def _context() -> jax.sharding.AbstractMesh | None:
-    """The mesh that the current function is traced under, unless it runs per device already."""
+    """The mesh that the current function is traced under; None: one device, or it runs per device already."""
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.manual_axes else mesh
+    return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
 
 
 def initialize(mesh: Mesh, init: Callable[..., Any], *args: Any) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ Writes checkpoints, metrics.jsonl, data.json (utterances, and what was dropped),
 to TensorBoard.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,23 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         state, program.jit_step(shardings, int(state.step)), batches,
         config=config.loop, checkpoints=checkpoints, directory=output,
         put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate=program.rate,
-        schedules={"learning_rate": make_schedule(config.generator_optimizer, config.loop.steps)}, parts=("codec",),
+        schedules=schedules(config), parts=("codec",),
         flops_per_step=codec_step_flops(config, system) if peak_flops(mesh.devices.flat[0]) else None,
         peak_flops=peak_flops(mesh.devices.flat[0]),
     )  # fmt: skip
     checkpoints.close()
     samples.close()
     return state
+
+
+def schedules(config: BiCodecTrainingConfig) -> dict[str, Callable[[int], Any]]:
+    """Learning rates as functions of the steps made; discriminators count theirs from their first one."""
+    steps = config.loop.steps
+    rates = {"learning_rate": make_schedule(config.generator_optimizer, steps)}
+    if config.adversarial:
+        rate = make_schedule(config.discriminator_optimizer, steps)
+        rates["discriminator_learning_rate"] = lambda step: rate(max(step - config.adversarial_start, 0))
+    return rates
 
 
 def load_pretrained(state: TrainState, config: BiCodecTrainingConfig) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from spark_jax import sharding
 from spark_jax.errors import SparkError
-from spark_jax.nn.fused_attention import cudnn_attention, segment_mask, splash_attention
+from spark_jax.nn.fused_attention import KEY_AXES, QUERY_AXES, cudnn_attention, segment_mask, splash_attention
 from spark_jax.nn.linear import wide_einsum
 
 AttentionBackend = Literal["auto", "xla", "rowwise", "splash", "cudnn"]
@@ -37,8 +38,6 @@ def choose_backend(name: AttentionBackend, mesh: Mesh, dtype: jnp.dtype) -> Atte
         raise SparkError(f"attention: {name} on {platform} devices, expected {PLATFORMS[name][0]}, or auto")
     if name == "cudnn" and not half:
         raise SparkError(f"attention: cudnn in {jnp.dtype(dtype).name}, expected dtype bfloat16, or auto")
-    if name == "rowwise" and mesh.size > 1:
-        raise SparkError(f"attention: rowwise on a mesh of {mesh.size} devices, expected one")
     return name
 
 
@@ -69,8 +68,11 @@ def self_attention(
         return splash_attention(query, key, value, segment_ids)
     if backend == "cudnn":
         return cudnn_attention(query, key, value, mask)
-    plain = {"xla": grouped_query_attention, "rowwise": rowwise_causal_attention}[backend]
-    return plain(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask)
+    if backend == "rowwise":
+        inputs = (QUERY_AXES, KEY_AXES, KEY_AXES, ("batch", None, None))
+        attend = sharding.per_device(rowwise_causal_attention, inputs, QUERY_AXES, check_replicas=True)
+        return attend(query, key, value, mask)
+    return grouped_query_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask)
 
 
 def grouped_query_attention(
@@ -96,8 +98,8 @@ def grouped_query_attention(
 
 def rowwise_causal_attention(
     query: Float[Array, "batch time heads dim"],
-    key: Float[Array, "batch kv_heads time dim"],
-    value: Float[Array, "batch kv_heads time dim"],
+    key: Float[Array, "batch time kv_heads dim"],
+    value: Float[Array, "batch time kv_heads dim"],
     mask: Bool[Array, "batch time time"],
     block: int = 80,
 ) -> Float[Array, "batch time heads dim"]:
@@ -105,12 +107,11 @@ def rowwise_causal_attention(
 
     A row's scores stay in the processor's cache, are computed again for the gradient, and end where their block of
     queries ends; the query heads of a key head are rows of one product. With gradients, ten rows of 320 take a third
-    of the time. Rows follow one another, so a batch that is divided over devices would be gathered: one device only.
+    of the time. Rows follow one another, so under a mesh it is for `sharding.per_device`: XLA would gather them.
     """
-    batch, time, heads, dim = query.shape
-    kv_heads = key.shape[1]
+    time, heads, dim = query.shape[1:]
+    kv_heads = key.shape[2]
     groups = heads // kv_heads
-    query = query.reshape(batch, time, kv_heads, groups, dim).swapaxes(1, 2)
 
     def attend_block(query, key, value, mask):
         """Queries [kv_heads, block, groups, dim] over the keys up to the block's end."""
@@ -124,17 +125,16 @@ def rowwise_causal_attention(
     @jax.checkpoint
     def attend(row):
         query, key, value, mask = row
+        query = query.reshape(time, kv_heads, groups, dim).swapaxes(0, 1)
+        key, value = key.swapaxes(0, 1), value.swapaxes(0, 1)
         ends = [(start, min(start + block, time)) for start in range(0, time, block)]
-        return jnp.concatenate(
-            [
-                attend_block(query[:, start:end], key[:, :end], value[:, :end], mask[start:end, :end])
-                for start, end in ends
-            ],
-            axis=1,
-        )
+        blocks = [
+            attend_block(query[:, start:end], key[:, :end], value[:, :end], mask[start:end, :end])
+            for start, end in ends
+        ]
+        return jnp.concatenate(blocks, axis=1).swapaxes(0, 1).reshape(time, heads, dim)
 
-    mixed = jax.lax.map(attend, (query, key, value, mask))
-    return mixed.swapaxes(1, 2).reshape(batch, time, heads, dim)
+    return jax.lax.map(attend, (query, key, value, mask))
 
 
 def causal_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:

@@ -2,7 +2,8 @@
 
 The loss is linear in what the tokens weigh, so the gradient is computed in the same pass over the chunks that computes
 the loss, up to one factor: nothing is computed twice, and nothing of the vocabulary's size is kept but the gradient of
-the table. Each device goes through its own tokens; it fetches the table once before and gives the table's gradient away
+the table. Tokens without weight come last, and chunks of such alone are passed over: prompts and padding cost nothing.
+Each device goes through its own tokens; it fetches the table once before and gives the table's gradient away
 once after, where a loop that XLA divides would do both for every chunk.
 """
 
@@ -20,7 +21,7 @@ HIDDEN_AXES, TABLE_AXES, TOKEN_AXES = ("batch", None, None), ("vocab", "embed"),
 
 @flax.struct.dataclass
 class TokenScores:
-    """What a pass says of every token; no gradient goes through it."""
+    """What a pass says of every token, 0 of those without weight; no gradient goes through it."""
 
     losses: Float[Array, "batch time"]  # cross-entropy, nats
     ranks: Int[Array, "batch time"]  # tokens that are more likely than the target
@@ -105,7 +106,7 @@ def _device_pass(
         total = over_vocabulary(jnp.sum(jnp.exp(logits - highest[:, None]), axis=-1))
         log_total = highest + jnp.log(total)
         rank = over_vocabulary(jnp.sum(logits > chosen[:, None], axis=-1, dtype=jnp.int32))
-        figures = (log_total - chosen, rank)
+        figures = (jnp.where(weight == 0, 0.0, log_total - chosen), jnp.where(weight == 0, 0, rank))
         if not with_gradients:
             return d_table, figures
         d_logits = weight[:, None] * (jnp.exp(logits - log_total[:, None]) - is_target)
@@ -114,16 +115,24 @@ def _device_pass(
         d_x = over_vocabulary(jnp.einsum("nv,vd->nd", d_logits, whole, preferred_element_type=jnp.float32))
         return d_table, (*figures, d_x.astype(x.dtype))
 
+    def no_chunk(d_table: Array, part: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, ...]]:
+        _, shapes = jax.eval_shape(one_chunk, d_table, part)
+        return d_table, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
     count = rows * time
     chunk = min(chunk, count)
-    padding = -count % chunk
     flat = (hidden.reshape(count, dim), targets.reshape(count), weights.astype(jnp.float32).reshape(count))
+    order = jnp.argsort(flat[2] == 0)  # stable: those with weight in their order, then the others
     parts = tuple(
-        jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))).reshape(-1, chunk, *x.shape[1:]) for x in flat
+        jnp.pad(x[order], ((0, -count % chunk), *((0, 0),) * (x.ndim - 1))).reshape(-1, chunk, *x.shape[1:])
+        for x in flat
     )
     d_table = jnp.zeros(whole.shape if with_gradients else (0, 0), jnp.float32)
-    d_table, figures = jax.lax.scan(one_chunk, d_table, parts)
-    figures = [x.reshape(-1, *x.shape[2:])[:count].reshape(rows, time, *x.shape[2:]) for x in figures]
+    d_table, figures = jax.lax.scan(
+        lambda total, part: jax.lax.cond(jnp.any(part[2] != 0), one_chunk, no_chunk, total, part), d_table, parts
+    )
+    place = jnp.argsort(order)
+    figures = [x.reshape(-1, *x.shape[2:])[place].reshape(rows, time, *x.shape[2:]) for x in figures]
     loss = jnp.sum(figures[0] * weights)
     if batch_axes:
         loss = jax.lax.psum(loss, batch_axes)
@@ -131,7 +140,9 @@ def _device_pass(
         return loss, *figures
     # Summed over the devices with other tokens: those that share the table's columns each keep theirs.
     if embed_axes:
-        d_table = jax.lax.psum_scatter(d_table, embed_axes, scatter_dimension=1, tiled=True)
+        # Over an axis in front: XLA reduces columns that are no multiple of its tiles whole, on every device.
+        columns = d_table.reshape(d_table.shape[0], -1, table.shape[1]).swapaxes(0, 1)
+        d_table = jax.lax.psum_scatter(columns, embed_axes)
     others = tuple(axis for axis in batch_axes if axis not in embed_axes)
     if others:
         d_table = jax.lax.psum(d_table, others)

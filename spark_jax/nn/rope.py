@@ -1,13 +1,29 @@
 """Rotary position embedding, the half-split form of Llama and Qwen (RoFormer, arXiv 2104.09864)."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from spark_jax import sharding
 
 
 def rotary_angles(
     positions: Int[Array, "batch time"], head_dim: int, theta: float
 ) -> tuple[Float[Array, "batch time half"], Float[Array, "batch time half"]]:
     """Cosine and sine of position · theta^(-2i / head_dim), float32: large positions need the mantissa."""
+    turn = partial(_turn, head_dim=head_dim, theta=theta)
+    if positions.shape[1] == 1:
+        return turn(positions)
+    # XLA's CPU backend would compute them anew in every layer that uses them, a twentieth of a training step; what
+    # comes out of a loop is kept.
+    rows, parts = ("batch", None), ("batch", None, None)
+    by_row = sharding.per_device(partial(jax.lax.map, turn), (rows,), (parts, parts))
+    return jax.lax.platform_dependent(positions, cpu=by_row, default=turn)
+
+
+def _turn(positions: Int[Array, "*shape"], head_dim: int, theta: float) -> tuple[Array, Array]:
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)

@@ -23,6 +23,7 @@ from spark_jax.nn.fused_attention import RESIDUALS
 from spark_jax.nn.linear import flat_dot_general, wide_einsum
 from spark_jax.nn.rms_norm import RMSNorm
 from spark_jax.nn.rope import apply_rotary, rotary_angles
+from spark_jax.nn.swiglu import swiglu
 from spark_jax.qwen2.cache import KVCache
 
 INIT_SCALE = 0.02  # Qwen2's initializer_range
@@ -119,7 +120,7 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
         wide = partial(Projection, (self.config.intermediate_size,), ("embed", "mlp"), self.dtype)
         narrow = Projection((self.config.hidden_size,), ("mlp", "embed"), self.dtype, name="down")
-        return narrow(nn.silu(wide(name="gate")(x)) * wide(name="up")(x))
+        return narrow(swiglu(wide(name="gate")(x), wide(name="up")(x)))
 
 
 class DecoderLayer(nn.Module):

@@ -14,7 +14,13 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
-from spark_jax.nn.attention import causal_mask, choose_backend, grouped_query_attention, rowwise_causal_attention
+from spark_jax.nn.attention import (
+    causal_mask,
+    choose_backend,
+    grouped_query_attention,
+    rowwise_causal_attention,
+    self_attention,
+)
 from spark_jax.nn.fused_attention import cudnn_attention, segment_mask, splash_attention
 
 
@@ -56,7 +62,7 @@ def test_rowwise_attention_is_attention(block):
     mask = causal_mask(segments)
 
     def rowwise(query, key, value):
-        return rowwise_causal_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask, block)
+        return rowwise_causal_attention(query, key, value, mask, block)
 
     expected = value_and_gradients(lambda *x: plain(*x, segments), query, key, value, weight)
     assert_equal(value_and_gradients(rowwise, query, key, value, weight), expected, 1e-6)
@@ -86,7 +92,12 @@ def test_splash_attention_in_bfloat16():
     assert_equal(found, expected, 1e-2)
 
 
-def test_splash_attention_under_a_mesh():
+def rowwise_attention(query, key, value, segment_ids):
+    return self_attention("rowwise", query, key, value, segment_ids, causal_mask(segment_ids))
+
+
+@pytest.mark.parametrize("backend", [partial(splash_attention, interpret=True), rowwise_attention])
+def test_attention_under_a_mesh(backend):
     """Each device has its rows and heads, and nothing is exchanged."""
     mesh = sharding.make_mesh(2, 2, 2)
     query, key, value, weight, segments = random_inputs(4, 128, 4, 2, 16)
@@ -95,8 +106,7 @@ def test_splash_attention_under_a_mesh():
     rows = jax.NamedSharding(mesh, sharding.spec(mesh, "batch"))
 
     def run(query, key, value, weight, segments):
-        attend = partial(splash_attention, segment_ids=segments, interpret=True)
-        mixed, pullback = jax.vjp(attend, query, key, value)
+        mixed, pullback = jax.vjp(partial(backend, segment_ids=segments), query, key, value)
         return mixed, pullback(weight)
 
     compiled = jax.jit(sharding.under_mesh(run, mesh), in_shardings=(heads,) * 4 + (rows,), out_shardings=heads)
@@ -181,7 +191,6 @@ def test_the_devices_decide(platform, dtype, expected):
         ("splash", "cpu", 1, "splash on cpu devices, expected tpu"),
         ("cudnn", "tpu", 1, "cudnn on tpu devices, expected gpu"),
         ("cudnn", "gpu", 1, "cudnn in float32, expected dtype bfloat16"),
-        ("rowwise", "cpu", 2, "rowwise on a mesh of 2 devices, expected one"),
         ("flash", "cpu", 1, "unknown backend 'flash', expected one of auto, xla"),
     ],
 )

@@ -27,7 +27,8 @@ def whole(hidden, table, targets, weights):
     logits = jnp.einsum("btd,vd->btv", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)
-    return jnp.sum(losses * weights), (losses, jnp.sum(logits > chosen, axis=-1))
+    ranks = jnp.sum(logits > chosen, axis=-1)
+    return jnp.sum(losses * weights), jax.tree.map(lambda x: jnp.where(weights == 0, 0, x), (losses, ranks))
 
 
 def run(loss, hidden, table, targets, weights, factor=3.0):

@@ -97,7 +97,7 @@ def test_the_abstract_state_is_the_real_one():
     ("change", "message"),
     [
         ({"data": TokenDataConfig(batch_rows=12)}, "data.batch_rows is 12, expected a multiple of 8"),
-        ({"attention": "rowwise"}, "attention: rowwise on a mesh of 8 devices, expected one"),
+        ({"attention": "splash"}, "attention: splash on cpu devices, expected tpu"),
     ],
 )
 def test_what_does_not_fit_the_mesh_is_told(change, message):
