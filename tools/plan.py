@@ -111,8 +111,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mfu", type=float, default=0.4, help="assumed model FLOPs utilisation (default 0.4)")
     parser.add_argument(
         "--effort", type=float, default=0.0, metavar="E",
-        help="of the TPU compiler, from 0 (what a run has) to -1: compiles several times faster in a quarter of the "
-        "memory, what fits is then found with slower convolutions and some more memory",
+        help="of the TPU compiler, from 0 (what a run has) to -1: compiles several times faster, in a quarter of the "
+        "memory; a chip's traffic is then overstated, its memory a few percent off",
     )  # fmt: skip
     parser.add_argument("--save-hlo", metavar="FILE", help="the compiled program's text, to look into")
     corpus = parser.add_mutually_exclusive_group()

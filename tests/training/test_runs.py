@@ -1,4 +1,4 @@
-"""train/llm.py as a program: killed, stopped, out of room, and in two processes; each time the same metrics."""
+"""The trainings as programs: killed, stopped, out of room, and in two processes; each time the same metrics."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from spark_jax import config
 from spark_jax.pytree import flatten
@@ -68,13 +69,40 @@ def settings(tmp_path_factory):
         "optimizer": {"warmup_steps": 2},
         "loop": {"steps": STEPS, "log_every": 1, "evaluate_every": 10, "checkpoint_every": 5},
     }  # fmt: skip
-    (folder / "run.yaml").write_text(json.dumps(run))
-    return folder / "run.yaml"
+    (folder / "llm.yaml").write_text(json.dumps(run))
+    return folder / "llm.yaml"
+
+
+@pytest.fixture(scope="module")
+def codec_settings(tmp_path_factory):
+    """The codec with both players from the second step on, on noise."""
+    folder = tmp_path_factory.mktemp("codec")
+    rng = np.random.default_rng(0)
+    with (folder / "metadata.jsonl").open("w") as lines:
+        for i in range(20):
+            soundfile.write(folder / f"{i}.flac", rng.uniform(-0.5, 0.5, 3000 + 500 * i), 16_000)
+            record = {"index": str(i), "split": "train" if i < 16 else "validation", "wav_path": f"{i}.flac"}
+            lines.write(json.dumps(record | {"duration": (3000 + 500 * i) / 16_000}) + "\n")
+    (folder / "model.yaml").write_text(json.dumps(config.to_mapping(config.tiny())))
+    optimizer = {"warmup_steps": 0, "decay_steps": 100, "eps": 1e-4}
+    run = {
+        "corpus": str(folder), "model": str(folder / "model.yaml"), "adversarial_start": 1, "d_vector_train_start": 1,
+        "discriminator": {
+            "periods": [3], "period_channels": [4, 4], "fft_sizes": [128], "hop_lengths": [32],
+            "window_lengths": [100], "bands": [0.0, 0.5, 1.0], "spectral_channels": 2,
+        },
+        "data": {"segment_seconds": 0.1, "context_seconds": 0.02, "batch_segments": 4, "threads": 1},
+        "generator_optimizer": optimizer, "discriminator_optimizer": optimizer,
+        "loop": {"steps": 5, "log_every": 1, "evaluate_every": 5, "checkpoint_every": 2},
+    }  # fmt: skip
+    (folder / "bicodec.yaml").write_text(json.dumps(run))
+    return folder / "bicodec.yaml"
 
 
 def start(settings, output, *arguments, at=None, event=None, devices=2):
-    """The program; `event` happens before step `at` of this start."""
-    command = [str(ROOT / "train" / "llm.py"), str(settings), "--output", str(output), *map(str, arguments)]
+    """train/NAME.py for settings NAME.yaml; `event` happens before step `at` of this start."""
+    program = ROOT / "train" / f"{settings.stem}.py"
+    command = [str(program), str(settings), "--output", str(output), *map(str, arguments)]
     head = ["-c", WITH_EVENT, str(at), event] if event else []
     environment = os.environ | {
         "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices),
@@ -211,3 +239,30 @@ def test_sigterm_to_one_of_two_stops_both_and_loses_no_step(settings, whole_of_t
     for process in in_two_processes(settings, tmp_path):
         finish(process)
     assert_same_run(tmp_path, whole_of_two)
+
+
+@pytest.mark.slow
+def test_the_codec_in_two_processes_is_that_of_one_and_resumes_after_a_kill(codec_settings, tmp_path, monkeypatch):
+    """Statistics of batch norm and codes, both players and validation are of the whole batch."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of it
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    one, two, killed = (tmp_path / name for name in ("one", "two", "killed"))
+    finish(start(codec_settings, one))
+    for process in in_two_processes(codec_settings, two):
+        finish(process)
+    found, expected = metrics(two), metrics(one)
+    assert [line["step"] for line in expected if line["group"] == "train"] == [1, 2, 3, 4, 5]
+    assert "discriminator" not in expected[0] and expected[1]["discriminator"] > 0
+    assert expected[1]["discriminator_learning_rate"] == pytest.approx(1e-4)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys() and ours["group"] == theirs["group"]
+        for name in ours.keys() - {"group"}:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-6, err_msg=name)
+
+    processes = in_two_processes(codec_settings, killed, at=4, event=KILL)
+    finish(processes[1], -signal.SIGKILL)
+    processes[0].communicate(timeout=240)
+    assert processes[0].returncode != 0
+    for process in in_two_processes(codec_settings, killed):
+        finish(process)
+    assert metrics(killed) == found and last_checksums(killed) == last_checksums(two)
