@@ -89,6 +89,8 @@ class Roofline:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
+        if not -1 <= arguments.effort <= 0:
+            raise SparkError(f"--effort {arguments.effort}: expected -1 to 0")
         fits = True
         for name in arguments.topology or [None]:
             devices = topology_devices(name) if name else cpu_devices(arguments.cpu_devices)

@@ -93,7 +93,8 @@ def test_the_nearest_setting_is_searched_for(tool, config, capsys, monkeypatch):
     """A made-up compiler: memory falls with rematerialisation and rows, and 12 GiB are there."""
     tried = []
 
-    def compile_step(config, devices, limit, save_hlo=None):
+    def compile_step(config, devices, limit, effort, save_hlo=None):
+        assert effort == -0.5
         tried.append(config)
         if config.mesh.fsdp > 4:
             raise tool.SparkError("axis 'embed' is not divisible")
@@ -105,11 +106,11 @@ def test_the_nearest_setting_is_searched_for(tool, config, capsys, monkeypatch):
         return tool.Refusal(f"{size} GiB", size * GIB)
 
     monkeypatch.setattr(tool, "compile_step", compile_step)
-    assert tool.main([config, "--cpu-devices", "8", "--memory", "12", "--tries", "20"]) == 1
+    assert tool.main([config, "--cpu-devices", "8", "--memory", "12", "--tries", "20", "--effort", "-0.5"]) == 1
     out = capsys.readouterr().out
     assert "this does     --set remat=full --set accumulate=4 --set data.batch_rows=4" in out
     assert tried[-1].accumulate * tried[-1].data.batch_rows == 16  # of the same batch
-    assert tool.main([config, "--cpu-devices", "8", "--memory", "0.1", "--tries", "3"]) == 1
+    assert tool.main([config, "--cpu-devices", "8", "--memory", "0.1", "--tries", "3", "--effort", "-0.5"]) == 1
     assert "no setting found in 3 tries" in capsys.readouterr().out
 
 
@@ -182,3 +183,8 @@ def test_a_corpus_in_steps(tool):
     assert tool.corpus_steps(BiCodecTrainingConfig(), arguments)[0] == pytest.approx(64 * 3600 / (256 * 2.4))
     nothing = tool.parse_arguments(["x", "--cpu-devices", "1"])
     assert tool.corpus_steps(BiCodecTrainingConfig(), nothing)[0] == 800_000
+
+
+def test_an_effort_that_does_not_exist(tool, capsys):
+    assert tool.main(["configs/tiny_llm.yaml", "--cpu-devices", "1", "--effort", "-2"]) == 2
+    assert "--effort -2.0: expected -1 to 0" in capsys.readouterr().err
