@@ -141,8 +141,10 @@ def topology_devices(name: str) -> list[Any]:
         os.environ.setdefault(key, value)
     if jax.config.jax_platforms != "cpu":
         jax.config.update("jax_platforms", "cpu")
+    # The two cores of these chips are one device, as they are to JAX on the machines; to the compiler they can be two.
+    options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except Exception as error:  # several kinds, by what is missing
         reason = " ".join(str(error).split())
         if "not installed" in reason or "libtpu.so" in reason:

@@ -13,7 +13,7 @@ from spark_jax.config import tiny, to_mapping
 from spark_jax.training import hlo
 from spark_jax.training.codec_config import BiCodecTrainingConfig
 from spark_jax.training.config import LLMTrainingConfig, MeshConfig, TokenDataConfig
-from spark_jax.training.hardware import GIB, Accelerator
+from spark_jax.training.hardware import GIB, Accelerator, accelerator
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,6 +151,17 @@ def test_a_missing_compiler_is_told(tool, config, capsys, monkeypatch):
     assert tool.main([config, "--cpu-devices", "9000"]) == 2
     assert tool.main(["nowhere.yaml", "--cpu-devices", "1"]) == 2
     assert "nowhere.yaml: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5p:2x2x1", "v5e:2x2", "v6e:2x2"])
+def test_a_chip_is_one_device(tool, name, monkeypatch):
+    pytest.importorskip("libtpu")
+    for variable in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD", "TPU_MIN_LOG_LEVEL"):
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+    devices = tool.topology_devices(name)
+    assert len(devices) == 4 and accelerator(devices[0].device_kind) is not None
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
