@@ -9,10 +9,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
+from spark_jax.nn.blockwise_attention import blockwise_attention
 from spark_jax.nn.fused_attention import KEY_AXES, QUERY_AXES, cudnn_attention, segment_mask, splash_attention
 from spark_jax.nn.linear import wide_einsum
 
-AttentionBackend = Literal["auto", "xla", "rowwise", "splash", "cudnn"]
+AttentionBackend = Literal["auto", "xla", "blockwise", "splash", "cudnn"]
 PLATFORMS = {"splash": ("tpu",), "cudnn": ("gpu", "cuda")}  # that a kernel exists on
 
 
@@ -68,9 +69,10 @@ def self_attention(
         return splash_attention(query, key, value, segment_ids)
     if backend == "cudnn":
         return cudnn_attention(query, key, value, mask)
-    if backend == "rowwise":
+    if backend == "blockwise":
         inputs = (QUERY_AXES, KEY_AXES, KEY_AXES, ("batch", None, None))
-        attend = sharding.per_device(rowwise_causal_attention, inputs, QUERY_AXES, check_replicas=True)
+        # It divides its rows, which under a mesh would be those of several devices.
+        attend = sharding.per_device(blockwise_attention, inputs, QUERY_AXES, check_replicas=True)
         return attend(query, key, value, mask)
     return grouped_query_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask)
 
@@ -94,47 +96,6 @@ def grouped_query_attention(
     scores = jnp.where(mask[:, None, None], scores * dim**-0.5, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bkgts,bksd->btkgd", weights, value).reshape(batch, time, heads, dim)
-
-
-def rowwise_causal_attention(
-    query: Float[Array, "batch time heads dim"],
-    key: Float[Array, "batch time kv_heads dim"],
-    value: Float[Array, "batch time kv_heads dim"],
-    mask: Bool[Array, "batch time time"],
-    block: int = 80,
-) -> Float[Array, "batch time heads dim"]:
-    """`grouped_query_attention` under a causal mask, row after row and in blocks of queries, for training on CPU.
-
-    A row's scores stay in the processor's cache, are computed again for the gradient, and end where their block of
-    queries ends; the query heads of a key head are rows of one product. With gradients, ten rows of 320 take a third
-    of the time. Rows follow one another, so under a mesh it is for `sharding.per_device`: XLA would gather them.
-    """
-    time, heads, dim = query.shape[1:]
-    kv_heads = key.shape[2]
-    groups = heads // kv_heads
-
-    def attend_block(query, key, value, mask):
-        """Queries [kv_heads, block, groups, dim] over the keys up to the block's end."""
-        length = key.shape[1]
-        scores = wide_einsum("kqd,ksd->kqs", query.reshape(kv_heads, -1, dim), key)
-        scores = scores.reshape(kv_heads, -1, groups, length) * dim**-0.5
-        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        return jnp.einsum("kqs,ksd->kqd", weights.reshape(kv_heads, -1, length), value).reshape(query.shape)
-
-    @jax.checkpoint
-    def attend(row):
-        query, key, value, mask = row
-        query = query.reshape(time, kv_heads, groups, dim).swapaxes(0, 1)
-        key, value = key.swapaxes(0, 1), value.swapaxes(0, 1)
-        ends = [(start, min(start + block, time)) for start in range(0, time, block)]
-        blocks = [
-            attend_block(query[:, start:end], key[:, :end], value[:, :end], mask[start:end, :end])
-            for start, end in ends
-        ]
-        return jnp.concatenate(blocks, axis=1).swapaxes(0, 1).reshape(time, heads, dim)
-
-    return jax.lax.map(attend, (query, key, value, mask))
 
 
 def causal_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:

@@ -69,7 +69,7 @@ class LLMTrainingConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
     accumulate: int = 1  # micro-batches per update
     loss_chunk: int = 1024  # tokens of a device whose logits exist at a time
-    attention: AttentionBackend = "auto"  # by the devices; "rowwise" is for CPUs: nn/attention.py
+    attention: AttentionBackend = "auto"  # by the devices; "blockwise" is for CPUs: nn/attention.py
     remat: Remat = "none"  # what is computed again for the gradient: qwen2/model.py
     unroll_layers: int = 1  # layers written out in one body of the loop over them: qwen2/model.py
     data: TokenDataConfig = TokenDataConfig()

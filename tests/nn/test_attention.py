@@ -18,9 +18,9 @@ from spark_jax.nn.attention import (
     causal_mask,
     choose_backend,
     grouped_query_attention,
-    rowwise_causal_attention,
     self_attention,
 )
+from spark_jax.nn.blockwise_attention import blockwise_attention
 from spark_jax.nn.fused_attention import cudnn_attention, segment_mask, splash_attention
 
 
@@ -56,16 +56,22 @@ def assert_equal(ours, theirs, tolerance):
         assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("block", [4, 7, 64])
-def test_rowwise_attention_is_attention(block):
-    query, key, value, weight, segments = random_inputs(3, 18, 4, 2, 8)
-    mask = causal_mask(segments)
-
-    def rowwise(query, key, value):
-        return rowwise_causal_attention(query, key, value, mask, block)
-
+@pytest.mark.parametrize(("rows", "block"), [(1, 4), (3, 7), (2, 64)])
+def test_blockwise_attention_is_attention(rows, block):
+    query, key, value, weight, segments = random_inputs(rows, 18, 4, 2, 8)
+    blockwise = partial(blockwise_attention, mask=causal_mask(segments), block=block)
     expected = value_and_gradients(lambda *x: plain(*x, segments), query, key, value, weight)
-    assert_equal(value_and_gradients(rowwise, query, key, value, weight), expected, 1e-6)
+    assert_equal(value_and_gradients(blockwise, query, key, value, weight), expected, 1e-6)
+
+
+def test_blockwise_attention_in_bfloat16():
+    query, key, value, weight, segments = random_inputs(3, 18, 4, 2, 8, jnp.bfloat16)
+    blockwise = partial(blockwise_attention, mask=causal_mask(segments), block=7)
+    inputs = (x.astype(jnp.float32) for x in (query, key, value))
+    expected = value_and_gradients(lambda *x: plain(*x, segments), *inputs, weight)
+    found = value_and_gradients(blockwise, query, key, value, weight)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("bfloat16")}
+    assert_equal(found, expected, 1e-2)
 
 
 @pytest.mark.parametrize(
@@ -92,11 +98,11 @@ def test_splash_attention_in_bfloat16():
     assert_equal(found, expected, 1e-2)
 
 
-def rowwise_attention(query, key, value, segment_ids):
-    return self_attention("rowwise", query, key, value, segment_ids, causal_mask(segment_ids))
+def blockwise(query, key, value, segment_ids):
+    return self_attention("blockwise", query, key, value, segment_ids, causal_mask(segment_ids))
 
 
-@pytest.mark.parametrize("backend", [partial(splash_attention, interpret=True), rowwise_attention])
+@pytest.mark.parametrize("backend", [partial(splash_attention, interpret=True), blockwise])
 def test_attention_under_a_mesh(backend):
     """Each device has its rows and heads, and nothing is exchanged."""
     mesh = sharding.make_mesh(2, 2, 2)
