@@ -4,6 +4,7 @@ The scores of a block end where its queries do: later keys are never looked at. 
 each row's sum. A training step's calls of 5 rows of 320 took a quarter less time on two cores than a loop over rows.
 """
 
+import itertools
 from collections.abc import Iterator
 from functools import partial
 
@@ -36,7 +37,7 @@ def blockwise_attention(
     bounds = sorted({rows * part // CHAINS for part in range(CHAINS + 1)})
     parts = [
         _attend(*(x[start:end] for x in (query, key, value, mask)), block)
-        for start, end in zip(bounds, bounds[1:], strict=False)
+        for start, end in itertools.pairwise(bounds)
     ]
     return jnp.concatenate(parts)
 
