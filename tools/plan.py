@@ -20,18 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import yaml
 from jax.experimental import topologies
 
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 from spark_jax.training import flops, hlo
 from spark_jax.training.codec_config import BiCodecTrainingConfig
-from spark_jax.training.config import LLMTrainingConfig, load_config
+from spark_jax.training.config import load_config
 from spark_jax.training.hardware import GIB, Accelerator, accelerator
-from spark_jax.training.program import Program, codec_program, llm_program
+from spark_jax.training.program import PROGRAMS, Program, load_training
 
-TRAININGS = {LLMTrainingConfig: llm_program, BiCodecTrainingConfig: codec_program}
 # An hour of speech in the language model's tokens: 50 semantic ones a second and about 4 of text; and for each
 # utterance 32 global ones and some 10 of its frame.
 TOKENS_A_SECOND, TOKENS_AN_UTTERANCE = 54, 42
@@ -163,21 +161,6 @@ def cpu_devices(count: int) -> list[Any]:
     return jax.devices()[:count]
 
 
-def load_training(path: str, overrides: Sequence[str]) -> Any:
-    """The configuration of whichever training has the file's keys.
-
-    Raises:
-      SparkError: the file cannot be read, or fits none.
-    """
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        found = None
-    keys = set(found) if isinstance(found, dict) else set()
-    known = {cls: len(keys & {field.name for field in dataclasses.fields(cls)}) for cls in TRAININGS}
-    return load_config(max(known, key=known.get), path, overrides)  # which tells what is wrong with the file
-
-
 def report(arguments: argparse.Namespace, where: str, devices: Sequence[Any]) -> bool:
     """Prints the plan for one topology; False: it does not fit."""
     overrides = list(arguments.set)
@@ -216,7 +199,7 @@ def compile_step(
       SparkError: the configuration does not fit the mesh, whatever the memory.
     """
     system = load_config(SparkConfig, config.model)
-    program = TRAININGS[type(config)](config, system, devices)
+    program = PROGRAMS[type(config)](config, system, devices)
     state = program.abstract_state()
     step = program.jit_late_step(jax.tree.map(lambda leaf: leaf.sharding, state))
     traced = step.trace(state, program.batch)

@@ -7,10 +7,12 @@ devices that are elsewhere.
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import yaml
 from jax.sharding import Mesh
 
 from spark_jax import sharding
@@ -23,7 +25,7 @@ from spark_jax.nn.attention import choose_backend
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.training import codec_step, step
 from spark_jax.training.codec_config import BiCodecTrainingConfig
-from spark_jax.training.config import LLMTrainingConfig, MeshConfig
+from spark_jax.training.config import LLMTrainingConfig, MeshConfig, load_config
 from spark_jax.training.optimizer import make_optimizer
 from spark_jax.training.state import TrainState, new_state
 from spark_jax.wav2vec2.model import Wav2Vec2
@@ -146,6 +148,24 @@ def codec_models(config: BiCodecTrainingConfig, system: SparkConfig) -> codec_st
         generator_optimizer=make_optimizer(config.generator_optimizer, config.loop.steps),
         discriminator_optimizer=make_optimizer(config.discriminator_optimizer, config.loop.steps),
     )
+
+
+PROGRAMS = {LLMTrainingConfig: llm_program, BiCodecTrainingConfig: codec_program}
+
+
+def load_training(path: str | Path, overrides: Sequence[str] = ()) -> LLMTrainingConfig | BiCodecTrainingConfig:
+    """The configuration of whichever training has the file's keys.
+
+    Raises:
+      SparkError: the file cannot be read, or fits none.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = None
+    keys = set(found) if isinstance(found, dict) else set()
+    known = {cls: len(keys & {field.name for field in dataclasses.fields(cls)}) for cls in PROGRAMS}
+    return load_config(max(known, key=known.get), path, overrides)  # which tells what is wrong with the file
 
 
 def _codec_batch(config: BiCodecTrainingConfig, system: SparkConfig) -> dict[str, jax.ShapeDtypeStruct]:
