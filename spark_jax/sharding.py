@@ -217,26 +217,48 @@ def initialize(mesh: Mesh, init: Callable[..., Any], *args: Any) -> tuple[Any, A
     return make(*args), shardings
 
 
+def compiler_options(mesh: Mesh, cpu_block_mb: int | None) -> dict[str, int] | None:
+    """Of `jit_step` and `jit_eval`: on CPUs the size of the blocks of temporaries (None: one block, XLA's default).
+
+    Raises:
+      SparkError: a size that is not positive.
+    """
+    if cpu_block_mb is None or mesh.devices.flat[0].platform != "cpu":
+        return None
+    if cpu_block_mb < 1:
+        raise SparkError(f"mesh.cpu_block_mb is {cpu_block_mb}, expected at least 1")
+    return {"xla_multiheap_size_constraint_per_heap": cpu_block_mb * 10**6}
+
+
 def jit_step(
-    step: Callable[[Any, Any], tuple[Any, Any]], mesh: Mesh, state_shardings: Any
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    mesh: Mesh,
+    state_shardings: Any,
+    options: Mapping[str, int] | None = None,
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """A train step `(state, batch) → (state, metrics)` with explicit shardings; the state is donated."""
+    """A train step `(state, batch) → (state, metrics)` with explicit shardings; the state is donated.
+
+    Args:
+      options: of `compiler_options`.
+    """
     return jax.jit(
         under_mesh(step, mesh),
         in_shardings=(state_shardings, batch_sharding(mesh)),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=options,
     )
 
 
 def jit_eval(
-    evaluate: Callable[[Any, Any], Any], mesh: Mesh, params_shardings: Any
+    evaluate: Callable[[Any, Any], Any], mesh: Mesh, params_shardings: Any, options: Mapping[str, int] | None = None
 ) -> Callable[[Any, Any], Any]:
     """An evaluation step `(params, batch) → metrics` jitted with explicit shardings; nothing is donated."""
     return jax.jit(
         under_mesh(evaluate, mesh),
         in_shardings=(params_shardings, batch_sharding(mesh)),
         out_shardings=replicated(mesh),
+        compiler_options=options,
     )
 
 

@@ -74,7 +74,8 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
 
     checkpoints = checkpoint.Checkpoints.of_run(output, config.loop)
     state, shardings = loop.initialize_or_restore(mesh, init, checkpoints, batches)
-    evaluate_batch = sharding.jit_eval(step.ctc_evaluation(model), mesh, shardings.params)
+    options = sharding.compiler_options(mesh, config.mesh.cpu_block_mb)
+    evaluate_batch = sharding.jit_eval(step.ctc_evaluation(model), mesh, shardings.params, options)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
         checkpoint.save_params(output / "ctc", state.params)
@@ -92,7 +93,7 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
 
     state = loop.fit(
         state,
-        sharding.jit_step(step.ctc_step(model, optimizer, system.sample_rate), mesh, shardings),
+        sharding.jit_step(step.ctc_step(model, optimizer, system.sample_rate), mesh, shardings, options),
         batches,
         config=config.loop,
         checkpoints=checkpoints,

@@ -19,11 +19,14 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices on each mesh axis; data -1 takes all that the others leave."""
+    """Devices on each mesh axis, data -1 takes all that the others leave; and what is told to their compiler."""
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    # On CPUs a step's temporaries are one block, cleared anew by the system at every step; in blocks of so many MB,
+    # smaller than 32, malloc keeps them. For small models: with arrays larger than a block, memory grows instead.
+    cpu_block_mb: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Program:
       batch: shapes and types of a step's global batch.
       rate: the metric that counts work.
       early_step: what stands for `step` before step number `switch_at`.
+      options: for the compiler, `sharding.compiler_options`.
     """
 
     mesh: Mesh
@@ -55,6 +56,7 @@ class Program:
     rate: str
     early_step: Step | None = None
     switch_at: int = 0
+    options: Mapping[str, int] | None = None
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of the state."""
@@ -66,19 +68,19 @@ class Program:
 
     def jit_late_step(self, shardings: TrainState) -> Any:
         """`step` alone, jitted: what can be traced and compiled ahead of time."""
-        return sharding.jit_step(self.step, self.mesh, shardings)
+        return sharding.jit_step(self.step, self.mesh, shardings, self.options)
 
     def jit_step(self, shardings: TrainState, start: int = 0) -> Step:
         """The step of a run that goes on from step number `start`."""
         late = self.jit_late_step(shardings)
         if self.early_step is None:
             return late
-        early = sharding.jit_step(self.early_step, self.mesh, shardings)
+        early = sharding.jit_step(self.early_step, self.mesh, shardings, self.options)
         numbers = itertools.count(start)
         return lambda state, batch: (late if next(numbers) >= self.switch_at else early)(state, batch)
 
     def jit_evaluation(self, shardings: TrainState) -> Callable[[TrainState, Any], Any]:
-        return sharding.jit_eval(self.evaluation, self.mesh, shardings)
+        return sharding.jit_eval(self.evaluation, self.mesh, shardings, self.options)
 
 
 def llm_program(
@@ -111,6 +113,7 @@ def llm_program(
         evaluation=lambda state, batch: sums(state.params, batch),
         batch={name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in types.items()},
         rate="tokens",
+        options=sharding.compiler_options(mesh, config.mesh.cpu_block_mb),
     )
 
 
@@ -136,6 +139,7 @@ def codec_program(
         batch=_codec_batch(config, system),
         rate="audio_seconds",
         early_step=plain if config.adversarial and config.adversarial_start > 0 else None,
+        options=sharding.compiler_options(mesh, config.mesh.cpu_block_mb),
         switch_at=(config.adversarial_start or 0) if config.adversarial else 0,
     )
 

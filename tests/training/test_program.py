@@ -98,6 +98,7 @@ def test_the_abstract_state_is_the_real_one():
     [
         ({"data": TokenDataConfig(batch_rows=12)}, "data.batch_rows is 12, expected a multiple of 8"),
         ({"attention": "splash"}, "attention: splash on cpu devices, expected tpu"),
+        ({"mesh": MeshConfig(cpu_block_mb=0)}, "mesh.cpu_block_mb is 0, expected at least 1"),
     ],
 )
 def test_what_does_not_fit_the_mesh_is_told(change, message):
