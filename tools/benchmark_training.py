@@ -60,19 +60,20 @@ def compare(
 ) -> None:
     import torch_training
 
+    if isinstance(run, LLMTrainingConfig):
+        if run.dtype != "float32":
+            raise SparkError(f"dtype is {run.dtype}, expected float32")
+    elif run.adversarial:
+        raise SparkError(f"adversarial_start is {run.adversarial_start}, expected null: PyTorch has no such step")
+    elif reference is None:
+        raise SparkError("--reference is missing: the codec's PyTorch modules are the official repository's")
     program = PROGRAMS[type(run)](run, system)
     rng = np.random.default_rng(0)
     state, shardings = sharding.initialize(program.mesh, program.init)
     if isinstance(run, LLMTrainingConfig):
-        if run.dtype != "float32":
-            raise SparkError(f"dtype is {run.dtype}, expected float32")
         theirs = torch_training.llm_step(run, system, state)
         batches = [packed_rows(run, system.llm.vocab_size, rng) for _ in range(4)]
     else:
-        if run.adversarial:
-            raise SparkError(f"adversarial_start is {run.adversarial_start}, expected null: PyTorch has no such step")
-        if reference is None:
-            raise SparkError("--reference is missing: the codec's PyTorch modules are the official repository's")
         theirs = torch_training.codec_step(run, system, state, reference)
         batches = [ids_and_noise(program, system, rng) for _ in range(4)]
     jitted = program.jit_step(shardings)
