@@ -35,6 +35,8 @@ def enable() -> None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # XLA cannot keep steps under `mesh.cpu_block_mb`, which is written there: no news at every start.
+    warnings.filterwarnings("ignore", message="Error writing persistent .*Multiple temp buffer allocations found")
 
 
 def _default_directory() -> str:

@@ -10,6 +10,7 @@ import pytest
 from spark_jax import sharding
 
 
+@pytest.mark.filterwarnings("ignore:Error writing persistent:UserWarning")  # such programs cannot be kept
 @pytest.mark.parametrize("megabytes", [None, 16])
 def test_temporaries_come_in_blocks(megabytes, tmp_path):
     """A gradient through 16 arrays of 4 MB, by what XLA writes down of its buffers."""

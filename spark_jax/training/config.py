@@ -26,6 +26,7 @@ class MeshConfig:
     tensor: int = 1
     # On CPUs a step's temporaries are one block, cleared anew by the system at every step; in blocks of so many MB,
     # smaller than 32, malloc keeps them. For small models: with arrays larger than a block, memory grows instead.
+    # The compilation cache cannot keep such steps: each start compiles them.
     cpu_block_mb: int | None = None
 
 
