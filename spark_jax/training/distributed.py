@@ -9,19 +9,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from spark_jax.errors import SparkError
 
 HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long ends the others
-AGREE_EVERY = 4  # steps between two questions to all processes whether one was asked to stop
 _START_SECONDS = 300
 
 
@@ -112,28 +111,37 @@ def barrier(name: str) -> None:
 class StopSignals:
     """SIGTERM and SIGINT as a question that all processes answer alike at the same step.
 
-    A signal reaches the processes at different steps, or only one of them. Every `AGREE_EVERY` steps they start a
-    reduction of "I was asked to stop" over all of them and look at the result of the one before, which is long there:
-    nobody waits, and all see the same.
+    A signal reaches the processes at different steps, or only one of them. At every step they start a reduction of
+    "I was asked to stop" over all of them and look at the result of the one before, which is long there: nobody waits,
+    and all see the same, two steps after a signal at the latest.
     """
 
     def __init__(self, requested: threading.Event):
         self._requested, self._pending = requested, None
         if jax.process_count() > 1:
-            devices = [next(d for d in jax.devices() if d.process_index == i) for i in range(jax.process_count())]
-            mesh = jax.make_mesh((len(devices),), ("process",), (AxisType.Auto,), devices=devices)
+            mesh = process_mesh(jax.devices())
             self._sharding = NamedSharding(mesh, jax.P("process"))
             self._any = jax.jit(lambda flags: flags.max(), out_shardings=NamedSharding(mesh, jax.P()))
 
-    def agreed(self, step: int) -> bool:
+    def agreed(self) -> bool:
         """Whether to stop before another step; every process asks at every step."""
         if jax.process_count() == 1:
             return self._requested.is_set()
-        if step % AGREE_EVERY:
-            return False
         before, mine = self._pending, np.asarray([self._requested.is_set()], np.int32)
         self._pending = self._any(jax.make_array_from_process_local_data(self._sharding, mine))
         return before is not None and bool(jax.device_get(before))
+
+
+def process_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """All devices, a row for each process.
+
+    Not by jax.make_mesh, which wants rows and columns to follow a TPU's interconnect, as processes need not; and all
+    of them, since TPUs compute in whole slices.
+    """
+    rows: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        rows.setdefault(device.process_index, []).append(device)
+    return Mesh(np.array([rows[i] for i in sorted(rows)]), ("process", "device"), axis_types=(AxisType.Auto,) * 2)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def fit(
         return values
 
     with distributed.stop_signals() as stop:
-        while step < config.steps and not report.hopeless and not stop.agreed(step):
+        while step < config.steps and not report.hopeless and not stop.agreed():
             profiler.before(step, report.settle)
             with clock.spent("data_wait"):
                 batch = next(data)
