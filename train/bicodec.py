@@ -33,6 +33,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     compilation_cache.enable()
     system = load_config(SparkConfig, config.model)
     program = codec_program(config, system)
+    program.check_best_metric(config.loop)
     mesh, data = program.mesh, config.data
     wave = config.phase == "wave"
     examples, validation = (

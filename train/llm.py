@@ -30,6 +30,7 @@ from spark_jax.training.state import TrainState
 def train(config: LLMTrainingConfig, output: Path) -> TrainState:
     system = load_config(SparkConfig, config.model)
     program = llm_program(config, system)
+    program.check_best_metric(config.loop, step.completion_metrics)
     mesh = program.mesh
     tokenizer = open_tokenizer(config.tokenizer, system)
     if distributed.is_primary():

@@ -8,6 +8,7 @@ Frozen parameters are simply not differentiated, so that the backward pass ends 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -170,7 +171,9 @@ def codec_step(
         keep = report["skipped"] > 0
         collections = jax.tree.map(lambda old, new: jnp.where(keep, old, new), state.collections, collections)
         if config.revival.every:
-            new_params, collections = _revive(models, config, state, features, mask, new_params, collections)
+            due = ~keep & ((state.step + 1) % config.revival.every == 0) & (state.step < config.revival.until)
+            revive = partial(_revive, models, config, state, features, mask)
+            new_params, collections = jax.lax.cond(due, revive, lambda *trees: trees, new_params, collections)
         skipped = jnp.maximum(skipped, report["skipped"])
         seconds = jnp.asarray(real.size / system.sample_rate, jnp.float32)
         metrics |= {"loss": loss, **terms, "grad_norm": report["grad_norm"], "skipped": skipped}
@@ -183,7 +186,8 @@ def codec_step(
 def codec_evaluation(
     models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig
 ) -> Callable[[TrainState, Batch], Metrics]:
-    """(state, batch) → mean losses of inference mode; with a wave generator also the samples, `wave`."""
+    """(state, batch) → mean losses of inference mode, `loss` their weighted sum; with a wave generator also the
+    samples, `wave`."""
 
     def evaluate(state: TrainState, batch: Batch) -> Metrics:
         features, mask = _batch_features(models, config, system, state.params, batch)
@@ -195,7 +199,8 @@ def codec_evaluation(
                 variables, features, batch["reference"], train=False, wave=config.phase == "full", mask=mask,
                 condition_on_x_vector=state.step < config.d_vector_train_start,
             )  # fmt: skip
-        metrics = reconstruction_losses(outputs, features, batch["wave"], mask)
+        terms = reconstruction_losses(outputs, features, batch["wave"], mask)
+        metrics = terms | {"loss": sum(getattr(config.losses, name) * term for name, term in terms.items())}
         if features is not None:
             metrics["perplexity"] = outputs.perplexity
         return metrics if outputs.recons is None else metrics | {"wave": outputs.recons}
@@ -252,25 +257,19 @@ def _revive(
     params: Any,
     collections: Any,
 ) -> tuple[Any, Any]:
-    """Every few steps: codes of low usage move onto random latents of the batch and count as evenly used."""
-    revival, quantizer = config.revival, models.codec.config.quantizer
-
-    def revived(params: Any, collections: Any) -> tuple[Any, Any]:
-        variables = {"params": {**params["generator"], **params["frozen"]}, **collections}
-        latents, weights = models.codec.apply(variables, features, mask, method=quantizer_latents)
-        usage = collections["code_statistics"]["quantizer"]["cluster_size"]
-        even = jnp.sum(weights) / quantizer.codebook_size
-        key = jax.random.fold_in(jax.random.key(config.loop.seed), state.step)
-        chosen = latents[jax.random.choice(key, latents.shape[0], usage.shape, p=weights / jnp.sum(weights))]
-        dead = usage < revival.below * even
-        old = params["generator"]["quantizer"]
-        new = old | {"codebook": jnp.where(dead[:, None], chosen, old["codebook"])}
-        statistics = {"quantizer": {"cluster_size": jnp.where(dead, even, usage)}}
-        params = params | {"generator": params["generator"] | {"quantizer": new}}
-        return params, collections | {"code_statistics": statistics}
-
-    due = ((state.step + 1) % revival.every == 0) & (state.step < revival.until)
-    return jax.lax.cond(due, revived, lambda *trees: trees, params, collections)
+    """Codes of low usage move onto random latents of the batch and count as evenly used."""
+    variables = {"params": {**params["generator"], **params["frozen"]}, **collections}
+    latents, weights = models.codec.apply(variables, features, mask, method=quantizer_latents)
+    usage = collections["code_statistics"]["quantizer"]["cluster_size"]
+    even = jnp.sum(weights) / models.codec.config.quantizer.codebook_size
+    key = jax.random.fold_in(jax.random.key(config.loop.seed), state.step)
+    chosen = latents[jax.random.choice(key, latents.shape[0], usage.shape, p=weights / jnp.sum(weights))]
+    dead = usage < config.revival.below * even
+    old = params["generator"]["quantizer"]
+    new = old | {"codebook": jnp.where(dead[:, None], chosen, old["codebook"])}
+    statistics = {"quantizer": {"cluster_size": jnp.where(dead, even, usage)}}
+    params = params | {"generator": params["generator"] | {"quantizer": new}}
+    return params, collections | {"code_statistics": statistics}
 
 
 def quantizer_latents(

@@ -1,13 +1,14 @@
 """What the entry points in train/ share: arguments, several processes, and errors as one line with exit code 2."""
 
 import argparse
+import fcntl
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import jax
 
@@ -24,7 +25,8 @@ def run(config_class: type[T], train: Callable[[T, Path], Any], description: str
     """Parses `CONFIG --output DIR [--set a.b=value …]` and calls `train(config, output)`.
 
     The configuration as it was resolved is kept as `output/config.json`. A run that finds checkpoints in its
-    output folder goes on from the newest. With several processes (`distributed.initialize`) each calls `train`.
+    output folder goes on from the newest, and says what differs from the configuration there. With several processes
+    (`distributed.initialize`) each calls `train`. An output folder has one run at a time.
     """
     arguments = _parse(description)
     try:
@@ -32,9 +34,10 @@ def run(config_class: type[T], train: Callable[[T, Path], Any], description: str
         distributed.initialize(
             arguments.coordinator, arguments.num_processes, arguments.process_id, arguments.heartbeat
         )
-        _write_config(config, arguments.output)
-        compilation_cache.enable()  # a resumed run starts fast
-        train(config, arguments.output)
+        with _one_run_in(arguments.output):
+            _write_config(config, arguments.output)
+            compilation_cache.enable()  # a resumed run starts fast
+            train(config, arguments.output)
     except SparkError as error:
         print(f"error: {error}", file=sys.stderr)
         _exit(2)
@@ -87,12 +90,50 @@ def _parse(description: str) -> argparse.Namespace:
     return arguments
 
 
-def _write_config(config: Any, output: Path) -> None:
+def _one_run_in(output: Path) -> TextIO:
+    """Process 0 locks the folder until the file is closed, or the process ends in any way: two runs at once would undo
+    each other's checkpoints and lines."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if distributed.is_primary():
-            temporary = output / "config.json.tmp"
-            temporary.write_text(json.dumps(to_mapping(config), indent=2) + "\n")
-            os.replace(temporary, output / "config.json")
+        lock = (output / ".lock").open("a")
     except OSError as error:
         raise SparkError(f"{output}: cannot be written ({error})") from error
+    if distributed.is_primary():
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SparkError(f"{output}: another run is going on in this folder") from None
+        except OSError:
+            pass  # a file system without locks
+    return lock
+
+
+def _write_config(config: Any, output: Path) -> None:
+    """Keeps the configuration as `config.json`; says what has changed since the run began or last went on."""
+    if not distributed.is_primary():
+        return
+    path, values = output / "config.json", to_mapping(config)
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        before = None
+    text = json.dumps(values, indent=2) + "\n"
+    if isinstance(before, dict):
+        old, new = _flat(before), _flat(json.loads(text))
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                distributed.log(f"{path}: {key} was {old.get(key)!r}, is {new.get(key)!r} from here on")
+    try:
+        temporary = path.with_name("config.json.tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SparkError(f"{output}: cannot be written ({error})") from error
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}, the names that `--set` takes."""
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

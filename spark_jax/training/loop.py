@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def fit(
 
     Raises:
       SparkError: a file cannot be written; `config.max_skipped` updates in a row were not finite (the state is saved).
+      Exception: of `data`, `put` and `evaluate`; a run of one process saves its state before.
     """
     if config.max_skipped < 1:
         raise SparkError(f"loop.max_skipped is {config.max_skipped}, expected at least 1")
@@ -103,12 +105,28 @@ def fit(
                     _keep_best(Path(directory), parts)
         return values
 
+    @contextmanager
+    def saving_on_error() -> Iterator[None]:
+        """What one process runs into, several cannot save together: they end, and go on from the last checkpoint."""
+        try:
+            yield
+        except Exception:
+            if jax.process_count() == 1:
+                try:
+                    report.settle()
+                    checkpoints.save(step, state, data)
+                    checkpoints.wait()
+                    distributed.log(f"step {step}: saved, for there was an error")
+                except SparkError as error:
+                    distributed.log(f"step {step}: {error}")
+            raise
+
     with distributed.stop_signals() as stop:
         while step < config.steps and not report.hopeless and not stop.agreed():
             profiler.before(step, report.settle)
-            with clock.spent("data_wait"):
-                batch = next(data)
-            state, metrics = step_fn(state, put(batch))
+            with clock.spent("data_wait"), saving_on_error():
+                batch = put(next(data))
+            state, metrics = step_fn(state, batch)
             step += 1
             report.settle()
             report.pending = (step, metrics)
@@ -119,7 +137,8 @@ def fit(
             if due_evaluation or due_checkpoint:
                 report.settle()
             if due_evaluation:
-                values = validate()
+                with saving_on_error():
+                    values = validate()
                 due_checkpoint |= values is not None and checkpoints.would_keep(values)
             if due_checkpoint:
                 with clock.spent("checkpoint"):
@@ -173,9 +192,9 @@ class _Report:
             return
         (step, metrics), self.pending = self.pending, None
         metrics = jax.device_get(metrics)
-        self._window.add(metrics)
         self._bar.update(1)
         self._count_skipped(step, metrics)
+        self._window.add({name: value for name, value in metrics.items() if np.isfinite(value)})
         if step % self._config.log_every == 0 or step == self._config.steps:
             means, sums = self._window.take()
             values = means | self.clock.take()
@@ -186,6 +205,7 @@ class _Report:
                 values["mfu"] = self.flops / values["step_seconds"]
             # Left-out updates do not count: neither does the optimiser's counter.
             values |= {name: float(rate(step - 1 - self._skipped)) for name, rate in self._schedules.items()}
+            values["skipped_total"] = self._skipped
             self.write(step, "train", values, line=not self._terminal)
             if self._terminal and "loss" in values:
                 self._bar.set_postfix({"loss": f"{values['loss']:.4f}"})

@@ -1,6 +1,7 @@
 """Metrics of a run: JSON Lines and TensorBoard, and the window over which the loop averages them."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -41,13 +42,14 @@ class MetricsWriter:
             raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
 
     def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """One line `{"step", "group", …values}`; TensorBoard tags are `group/name`.
+        """One line `{"step", "group", …values}`, null for what is not finite; TensorBoard tags are `group/name`.
 
         Raises:
           SparkError: the file cannot be written.
         """
         try:
-            self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+            known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            self._file.write(json.dumps({"step": step, "group": group, **known}) + "\n")
         except OSError as error:
             raise SparkError(f"{self._path}: cannot be written ({error.strerror})") from error
         for name, value in values.items():

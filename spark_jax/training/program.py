@@ -25,7 +25,7 @@ from spark_jax.nn.attention import choose_backend
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.training import codec_step, step
 from spark_jax.training.codec_config import BiCodecTrainingConfig
-from spark_jax.training.config import LLMTrainingConfig, MeshConfig, load_config
+from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig, load_config
 from spark_jax.training.optimizer import make_optimizer
 from spark_jax.training.state import TrainState, new_state
 from spark_jax.wav2vec2.model import Wav2Vec2
@@ -65,6 +65,24 @@ class Program:
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             sharding.unbox(boxed), sharding.tree_shardings(self.mesh, boxed),
         )  # fmt: skip
+
+    def check_best_metric(self, loop: LoopConfig, metrics: Callable[[Any], Mapping[str, Any]] = dict) -> None:
+        """Before the first step, not at the first evaluation.
+
+        Args:
+          metrics: what the validation makes of `evaluation`'s values.
+
+        Raises:
+          SparkError: `loop.best_metric` is none of them.
+        """
+        if not loop.keep_best:
+            return
+        state = self.abstract_state()
+        evaluation = self.jit_evaluation(jax.tree.map(lambda leaf: leaf.sharding, state))
+        found = jax.eval_shape(lambda state, batch: metrics(evaluation(state, batch)), state, dict(self.batch))
+        known = [name for name, value in found.items() if value.shape == ()]
+        if loop.best_metric not in known:
+            raise SparkError(f"loop.best_metric is {loop.best_metric!r}, expected one of {', '.join(known)}")
 
     def jit_late_step(self, shardings: TrainState) -> Any:
         """`step` alone, jitted: what can be traced and compiled ahead of time."""

@@ -199,6 +199,10 @@ def test_revival_puts_dead_codes_onto_latents(entry_point):
     state, _ = step(state, make_batch(2))  # not due
     third = np.array(state.params["generator"]["quantizer"]["codebook"])
     assert np.abs(third - after).max() < 0.01
+    broken = make_batch(3) | {"input_values": np.full((8, 2240), np.nan, np.float32)}
+    state, metrics = step(state, broken)  # due, but there is nothing to move codes onto
+    assert float(metrics["skipped"]) == 1
+    np.testing.assert_array_equal(state.params["generator"]["quantizer"]["codebook"], third)
 
 
 @pytest.mark.slow

@@ -61,6 +61,47 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(toy, tmp_path):
     assert {int(count) for count in updates} == {6}
 
 
+def test_what_is_not_finite_stays_out_of_the_means(toy, tmp_path):
+    seen = []
+
+    def poison(x):
+        seen.append(None)
+        if len(seen) == 2:
+            x[0, 0] = np.nan
+
+    validation = lambda state: {"loss": np.nan, "other": 1.0}  # noqa: E731
+    toy(tmp_path, 4, load_hook=poison, log_every=4, evaluate_every=4).run(validation)
+    train, evaluated, _ = (
+        json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    )
+    assert np.isfinite(train["loss"]) and train["skipped"] == 0.25 and train["skipped_total"] == 1
+    assert evaluated["loss"] is None and evaluated["other"] == 1.0
+
+
+@pytest.mark.parametrize("where", ["data", "evaluation"])
+def test_an_error_costs_no_step(toy, tmp_path, capsys, where):
+    expected = toy(tmp_path / "whole", 12, checkpoint_every=1000).run()
+    calls = []
+
+    def fail(*_):
+        calls.append(None)
+        if len(calls) == (9 if where == "data" else 1):
+            raise SparkError("no such luck")
+
+    def evaluate(state):
+        fail()
+        return {"loss": 1.0}
+
+    hooks = {"load_hook": fail} if where == "data" else {"evaluate_every": 8}
+    with pytest.raises(SparkError, match="no such luck"):
+        toy(tmp_path / "broken", 12, checkpoint_every=1000, **hooks).run(evaluate if where == "evaluation" else None)
+    assert os.listdir(tmp_path / "broken" / "checkpoints") == ["8"]
+    assert "step 8: saved, for there was an error" in capsys.readouterr().err
+    resumed = toy(tmp_path / "broken", 12, checkpoint_every=1000).run()
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(expected))
+
+
 def test_rhythm_of_evaluation_checkpoints_and_lines(toy, tmp_path):
     evaluated = []
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,9 +22,10 @@ from spark_jax.errors import SparkError
 from spark_jax.tokenizer import build_tokenizer
 from spark_jax.training import checkpoint, codec_step
 from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig
-from spark_jax.training.config import LLMTrainingConfig, MeshConfig, TokenDataConfig
+from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig, TokenDataConfig
 from spark_jax.training.program import Program, codec_program, llm_program
 from spark_jax.training.state import TrainState
+from spark_jax.training.step import completion_metrics
 
 SYSTEM = tiny()
 LLM = LLMTrainingConfig(accumulate=3, data=TokenDataConfig(row_length=96, batch_rows=8), loss_chunk=100)
@@ -104,6 +106,19 @@ def test_the_abstract_state_is_the_real_one():
 def test_what_does_not_fit_the_mesh_is_told(change, message):
     with pytest.raises(SparkError, match=message):
         llm_program(dataclasses.replace(LLM, **change), SYSTEM)
+
+
+def test_the_best_metric_is_one_of_the_validation_s():
+    names = {"mel": codec_program(CODEC, SYSTEM), "accuracy_semantic": llm_program(LLM, SYSTEM)}
+    for name, program in names.items():
+        check = program.check_best_metric
+        if name == "accuracy_semantic":
+            check = partial(check, metrics=completion_metrics)
+        check(LoopConfig(keep_best=1))  # loss
+        check(LoopConfig(keep_best=1, best_metric=name))
+        check(LoopConfig(keep_best=0, best_metric="wave"))
+        with pytest.raises(SparkError, match=f"loop.best_metric is 'wave', expected one of .*{name}"):
+            check(LoopConfig(keep_best=1, best_metric="wave"))
 
 
 def test_options_that_exclude_each_other():

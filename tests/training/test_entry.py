@@ -1,0 +1,64 @@
+"""What every training does before and around its steps: the output folder's lock and the configuration there."""
+
+import json
+
+import pytest
+
+from spark_jax.training import entry
+from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path):
+    """Runs a training through the command line, in this process, with its output in `tmp_path/run`."""
+    monkeypatch.setattr(entry.compilation_cache, "enable", lambda: None)
+
+    def start(train, *arguments):
+        (tmp_path / "config.yaml").write_text("{}")
+        command = ["train", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "run"), *arguments]
+        monkeypatch.setattr("sys.argv", command)
+        entry.run(LLMTrainingConfig, train, "A training.")
+
+    return start
+
+
+def test_a_folder_has_one_run_at_a_time(start, capsys):
+    def second(config, output):
+        with pytest.raises(SystemExit) as ended:
+            start(lambda *_: pytest.fail("two runs at once"))
+        assert ended.value.code == 2
+
+    start(second)
+    assert "run: another run is going on in this folder" in capsys.readouterr().err
+    ran = []
+    start(lambda *_: ran.append(None))
+    assert ran == [None]
+
+
+def test_what_changes_in_a_run_s_configuration_is_told(start, tmp_path, capsys):
+    start(lambda *_: None)
+    start(lambda *_: None)
+    assert capsys.readouterr().err == ""
+    start(lambda *_: None, "--set", "loop.steps=2000", "--set", "mesh.fsdp=4")
+    path = tmp_path / "run" / "config.json"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"{path}: loop.steps was {LoopConfig().steps}, is 2000 from here on",
+        f"{path}: mesh.fsdp was {MeshConfig().fsdp}, is 4 from here on",
+    ]
+    assert json.loads(path.read_text())["loop"]["steps"] == 2000
+
+
+def test_a_folder_that_cannot_be_made(start, tmp_path, capsys):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(SystemExit) as ended:
+        start(lambda *_: pytest.fail("no folder"))
+    assert ended.value.code == 2 and "run: cannot be written" in capsys.readouterr().err
+
+
+def test_other_errors_of_a_training_stay_what_they_are(start):
+    def train(*_):
+        raise OSError("of the training")
+
+    with pytest.raises(OSError, match="of the training"):
+        start(train)
