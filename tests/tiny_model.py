@@ -1,6 +1,7 @@
 """A model directory of random weights at `config.tiny()`'s sizes: everything runs, nothing makes sense."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,20 +10,28 @@ from spark_jax import config, model_directory
 from spark_jax.tokenizer import build_tokenizer
 
 # Gains below 1 keep the wave generator from saturating, where rounding would grow to audible differences.
-_CONSTANTS = {"scale": 1.0, "var": 1.0, "gamma": 1.0, "alpha": 1.0, "kernel_g": 0.5, "bias": 0.0, "mean": 0.0}
+_CONSTANTS = {
+    "scale": 1.0, "var": 1.0, "gamma": 1.0, "alpha": 1.0, "kernel_g": 0.5,
+    "bias": 0.0, "mean": 0.0, "cluster_size": 0.0,
+}  # fmt: skip
 
 
 def variables(seed: int = 0) -> dict:
     """Random arrays of about unit gain, so that ids and samples depend on their inputs."""
+    return draw(model_directory.abstract_variables(config.tiny()), seed)
+
+
+def draw(abstract: Any, seed: int = 0) -> Any:
+    """Such arrays in the shapes of any of our models' parameters and statistics: what `init` takes a minute for."""
     rng = np.random.default_rng(seed)
 
-    def draw(path, leaf):
+    def leaf(path, shape):
         name = path[-1].key
         if name in _CONSTANTS:
-            return np.full(leaf.shape, _CONSTANTS[name], leaf.dtype)
-        return (rng.standard_normal(leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))).astype(leaf.dtype)
+            return np.full(shape.shape, _CONSTANTS[name], shape.dtype)
+        return (rng.standard_normal(shape.shape) / np.sqrt(np.prod(shape.shape[:-1]))).astype(shape.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, model_directory.abstract_variables(config.tiny()))
+    return jax.tree_util.tree_map_with_path(leaf, abstract)
 
 
 def write(directory: Path, tokenizer_directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The codec's train step: both players, freezing, skipped steps, revival of codes, devices, exact resume."""
+"""The codec's train step: both players, freezing, skipped steps, revival of codes, exact resume."""
 
 import dataclasses
 import importlib.util
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+import tiny_model
 from quick_compile import quickly
 
 from spark_jax import sharding
@@ -59,13 +60,17 @@ def make_batch(seed=0):
     return {name: rng.normal(0, 0.3, (8, size)).astype(np.float32) for name, size in sizes.items()}
 
 
-def start(entry_point, config, devices, adversarial):
+def start(config, devices, adversarial, system=SYSTEM):
+    """A drawn state, and a step that compiles at the first call."""
     mesh = sharding.make_mesh(devices)
-    models = codec_models(config, SYSTEM)
-    init = lambda: codec_step.init_state(models, config, SYSTEM)  # noqa: E731
-    state, shardings = sharding.initialize(mesh, init)
-    step = quickly(sharding.jit_step(codec_step.codec_step(models, config, SYSTEM, adversarial), mesh, shardings))
-    return state, lambda state, batch: step(state, sharding.put_batch(mesh, batch))
+    models = codec_models(config, system)
+    boxed = jax.eval_shape(lambda: codec_step.init_state(models, config, system))
+    shapes, shardings = sharding.unbox(boxed), sharding.tree_shardings(mesh, boxed)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    state = state.replace(params=tiny_model.draw(shapes.params), collections=tiny_model.draw(shapes.collections))
+    step = sharding.jit_step(codec_step.codec_step(models, config, system, adversarial), mesh, shardings)
+    step = quickly(step)
+    return jax.device_put(state, shardings), lambda state, batch: step(state, sharding.put_batch(mesh, batch))
 
 
 def host(tree):
@@ -76,33 +81,25 @@ def equal(a, b):
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
 
 
-def test_both_players_on_one_and_eight_devices(entry_point):
-    runs = []
-    for devices in (1, 8):
-        state, step = start(entry_point, GAN, devices, adversarial=True)
-        first, history = host(state), []
-        for seed in range(2):
-            state, metrics = step(state, make_batch(seed))
-            history.append(host(metrics))
-        runs.append((first, host(state), history))
-        if devices == 1:
-            last = host(state)
-            broken = make_batch(2) | {"wave": np.full((8, 1600), np.nan, np.float32)}
-            state, metrics = step(state, broken)
-            assert float(metrics["skipped"]) == 1 and int(state.skipped) == 1 and int(state.step) == 3
-            assert equal(host(state.params), last.params) and equal(host(state.collections), last.collections)
+def test_both_players():
+    """On all devices; that one computes the same is shown in test_mesh.py."""
+    state, step = start(GAN, 8, adversarial=True)
+    first, history = host(state), []
+    for seed in range(2):
+        state, metrics = step(state, make_batch(seed))
+        history.append(host(metrics))
+    last = host(state)
+    assert int(state.step) == 2 and int(state.skipped) == 0
+    broken = make_batch(2) | {"wave": np.full((8, 1600), np.nan, np.float32)}
+    state, metrics = step(state, broken)
+    assert float(metrics["skipped"]) == 1 and int(state.skipped) == 1 and int(state.step) == 3
+    assert equal(host(state.params), last.params) and equal(host(state.collections), last.collections)
 
-    (first, last, history), (_, other, other_history) = runs
     expected = {
         "loss", "mel", "vq", "features", "speaker", "adversarial", "feature_matching", "discriminator",
         "grad_norm", "discriminator_grad_norm", "perplexity", "active_codes", "skipped", "audio_seconds",
     }  # fmt: skip
     assert set(history[0]) == expected
-    # The second step follows Adam's first, which makes ±1 of gradients that are zero but for rounding.
-    for ours, theirs, tolerance in zip(history, other_history, (1e-3, 2e-2), strict=True):
-        for name in expected - {"grad_norm", "discriminator_grad_norm"}:
-            np.testing.assert_allclose(theirs[name], ours[name], rtol=tolerance, atol=1e-4, err_msg=name)
-        assert int(other.step) == 2 and int(other.skipped) == 0
     # What is trained moves, what is frozen does not.
     for group in ("discriminator", "generator"):
         for name, part in last.params[group].items():
@@ -115,9 +112,9 @@ def test_both_players_on_one_and_eight_devices(entry_point):
     np.testing.assert_allclose(history[1]["loss"], terms(history[1]) + history[1]["speaker"], rtol=1e-4)
 
 
-def test_frozen_statistics(entry_point):
+def test_frozen_statistics():
     config = dataclasses.replace(GAN, freeze=("encoder", "quantizer", "speaker_encoder"), phase="features")
-    state, step = start(entry_point, config, 1, adversarial=False)
+    state, step = start(config, 1, adversarial=False)
     before = host(state)
     state, metrics = step(state, make_batch())
     assert equal(host(state.collections), before.collections)
@@ -126,7 +123,7 @@ def test_frozen_statistics(entry_point):
     assert equal(host(state.params["frozen"]), before.params["frozen"])
 
 
-def test_whole_utterances_count_without_their_padding(entry_point):
+def test_whole_utterances_count_without_their_padding():
     """Losses, gradients and statistics of padded utterances are those of the trimmed ones."""
     system = dataclasses.replace(
         SYSTEM,
@@ -138,8 +135,6 @@ def test_whole_utterances_count_without_their_padding(entry_point):
         ),
     )
     config = dataclasses.replace(GAN, phase="features", losses=LossWeights(codes=1.0))
-    mesh = sharding.make_mesh(1)
-    models = codec_models(config, system)
     rng = np.random.default_rng(0)
     trimmed = {
         "wave": np.zeros((8, 2000), np.float32),
@@ -150,9 +145,8 @@ def test_whole_utterances_count_without_their_padding(entry_point):
     padded = trimmed | {name: np.pad(trimmed[name], ((0, 0), (0, 1500))) for name in ("wave", "input_values")}
     results = []
     for batch in (trimmed, padded):
-        state, shardings = sharding.initialize(mesh, lambda: codec_step.init_state(models, config, system))
-        step = quickly(sharding.jit_step(codec_step.codec_step(models, config, system, False), mesh, shardings))
-        state, metrics = step(state, sharding.put_batch(mesh, batch))
+        state, step = start(config, 1, False, system)
+        state, metrics = step(state, batch)
         results.append((host(metrics), host(state.collections)))
     (ours, statistics), (theirs, other) = results
     for name in ("loss", "vq", "features", "codes", "speaker", "perplexity", "active_codes", "grad_norm"):
@@ -163,10 +157,10 @@ def test_whole_utterances_count_without_their_padding(entry_point):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), statistics, other)
 
 
-def test_waveform_from_tokens(entry_point):
+def test_waveform_from_tokens():
     """Phase "wave": prenet and wave generator alone, on given ids, without a feature extractor."""
     config = dataclasses.replace(GAN, phase="wave", freeze=(), adversarial_start=None)
-    state, step = start(entry_point, config, 1, adversarial=False)
+    state, step = start(config, 1, adversarial=False)
     assert set(state.params) == {"generator", "frozen"}
     assert set(state.params["generator"]) == {"prenet", "wave_generator"}
     before = host(state)
@@ -185,8 +179,8 @@ def test_waveform_from_tokens(entry_point):
     assert equal(host(state.collections), before.collections)
 
 
-def test_revival_puts_dead_codes_onto_latents(entry_point):
-    state, step = start(entry_point, FEATURES, 1, adversarial=False)
+def test_revival_puts_dead_codes_onto_latents():
+    state, step = start(FEATURES, 1, adversarial=False)
     state, _ = step(state, make_batch(0))
     usage = np.array(state.collections["code_statistics"]["quantizer"]["cluster_size"])
     before = np.array(state.params["generator"]["quantizer"]["codebook"])
