@@ -20,11 +20,13 @@ FeatureMaps = list[Float[Array, "..."]]  # of one discriminator, its scores last
 class Discriminators(nn.Module):
     """All discriminators; each gives its feature maps, the last of which holds the scores.
 
-    With `remat` each keeps for the gradient nothing besides the maps that it gives.
+    With `remat` each keeps for the gradient nothing besides the maps that it gives. `dtype` is the compute type of the
+    convolutions, and the maps'; spectra are float32.
     """
 
     config: DiscriminatorConfig = DiscriminatorConfig()
     remat: bool = False
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, wave: Float[Array, "batch samples"]) -> list[FeatureMaps]:
@@ -34,13 +36,13 @@ class Discriminators(nn.Module):
         if self.remat:
             by_period, by_spectrum = nn.remat(by_period), nn.remat(by_spectrum)
         maps = [
-            by_period(period, config.period_channels, name=f"period_{period}")(wave)
+            by_period(period, config.period_channels, self.dtype, name=f"period_{period}")(wave)
             for period in config.periods
         ]
         sizes = zip(config.fft_sizes, config.hop_lengths, config.window_lengths, strict=True)
         for n_fft, hop, window in sizes:
             module = by_spectrum(
-                n_fft, hop, window, config.bands, config.spectral_channels, name=f"spectral_{n_fft}"
+                n_fft, hop, window, config.bands, config.spectral_channels, self.dtype, name=f"spectral_{n_fft}"
             )
             maps.append(module(wave))
         return maps
@@ -61,6 +63,7 @@ class PeriodDiscriminator(nn.Module):
 
     period: int
     channels: tuple[int, ...]
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, wave: Float[Array, "batch samples"]) -> FeatureMaps:
@@ -69,13 +72,14 @@ class PeriodDiscriminator(nn.Module):
         wave = jnp.pad(wave, ((0, 0), (0, padding)), mode="reflect")
         x = wave.reshape(wave.shape[0], -1, self.period).swapaxes(1, 2)
         x = x.reshape(-1, x.shape[2], 1)
+        settings = dict(weight_norm=True, dtype=self.dtype)
         maps = []
         for i, channels in enumerate(self.channels):
             stride = 1 if i == len(self.channels) - 1 else 3
-            x = Conv(channels, 5, stride=stride, padding=2, weight_norm=True, name=f"conv_{i}")(x)
+            x = Conv(channels, 5, stride=stride, padding=2, name=f"conv_{i}", **settings)(x)
             x = jax.nn.leaky_relu(x, LEAKY_SLOPE)
             maps.append(x)
-        return [*maps, Conv(1, 3, padding=1, weight_norm=True, name="post")(x)]
+        return [*maps, Conv(1, 3, padding=1, name="post", **settings)(x)]
 
 
 class SpectralDiscriminator(nn.Module):
@@ -86,6 +90,7 @@ class SpectralDiscriminator(nn.Module):
     window_length: int
     bands: tuple[float, ...]
     channels: int
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, wave: Float[Array, "batch samples"]) -> FeatureMaps:
@@ -97,9 +102,9 @@ class SpectralDiscriminator(nn.Module):
         for band, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
             x = spectrum[:, :, low:high]
             for i, (kernel, stride) in enumerate(layers):
-                x = WeightNormConv2d(self.channels, kernel, stride, name=f"band_{band}_conv_{i}")(x)
+                x = WeightNormConv2d(self.channels, kernel, stride, dtype=self.dtype, name=f"band_{band}_conv_{i}")(x)
                 x = jax.nn.leaky_relu(x, LEAKY_SLOPE)
                 maps.append(x)
             outputs.append(x)
         x = jnp.concatenate(outputs, axis=2)
-        return [*maps, WeightNormConv2d(1, (3, 3), name="post")(x)]
+        return [*maps, WeightNormConv2d(1, (3, 3), dtype=self.dtype, name="post")(x)]

@@ -18,13 +18,13 @@ MEL_FLOOR = 1e-5
 
 def adversarial_loss(fake: Sequence[FeatureMaps]) -> Float[Array, ""]:
     """Least squares, for the generator: Σ mean((1 − D(fake))²) over the discriminators."""
-    return sum(jnp.mean(jnp.square(1.0 - maps[-1])) for maps in fake)
+    return sum(jnp.mean(jnp.square(1.0 - _float32(maps[-1]))) for maps in fake)
 
 
 def feature_matching_loss(fake: Sequence[FeatureMaps], real: Sequence[FeatureMaps]) -> Float[Array, ""]:
     """Σ mean|difference| over all feature maps but the scores; `real` is the caller's to detach."""
     return sum(
-        jnp.mean(jnp.abs(ours - theirs))
+        jnp.mean(jnp.abs(_float32(ours) - _float32(theirs)))
         for fake_maps, real_maps in zip(fake, real, strict=True)
         for ours, theirs in zip(fake_maps[:-1], real_maps[:-1], strict=True)
     )
@@ -32,7 +32,11 @@ def feature_matching_loss(fake: Sequence[FeatureMaps], real: Sequence[FeatureMap
 
 def discriminator_loss(fake: Sequence[FeatureMaps], real: Sequence[FeatureMaps]) -> Float[Array, ""]:
     """Least squares, for the discriminators: Σ mean(D(fake)²) + mean((1 − D(real))²)."""
-    return sum(jnp.mean(jnp.square(maps[-1])) for maps in fake) + adversarial_loss(real)
+    return sum(jnp.mean(jnp.square(_float32(maps[-1]))) for maps in fake) + adversarial_loss(real)
+
+
+def _float32(feature_map: Array) -> Array:
+    return feature_map.astype(jnp.float32)
 
 
 def multi_resolution_mel_loss(

@@ -15,12 +15,14 @@ class WeightNormConv2d(nn.Module):
       features: output channels.
       kernel_size: along the two axes; odd numbers. Both axes are padded by half of it with zeros.
       stride: along the two axes.
+      dtype: of the product; the norm is taken in float32.
     """
 
     features: int
     kernel_size: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     kernel_init: Initializer = torch_uniform
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch height width in"]) -> Float[Array, "batch rows columns out"]:
@@ -32,8 +34,9 @@ class WeightNormConv2d(nn.Module):
         magnitude = self.param("kernel_g", init)
         init = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
         bias = self.param("bias", init, (self.features,), jnp.float32)
+        kernel = direction * (magnitude / norm)
         outputs = lax.conv_general_dilated(
-            inputs, direction * (magnitude / norm), self.stride, [(size // 2, size // 2) for size in self.kernel_size],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            inputs.astype(self.dtype), kernel.astype(self.dtype), self.stride,
+            [(size // 2, size // 2) for size in self.kernel_size], dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
-        return outputs + bias
+        return outputs + bias.astype(self.dtype)

@@ -53,6 +53,9 @@ class BiCodecTrainingConfig:
     speaker loss settle the semantic codes at little cost. "wave" trains prenet and wave generator from the ids in
     `tokens`, those that whole utterances have at inference; nothing else of the codec runs.
 
+    Every step is one batch: batch norms and code usage are the whole batch's, so that micro-batches would be another
+    training. What does not fit takes `remat`, more devices or fewer `data.batch_segments`.
+
     Parts in `freeze` neither get gradients nor change their statistics. Discriminators take part from step
     `adversarial_start` on; None: never, and they do not exist.
     """
@@ -68,6 +71,9 @@ class BiCodecTrainingConfig:
     freeze: tuple[str, ...] = ()
     adversarial_start: int | None = 0
     d_vector_train_start: int = 1000  # until this step the decoder hears the x-vector
+    # Of the computation of wav2vec2, codec and discriminators; parameters, norms, quantisers, spectra and losses stay
+    # float32.
+    dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False  # blocks of the codec and discriminators are computed again for the gradient: less memory
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     losses: LossWeights = LossWeights()

@@ -163,10 +163,11 @@ def codec_program(
 
 
 def codec_models(config: BiCodecTrainingConfig, system: SparkConfig) -> codec_step.CodecModels:
+    dtype = jnp.dtype(config.dtype)
     return codec_step.CodecModels(
-        codec=BiCodec(system.bicodec, remat=config.remat),
-        extractor=None if config.phase == "wave" else Wav2Vec2(system.wav2vec2),
-        discriminators=Discriminators(config.discriminator, config.remat) if config.adversarial else None,
+        codec=BiCodec(system.bicodec, dtype, config.remat),
+        extractor=None if config.phase == "wave" else Wav2Vec2(system.wav2vec2, dtype),
+        discriminators=Discriminators(config.discriminator, config.remat, dtype) if config.adversarial else None,
         generator_optimizer=make_optimizer(config.generator_optimizer, config.loop.steps),
         discriminator_optimizer=make_optimizer(config.discriminator_optimizer, config.loop.steps),
     )

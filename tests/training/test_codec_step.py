@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import tiny_model
+from jax.extend.core import jaxprs_in_params
 from quick_compile import quickly
 
 from spark_jax import sharding
@@ -197,6 +198,43 @@ def test_revival_puts_dead_codes_onto_latents():
     state, metrics = step(state, broken)  # due, but there is nothing to move codes onto
     assert float(metrics["skipped"]) == 1
     np.testing.assert_array_equal(state.params["generator"]["quantizer"]["codebook"], third)
+
+
+def products(jaxpr):
+    """(name, types) of every convolution and product in a traced program, loops and branches included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            yield equation.primitive.name, {str(variable.aval.dtype) for variable in equation.invars}
+        for body in jaxprs_in_params(equation.params):
+            yield from products(body)
+
+
+def test_bfloat16_is_the_type_of_the_stacks_alone():
+    """Convolutions, nine in ten products by size; not parameters, moments, statistics, losses."""
+    config = dataclasses.replace(GAN, dtype="bfloat16", freeze=())
+    models = codec_models(config, SYSTEM)
+    state = jax.eval_shape(lambda: sharding.unbox(codec_step.init_state(models, config, SYSTEM)))
+    step = codec_step.codec_step(models, config, SYSTEM, True)
+    jaxpr, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, make_batch())
+    types = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert types(after) == types(state)
+    assert {metric.dtype for metric in metrics.values()} == {np.dtype(np.float32)}
+    convolutions = [kinds for name, kinds in products(jaxpr.jaxpr) if name == "conv_general_dilated"]
+    # All but wav2vec2's embedding of positions.
+    assert len(convolutions) > 200 and sum(kinds != {"bfloat16"} for kinds in convolutions) == 1
+
+
+@pytest.mark.slow
+def test_bfloat16_computes_the_same_within_its_precision():
+    history = {}
+    for dtype in ("float32", "bfloat16"):
+        state, step = start(dataclasses.replace(GAN, dtype=dtype), 1, adversarial=True)
+        state, metrics = step(state, make_batch())
+        history[dtype] = host(metrics)
+    ours, theirs = history["bfloat16"], history["float32"]
+    for name in ("loss", "mel", "vq", "features", "adversarial", "feature_matching", "discriminator", "grad_norm"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0.05, err_msg=name)
+        assert ours[name] != theirs[name], name
 
 
 @pytest.mark.slow
