@@ -62,8 +62,9 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         process_count=shares,
     )
     validation_batches = pipeline.evaluation_batches(
-        validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches
-    )
+        validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches,
+        process_index=share, process_count=shares, threads=data.threads,
+    )  # fmt: skip
 
     checkpoints = checkpoint.Checkpoints.of_run(output, config.loop)
     state, shardings = loop.initialize_or_restore(mesh, program.init, checkpoints, batches)
@@ -77,10 +78,10 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         checkpoint.save_params(output / "codec", codec_step.codec_variables(state))
         results = []
         for i, batch in enumerate(validation_batches):
-            result = jax.device_get(evaluate_batch(state, sharding.put_whole_batch(mesh, batch)))
-            wave = result.pop("wave", None)
-            if i == 0 and wave is not None:
-                samples.write(int(state.step), batch["wave"][:4], wave[:4])
+            result = jax.device_get(evaluate_batch(state, sharding.put_batch(mesh, batch)))
+            pairs = result.pop("samples", None)
+            if i == 0 and pairs is not None:
+                samples.write(int(state.step), *pairs)
             results.append(result)
         return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 

@@ -28,6 +28,8 @@ from spark_jax.wav2vec2.model import Wav2Vec2, num_frames
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 
+LISTENED = 4  # rows of a validation batch that are kept as sounds
+
 
 class CodecModels(struct.PyTreeNode):
     """The modules (no parameters) and optimisers of a run; all static."""
@@ -183,7 +185,8 @@ def codec_step(
 def codec_evaluation(
     models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig
 ) -> Callable[[TrainState, Batch], Metrics]:
-    """(state, batch) → mean losses of inference mode; with a wave generator also the samples, `wave`."""
+    """(state, batch) → mean losses of inference mode; with a wave generator also `samples` [2, rows, samples], the
+    first rows' originals and reconstructions to listen to."""
 
     def evaluate(state: TrainState, batch: Batch) -> Metrics:
         features, mask = _batch_features(models, config, system, state.params, batch)
@@ -198,7 +201,9 @@ def codec_evaluation(
         metrics = reconstruction_losses(outputs, features, batch["wave"], mask)
         if features is not None:
             metrics["perplexity"] = outputs.perplexity
-        return metrics if outputs.recons is None else metrics | {"wave": outputs.recons}
+        if outputs.recons is not None:
+            metrics["samples"] = jnp.stack([wave[:LISTENED] for wave in (batch["wave"], outputs.recons)])
+        return metrics
 
     return evaluate
 
