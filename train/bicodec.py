@@ -49,7 +49,8 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         for split in (data.train_split, data.evaluation_split)
     )
     place = output / "data.json" if distributed.is_primary() else None
-    distributed.log(sources.report(place, {"train": examples, "validation": validation}))
+    report = sources.Report(place, {"train": examples, "validation": validation})
+    distributed.log(report.line())
     share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         examples.plan(data.batch_segments, config.loop.seed),
@@ -89,7 +90,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         state, program.jit_step(shardings, int(state.step)), batches,
         config=config.loop, checkpoints=checkpoints, directory=output,
         put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate=program.rate,
-        schedules=schedules(config), parts=("codec",),
+        schedules=schedules(config), counts=report.update, parts=("codec",),
         flops_per_step=codec_step_flops(config, system) if peak_flops(mesh.devices.flat[0]) else None,
         peak_flops=peak_flops(mesh.devices.flat[0]),
     )  # fmt: skip

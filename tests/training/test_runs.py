@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import record_files
 import soundfile
 
 from spark_jax import config
 from spark_jax.pytree import flatten
+from spark_jax.tokenizer import open_tokenizer
 from spark_jax.training.checkpoint import load_params
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +185,25 @@ def test_killed_after_12_steps_and_resumed_is_the_run_that_was_not(settings, who
     assert len(metrics(tmp_path)) < len(metrics(whole))
     finish(start(settings, tmp_path))
     assert_same_run(tmp_path, whole)
+
+
+def test_records_that_a_stopped_run_has_skipped_are_counted(settings, tmp_path):
+    """In data.json and in the metrics, by the time that it ends."""
+    system = config.tiny()
+    lines = [json.loads(line) for line in (settings.parent / "tokens.jsonl").read_text().splitlines()]
+    for split in ("train", "validation"):
+        chosen = [line for line in lines if line["split"] == split]
+        record_files.write_tokens(tmp_path / "records", chosen, open_tokenizer("bytes", system), 1, split)
+    for i in range(25, 35):
+        if i % 6:
+            record_files.garble(tmp_path / "records" / "train-00000-of-00001.array_record", f'"u{i}"')
+    changes = (f"tokens={tmp_path / 'records'}", "data.on_error=skip", "loop.log_every=1000")
+    arguments = [argument for change in changes for argument in ("--set", change)]
+    log = finish(start(settings, tmp_path / "run", *arguments, at=7, event=TERMINATE))
+    assert "step 7: stopped by a signal, saved" in log
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert last["group"] == "run" and 1 <= last["skipped_records"] <= data["train"]["dropped"]["unreadable"]
 
 
 @pytest.mark.slow
