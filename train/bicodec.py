@@ -50,7 +50,8 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         for split in (data.train_split, data.evaluation_split)
     )
     place = output / "data.json" if distributed.is_primary() else None
-    distributed.log(sources.report(place, {"train": examples, "validation": validation}))
+    report = sources.Report(place, {"train": examples, "validation": validation})
+    distributed.log(report.line())
     share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         examples.plan(data.batch_segments, config.loop.seed),
@@ -63,8 +64,9 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         process_count=shares,
     )
     validation_batches = pipeline.evaluation_batches(
-        validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches
-    )
+        validation.plan(data.batch_segments, config.loop.seed), validation.load, data.evaluation_batches,
+        process_index=share, process_count=shares, threads=data.threads,
+    )  # fmt: skip
 
     checkpoints = checkpoint.Checkpoints.of_run(output, config.loop)
     state, shardings = loop.initialize_or_restore(mesh, program.init, checkpoints, batches)
@@ -78,10 +80,10 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         checkpoint.save_params(output / "codec", codec_step.codec_variables(state))
         results = []
         for i, batch in enumerate(validation_batches):
-            result = jax.device_get(evaluate_batch(state, sharding.put_whole_batch(mesh, batch)))
-            wave = result.pop("wave", None)
-            if i == 0 and wave is not None:
-                samples.write(int(state.step), batch["wave"][:4], wave[:4])
+            result = jax.device_get(evaluate_batch(state, sharding.put_batch(mesh, batch)))
+            pairs = result.pop("samples", None)
+            if i == 0 and pairs is not None:
+                samples.write(int(state.step), *pairs)
             results.append(result)
         return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
@@ -89,7 +91,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
         state, program.jit_step(shardings, int(state.step)), batches,
         config=config.loop, checkpoints=checkpoints, directory=output,
         put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate=program.rate,
-        schedules=schedules(config), parts=("codec",),
+        schedules=schedules(config), counts=report.update, parts=("codec",),
         flops_per_step=codec_step_flops(config, system) if peak_flops(mesh.devices.flat[0]) else None,
         peak_flops=peak_flops(mesh.devices.flat[0]),
     )  # fmt: skip

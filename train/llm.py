@@ -43,7 +43,8 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         for split, training in ((data.train_split, True), (data.evaluation_split, False))
     )
     place = output / "data.json" if distributed.is_primary() else None
-    distributed.log(sources.report(place, {"train": sequences, "validation": validation}))
+    report = sources.Report(place, {"train": sequences, "validation": validation})
+    distributed.log(report.line())
     share, shares = sharding.batch_share(mesh)
     batches = pipeline.batches(
         sequences.plan(data.batch_rows * config.accumulate, config.loop.seed), sequences.load, config.loop.steps,
@@ -84,6 +85,7 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         evaluate=evaluate,
         rate=program.rate,
         schedules={"learning_rate": make_schedule(config.optimizer, config.loop.steps)},
+        counts=report.update,
         parts=("llm", "tokenizer"),
         flops_per_step=llm_step_flops(system.llm, row_tokens, row_tokens * pairs),
         peak_flops=peak_flops(mesh.devices.flat[0]),

@@ -55,8 +55,7 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
         process_index=share, process_count=shares,
     )
     validation_batches = pipeline.evaluation_batches(
-        validation.plan(None), validation.load, data.evaluation_batches,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        validation.plan(None), validation.load, data.evaluation_batches
     )
 
     model = Wav2Vec2ForCTC(system.wav2vec2, len(vocabulary))

@@ -127,18 +127,21 @@ class CodecExamples:
         raise SparkError(f"{STAND_INS} utterances in a row cannot be read; the last ones are in the log")
 
     def _audio(self, index: int, source: AudioSource, own: int) -> tuple[Samples, dict[str, Any]]:
-        if self._prepared is not None and index in self._prepared:
-            samples, record = self._prepared[index]
-            return samples.astype(np.float32) / 32768, record
+        if self._prepared is None:
+            return self._prepare(source, own)
+        if index not in self._prepared:
+            audio, record = self._prepare(source, own)
+            self._prepared[index] = (np.round(audio * 32768).clip(-32768, 32767).astype(np.int16), record)
+        # The first visit rounds too: a batch must not depend on what was read before a resume.
+        samples, record = self._prepared[index]
+        return samples.astype(np.float32) / 32768, record
+
+    def _prepare(self, source: AudioSource, own: int) -> tuple[Samples, dict[str, Any]]:
         config = self._config
         audio, record = source.read(own)
         if config.volume_normalize:
             audio = volume_normalize(audio)
-        audio = highpass(audio, config.sample_rate, self._high_pass_hz).astype(np.float32)
-        if self._prepared is not None:
-            samples = np.round(audio * 32767).clip(-32768, 32767).astype(np.int16)
-            self._prepared[index] = (samples, record)
-        return audio, record
+        return highpass(audio, config.sample_rate, self._high_pass_hz).astype(np.float32), record
 
     def _tokens(self, audio: Samples, record: dict[str, Any], rng: np.random.Generator) -> pipeline.Batch:
         hop = self._config.latent_hop_length

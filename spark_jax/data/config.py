@@ -66,6 +66,8 @@ class CodecDataConfig:
     on_error: Literal["raise", "skip"] = "raise"  # audio that cannot be read; another utterance stands in if skipped
     train_split: str = "train"
     evaluation_split: str = "validation"
+    # Of batch_segments each, made once and kept in memory. Utterances that fill no whole batch are never evaluated; a
+    # split with fewer than one batch has some of them more than once in it.
     evaluation_batches: int = 4
     threads: int = 2
     prefetch: int = 4

@@ -9,6 +9,7 @@ after a resume, and on any number of processes.
 import bisect
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import grain
 import numpy as np
@@ -132,17 +133,24 @@ def batches(
 
 
 def evaluation_batches(
-    plan: Plan, load: Load, limit: int | None = None, process_index: int = 0, process_count: int = 1
+    plan: Plan,
+    load: Load,
+    limit: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 1,
 ) -> list[Batch]:
     """The batches of epoch 0, at most `limit`, evenly picked; made once and kept in memory.
 
-    A process makes its share of the rows, as in `batches`.
+    A process makes its share of the rows, as in `batches`, and `threads` load a batch each.
     """
     planned = plan(0)
     if limit is None or limit > len(planned):
         limit = len(planned)
     picked = [planned[i] for i in np.linspace(0, len(planned) - 1, limit).astype(int)]
-    return [_load_share(load, indices, (i,), process_index, process_count) for i, indices in enumerate(picked)]
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        make = lambda i: _load_share(load, picked[i], (i,), process_index, process_count)  # noqa: E731
+        return list(pool.map(make, range(limit)))
 
 
 def _load_share(load: Load, indices: np.ndarray, seed: tuple[int, ...], index: int, count: int) -> Batch:

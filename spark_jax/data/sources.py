@@ -96,32 +96,81 @@ class Dropped:
 
 
 class Summarised(Protocol):
+    """A part of a run's data.
+
+    Attributes:
+      dropped: what is left out, by reason; it grows by what is skipped when it is read.
+    """
+
+    @property
+    def dropped(self) -> Mapping[str, int]: ...
+
     def summary(self) -> dict[str, Any]:
-        """Figures of an epoch, and `dropped`, counts by reason."""
+        """Figures of an epoch, and `dropped`."""
 
 
-def report(path: Path | None, parts: Mapping[str, Summarised]) -> str:
-    """The summaries of the parts of a run's data as one line for the log; with a path, also written there as JSON."""
-    summaries = {name: part.summary() for name, part in parts.items()}
-    if path is not None:
+class Report:
+    """What the parts of a run's data have and what is left out of them, in a JSON file that `update` keeps up to date.
+
+    Args:
+      path: of the file; None: there is none.
+      parts: of the data, by name.
+
+    Raises:
+      SparkError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None, parts: Mapping[str, Summarised]):
+        self._path, self._parts = path, dict(parts)
+        self._summaries = {name: part.summary() for name, part in parts.items()}
+        self._at_start = self._total()
+        self._write()
+
+    def line(self) -> str:
+        """One line for the start of a run."""
+        lines = []
+        for name, summary in self._summaries.items():
+            figures = ", ".join(
+                f"{value:,.{0 if value >= 100 else 2}f} {unit}" for unit, value in summary.items() if unit != "dropped"
+            )
+            lines.append(f"{name}: {figures} an epoch, {describe(summary['dropped'])}")
+        return "; ".join(lines)
+
+    def update(self) -> dict[str, int]:
+        """Writes the file again if more is left out than before: this process has skipped what it could not read.
+
+        Returns:
+          `skipped_records`, how often that was since the report was made; empty for never.
+
+        Raises:
+          SparkError: it cannot be written.
+        """
+        before = self._total()
+        for name, part in self._parts.items():
+            self._summaries[name]["dropped"] = part.dropped
+        if self._total() > before:
+            self._write()
+        skipped = self._total() - self._at_start
+        return {"skipped_records": skipped} if skipped else {}
+
+    def _total(self) -> int:
+        return sum(sum(summary["dropped"].values()) for summary in self._summaries.values())
+
+    def _write(self) -> None:
+        path = self._path
+        if path is None:
+            return
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(summaries, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(self._summaries, indent=2) + "\n", encoding="utf-8")
             os.replace(temporary, path)
         except OSError as error:
             raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
-    lines = []
-    for name, summary in summaries.items():
-        figures = ", ".join(
-            f"{value:,.{0 if value >= 100 else 2}f} {unit}" for unit, value in summary.items() if unit != "dropped"
-        )
-        lines.append(f"{name}: {figures} an epoch, {describe(summary['dropped'])}")
-    return "; ".join(lines)
 
 
 def describe(dropped: Mapping[str, int]) -> str:
-    """One line for the start of a run."""
+    """Counts by reason as one line."""
     if not dropped:
         return "nothing dropped"
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))

@@ -100,12 +100,20 @@ class SpeechExamples:
         ]
 
     def plan(self, seed: int | None) -> pipeline.Plan:
-        return pipeline.bucketed_plan(self.buckets, self.batch_sizes, seed)
+        """`bucketed_plan`; an example index of the plan is a pair, (example, bucket): a process whose rows of a batch
+        are all empty makes them in the shape of the others'."""
+        plan = pipeline.bucketed_plan(self.buckets, self.batch_sizes, seed)
 
-    def load(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
+        def pairs(epoch: int) -> list[np.ndarray]:
+            batches = plan(epoch)
+            return [np.stack([rows, np.full(len(rows), self.buckets[rows.max()])], axis=1) for rows in batches]
+
+        return pairs
+
+    def load(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
         """`samples` [rows, samples], `lengths`, `targets` [rows, labels], `target_lengths`; empty rows have
         length 0. All rows share a bucket."""
-        bucket = self.buckets[indices.max()]
+        indices, bucket = rows[:, 0], rows[0, 1]
         samples = np.zeros((len(indices), self._samples[bucket]), np.float32)
         targets = np.zeros((len(indices), self._target_lengths[bucket]), np.int32)
         lengths, target_lengths = np.zeros((2, len(indices)), np.int32)

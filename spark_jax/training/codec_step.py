@@ -29,6 +29,8 @@ from spark_jax.wav2vec2.model import Wav2Vec2, num_frames
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 
+LISTENED = 4  # rows of a validation batch that are kept as sounds
+
 
 class CodecModels(struct.PyTreeNode):
     """The modules (no parameters) and optimisers of a run; all static."""
@@ -186,8 +188,8 @@ def codec_step(
 def codec_evaluation(
     models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig
 ) -> Callable[[TrainState, Batch], Metrics]:
-    """(state, batch) → mean losses of inference mode, `loss` their weighted sum; with a wave generator also the
-    samples, `wave`."""
+    """(state, batch) → mean losses of inference mode, `loss` their weighted sum; with a wave generator also `samples`
+    [2, rows, samples], the first rows' originals and reconstructions to listen to."""
 
     def evaluate(state: TrainState, batch: Batch) -> Metrics:
         features, mask = _batch_features(models, config, system, state.params, batch)
@@ -203,7 +205,9 @@ def codec_evaluation(
         metrics = terms | {"loss": sum(getattr(config.losses, name) * term for name, term in terms.items())}
         if features is not None:
             metrics["perplexity"] = outputs.perplexity
-        return metrics if outputs.recons is None else metrics | {"wave": outputs.recons}
+        if outputs.recons is not None:
+            metrics["samples"] = jnp.stack([wave[:LISTENED] for wave in (batch["wave"], outputs.recons)])
+        return metrics
 
     return evaluate
 

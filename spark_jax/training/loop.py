@@ -55,6 +55,7 @@ def fit(
     evaluate: Callable[[TrainState], Mapping[str, float]] | None = None,
     rate: str | None = None,
     schedules: Mapping[str, Callable[[int], Any]] | None = None,
+    counts: Callable[[], Mapping[str, float]] | None = None,
     parts: Sequence[str] = (),
     flops_per_step: float | None = None,
     peak_flops: float | None = None,
@@ -70,6 +71,7 @@ def fit(
       evaluate: validation, called every `evaluate_every` steps and at the end; returns metrics.
       rate: name of a metric that counts work (tokens, audio seconds): it is also reported per second.
       schedules: learning rates by the name to report them under, functions of the updates made.
+      counts: what it returns is added to each line of training metrics, and to the run's last one.
       parts: names in `directory` that `evaluate` writes; those of the best evaluation stay in `directory/best`.
       flops_per_step: of the whole step on all devices, for the utilisation `mfu`.
       peak_flops: of one device, a second.
@@ -87,6 +89,8 @@ def fit(
     report = _Report(config, directory, step, int(state.skipped), rate, schedules or {})
     if flops_per_step is not None and peak_flops is not None:
         report.flops = flops_per_step / (peak_flops * len(state.step.sharding.device_set))
+    if counts is not None:
+        report.counts = counts
     profiler = _Profiler(config, Path(directory) / "profile")
     clock = report.clock
 
@@ -174,6 +178,7 @@ class _Report:
         self.pending: tuple[int, Any] | None = None
         self.clock = Clock()
         self.flops: float | None = None  # of a step, in seconds of one device at its peak
+        self.counts: Callable[[], Mapping[str, float]] = dict
         self.skipped_in_a_row = 0
         self._skipped, self._rate, self._schedules = skipped, rate, schedules
         self._config, self._window = config, Window()
@@ -206,6 +211,7 @@ class _Report:
             # Left-out updates do not count: neither does the optimiser's counter.
             values |= {name: float(rate(step - 1 - self._skipped)) for name, rate in self._schedules.items()}
             values["skipped_total"] = self._skipped
+            values |= self.counts()
             self.write(step, "train", values, line=not self._terminal)
             if self._terminal and "loss" in values:
                 self._bar.set_postfix({"loss": f"{values['loss']:.4f}"})
@@ -218,7 +224,7 @@ class _Report:
                 log_line(step, group, values)
 
     def close(self, step: int) -> None:
-        self.write(step, "run", self.clock.totals(), line=False)
+        self.write(step, "run", self.clock.totals() | self.counts(), line=False)
         self._bar.close()
         if self._writer is not None:
             self._writer.close()

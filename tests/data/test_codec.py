@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from spark_jax.config import RELEASE, tiny
-from spark_jax.data import audio_sources, codec
+from spark_jax.data import audio_sources, codec, pipeline
 from spark_jax.data.sources import Dropped
 from spark_jax.errors import SparkError
 from spark_jax.wav2vec2.model import num_frames
@@ -65,6 +65,24 @@ def test_memory_changes_nothing_audible(records):
             batches.append(examples.load(np.array([2, 1]), generators(2)))
     for batch in batches[1:]:
         np.testing.assert_allclose(batch["wave"], batches[0]["wave"], atol=1e-4)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_restored_iterator_goes_on_with_the_same_batches(records, keep):
+    """In the second epoch, with nothing in memory of what the first one read."""
+
+    def make():
+        examples = make_examples(records, 0.4, 0.1, keep_in_memory=keep)
+        return pipeline.batches(examples.plan(1, 0), examples.load, 6, seed=0)
+
+    iterator = make()
+    whole = [next(iterator) for _ in range(4)]
+    resumed = make()
+    resumed.set_state(iterator.get_state())
+    whole += list(iterator)
+    for ours, theirs in zip(resumed, whole[4:], strict=True):
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name])
 
 
 def test_whole_utterances_end_in_padding(records):

@@ -54,7 +54,7 @@ def test_processes_together_make_the_batch_of_one(count):
     plan = pipeline.shuffled_plan(24, 6, seed=0)
     whole = list(pipeline.batches(plan, load, 5, seed=3))
     parts = [list(pipeline.batches(plan, load, 5, 3, process_index=i, process_count=count)) for i in range(count)]
-    tests = [pipeline.evaluation_batches(plan, load, 2, i, count) for i in range(count)]
+    tests = [pipeline.evaluation_batches(plan, load, 2, i, count, threads=2) for i in range(count)]
     for number, batch in [*enumerate(whole), *enumerate(pipeline.evaluation_batches(plan, load, 2))]:
         shares = [part[number] for part in (tests if batch is not whole[number] else parts)]
         assert all(len(share["index"]) == 6 // count for share in shares)

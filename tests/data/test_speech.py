@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from spark_jax.data import pipeline
 from spark_jax.data.speech import SpeechExamples, Vocabulary, frame_labels
 from spark_jax.errors import SparkError
 
@@ -31,7 +32,7 @@ def test_buckets_padding_and_what_is_left_out(records):
     # 3 s are too long; six labels do not fit 0.1 s.
     assert examples.buckets.tolist() == [0, 0, 1, -1, -1] and examples.dropped == 2
     assert examples.batch_sizes == [4, 2]
-    first, second = [examples.load(indices, []) for indices in examples.plan(None)(0)]
+    first, second = [examples.load(rows, []) for rows in examples.plan(None)(0)]
     assert first["samples"].shape == (4, 16000) and second["samples"].shape == (2, 32000)
     assert first["lengths"].tolist() == [8000, 12800, 0, 0]
     assert first["target_lengths"].tolist() == [2, 1, 0, 0]
@@ -43,6 +44,21 @@ def test_buckets_padding_and_what_is_left_out(records):
 def test_rows_are_a_multiple_of_the_devices(records):
     examples = SpeechExamples(records, "text", Vocabulary(["a", "b"]), (1.0, 2.0), 7.0, 16000, row_multiple=4)
     assert examples.batch_sizes == [4, 4]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_make_the_batch_of_one(records, count):
+    """Shapes and rows, also of a process that has only empty rows."""
+    examples = SpeechExamples(records, "text", Vocabulary(["a", "b"]), (1.0, 2.0, 4.0), 4.0, 16000, row_multiple=4)
+    whole, *parts = (
+        pipeline.evaluation_batches(examples.plan(None), examples.load, None, *share)
+        for share in [(0, 1), *((i, count) for i in range(count))]
+    )
+    assert [np.count_nonzero(batch["lengths"]) for batch in whole] == [2, 1, 1]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for name, values in batch.items():
+            assert len({share[name].shape for share in shares}) == 1, name
+            np.testing.assert_array_equal(np.concatenate([share[name] for share in shares]), values)
 
 
 def test_frame_labels_follow_the_bounds():

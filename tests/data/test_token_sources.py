@@ -118,10 +118,25 @@ def test_a_mixture_of_files_folders_and_patterns(jsonl, folder, tokenizer):
 
 def test_the_report_is_a_line_and_a_file(jsonl, folder, tokenizer, tmp_path):
     parts = {"train": read(str(folder), tokenizer), "validation": read(jsonl, tokenizer, training=False)}
-    line = sources.report(tmp_path / "run" / "data.json", parts)
+    line = sources.Report(tmp_path / "run" / "data.json", parts).line()
     assert "\n" not in line and "train: 87.50 sequences" in line and "4 too fast" in line
     written = json.loads((tmp_path / "run" / "data.json").read_text())
     assert written["train"]["dropped"]["too fast"] == 4 and written["validation"]["sequences"] == 87.5
+
+
+def test_the_report_follows_what_is_skipped_when_it_is_read(folder, jsonl, tokenizer, tmp_path):
+    record_files.garble(folder / "train-00001-of-00003.array_record", '"train-30"')
+    path, sequences = tmp_path / "data.json", read(str(folder), tokenizer, on_error="skip")
+    report = sources.Report(path, {"train": sequences, "validation": read(jsonl, tokenizer)})
+    before = json.loads(path.read_text())
+    assert report.update() == {} and "unreadable" not in before["train"]["dropped"]
+    batches(sequences, 60)  # several epochs
+    skipped = sequences.dropped["unreadable"]
+    assert skipped > 1 and report.update() == {"skipped_records": skipped}
+    before["train"]["dropped"]["unreadable"] = skipped
+    assert json.loads(path.read_text()) == before
+    path.unlink()
+    assert report.update() == {"skipped_records": skipped} and not path.exists()  # it says nothing new
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConf
 from spark_jax.training.config import LoopConfig
 from spark_jax.training.optimizer import OptimizerConfig
 from spark_jax.training.program import codec_models
+from spark_jax.training.state import TrainState
 
 ROOT = Path(__file__).parent.parent.parent
 SYSTEM = tiny()
@@ -180,6 +182,40 @@ def test_waveform_from_tokens():
     assert equal(host(state.collections), before.collections)
 
 
+def test_validation_gives_the_first_rows_to_listen_to(monkeypatch):
+    """Those of the global batch, which no process may have whole; its codec here doubles the samples."""
+    config = dataclasses.replace(GAN, phase="wave", freeze=(), adversarial_start=None)
+    models = codec_models(config, SYSTEM)
+    doubled = lambda codec, variables, batch: SimpleNamespace(recons=2 * batch["wave"])  # noqa: E731
+    monkeypatch.setattr(codec_step, "_from_tokens", doubled)
+    zero = np.zeros((), np.int32)
+    state = TrainState(zero, {"generator": {}, "frozen": {}}, opt_state={}, collections={}, skipped=zero)
+    mesh, wave = sharding.make_mesh(4), make_batch()["wave"]
+    places = jax.tree.map(lambda _: sharding.replicated(mesh), state)
+    evaluate = sharding.jit_eval(codec_step.codec_evaluation(models, config, SYSTEM), mesh, places)
+    values = quickly(evaluate)(state, sharding.put_batch(mesh, {"wave": wave}))
+    assert set(values) == {"loss", "mel", "samples"}
+    np.testing.assert_array_equal(values["samples"], [wave[:4], 2 * wave[:4]])
+
+
+def test_a_process_reads_its_rows_of_the_validation_only(entry_point, tmp_path, monkeypatch):
+    class Started(Exception):
+        pass
+
+    def stop(*_):
+        raise Started
+
+    loaded, load = [], entry_point.CodecExamples.load
+    counted = lambda self, rows, rngs: loaded.append(rows) or load(self, rows, rngs)  # noqa: E731
+    monkeypatch.setattr(entry_point.CodecExamples, "load", counted)
+    monkeypatch.setattr(entry_point.sharding, "batch_share", lambda mesh: (1, 4))
+    monkeypatch.setattr(entry_point.loop, "initialize_or_restore", stop)
+    with pytest.raises(Started):
+        entry_point.train(corpus_run(tmp_path), tmp_path / "run")
+    [rows] = loaded
+    assert len(rows) == GAN.data.batch_segments // 4
+
+
 def test_revival_puts_dead_codes_onto_latents():
     state, step = start(FEATURES, 1, adversarial=False)
     state, _ = step(state, make_batch(0))
@@ -237,21 +273,26 @@ def test_bfloat16_computes_the_same_within_its_precision():
         assert ours[name] != theirs[name], name
 
 
+def corpus_run(folder):
+    """The configuration of a run on a corpus of noise in the folder."""
+    rng = np.random.default_rng(0)
+    with (folder / "metadata.jsonl").open("w") as lines:
+        for i in range(12):
+            soundfile.write(folder / f"{i}.flac", rng.uniform(-0.5, 0.5, 3000 + 500 * i), 16_000)
+            split = "train" if i < 10 else "validation"
+            record = {"index": str(i), "split": split, "wav_path": f"{i}.flac", "duration": 0.2}
+            lines.write(json.dumps(record) + "\n")
+    (folder / "model.yaml").write_text(json.dumps(as_lists(dataclasses.asdict(SYSTEM))))
+    return dataclasses.replace(FEATURES, corpus=str(folder), model=str(folder / "model.yaml"))
+
+
 @pytest.mark.slow
 def test_stopped_run_resumes_exactly(entry_point, tmp_path, monkeypatch):
     """Train 4 steps; train 2, resume to 4; the same metrics, validation included, and the same codec."""
     cache = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
     try:
-        rng = np.random.default_rng(0)
-        with (tmp_path / "metadata.jsonl").open("w") as lines:
-            for i in range(12):
-                soundfile.write(tmp_path / f"{i}.flac", rng.uniform(-0.5, 0.5, 3000 + 500 * i), 16_000)
-                split = "train" if i < 10 else "validation"
-                record = {"index": str(i), "split": split, "wav_path": f"{i}.flac", "duration": 0.2}
-                lines.write(json.dumps(record) + "\n")
-        (tmp_path / "model.yaml").write_text(json.dumps(as_lists(dataclasses.asdict(SYSTEM))))
-        config = dataclasses.replace(FEATURES, corpus=str(tmp_path), model=str(tmp_path / "model.yaml"))
+        config = corpus_run(tmp_path)
         entry_point.train(config, tmp_path / "whole")
 
         # The first half is a whole run that is stopped after two steps, as by a signal.

@@ -46,6 +46,23 @@ def test_sigterm_saves_and_the_run_goes_on(toy, tmp_path):
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
+def test_counts_stand_in_every_line_and_at_the_end_of_a_stopped_run(toy, tmp_path):
+    counted = []
+
+    def counts():
+        counted.append(None)
+        return {"skipped_records": len(counted)}
+
+    def terminate(step):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    toy(tmp_path, 12, step_hook=terminate, log_every=3).run(counts=counts)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = [(line["step"], line["group"], line["skipped_records"]) for line in lines]
+    assert found == [(3, "train", 1), (6, "train", 2), (7, "run", 3)]
+
+
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(toy, tmp_path):
     seen = []
 

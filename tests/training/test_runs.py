@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import record_files
 import soundfile
 
 from spark_jax import config
 from spark_jax.pytree import flatten
+from spark_jax.tokenizer import open_tokenizer
 from spark_jax.training.checkpoint import load_params
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +101,28 @@ def codec_settings(tmp_path_factory):
     return folder / "bicodec.yaml"
 
 
+@pytest.fixture(scope="module")
+def recogniser_settings(tmp_path_factory):
+    """A recogniser of one layer on noise; the last batch of an epoch has one utterance, the second process none."""
+    folder = tmp_path_factory.mktemp("recogniser")
+    rng = np.random.default_rng(0)
+    with (folder / "metadata.jsonl").open("w") as lines:
+        for i in range(10):
+            soundfile.write(folder / f"{i}.flac", rng.uniform(-0.5, 0.5, 4000), 16_000)
+            record = {"index": str(i), "split": "train" if i < 5 else "validation", "wav_path": f"{i}.flac"}
+            lines.write(json.dumps(record | {"duration": 0.25, "text": "ba b"[: 1 + i % 4]}) + "\n")
+    system = config.to_mapping(config.tiny())
+    system["wav2vec2"] |= {"num_hidden_layers": 1, "feature_layers": [1]}
+    (folder / "model.yaml").write_text(json.dumps(system))
+    run = {
+        "corpus": str(folder), "model": str(folder / "model.yaml"), "target": "text",
+        "data": {"bucket_seconds": [0.25], "batch_seconds": 1.0}, "optimizer": {"warmup_steps": 0},
+        "loop": {"steps": 3, "log_every": 1, "evaluate_every": 3, "checkpoint_every": 3},
+    }  # fmt: skip
+    (folder / "wav2vec2.yaml").write_text(json.dumps(run))
+    return folder / "wav2vec2.yaml"
+
+
 def start(settings, output, *arguments, at=None, event=None, devices=2):
     """train/NAME.py for settings NAME.yaml; `event` happens before step `at` of this start."""
     program = ROOT / "train" / f"{settings.stem}.py"
@@ -161,6 +185,25 @@ def test_killed_after_12_steps_and_resumed_is_the_run_that_was_not(settings, who
     assert len(metrics(tmp_path)) < len(metrics(whole))
     finish(start(settings, tmp_path))
     assert_same_run(tmp_path, whole)
+
+
+def test_records_that_a_stopped_run_has_skipped_are_counted(settings, tmp_path):
+    """In data.json and in the metrics, by the time that it ends."""
+    system = config.tiny()
+    lines = [json.loads(line) for line in (settings.parent / "tokens.jsonl").read_text().splitlines()]
+    for split in ("train", "validation"):
+        chosen = [line for line in lines if line["split"] == split]
+        record_files.write_tokens(tmp_path / "records", chosen, open_tokenizer("bytes", system), 1, split)
+    for i in range(25, 35):
+        if i % 6:
+            record_files.garble(tmp_path / "records" / "train-00000-of-00001.array_record", f'"u{i}"')
+    changes = (f"tokens={tmp_path / 'records'}", "data.on_error=skip", "loop.log_every=1000")
+    arguments = [argument for change in changes for argument in ("--set", change)]
+    log = finish(start(settings, tmp_path / "run", *arguments, at=7, event=TERMINATE))
+    assert "step 7: stopped by a signal, saved" in log
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert last["group"] == "run" and 1 <= last["skipped_records"] <= data["train"]["dropped"]["unreadable"]
 
 
 @pytest.mark.slow
@@ -266,3 +309,19 @@ def test_the_codec_in_two_processes_is_that_of_one_and_resumes_after_a_kill(code
     for process in in_two_processes(codec_settings, killed):
         finish(process)
     assert metrics(killed) == found and last_checksums(killed) == last_checksums(two)
+
+
+@pytest.mark.slow
+def test_the_recogniser_in_two_processes_is_that_of_one(recogniser_settings, tmp_path, monkeypatch):
+    """Its validation counts the utterances of both."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of it
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(start(recogniser_settings, one))
+    for process in in_two_processes(recogniser_settings, two):
+        finish(process)
+    expected = metrics(one)
+    assert expected[-1]["group"] == "validation" and expected[-1]["items"] == 5
+    for ours, theirs in zip(metrics(two), expected, strict=True):
+        assert ours.keys() == theirs.keys() and ours["group"] == theirs["group"]
+        for name in ours.keys() - {"group"}:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6, err_msg=name)
