@@ -243,11 +243,11 @@ def refusal(message: str) -> Refusal:
 
 
 def model_flops(config: Any, system: SparkConfig) -> float:
-    """Of a step; rows of tokens count as one sequence each (several shorter ones take less)."""
+    """Of a step; rows of tokens count as one sequence each, all of them targets (several shorter ones take less)."""
     if isinstance(config, BiCodecTrainingConfig):
         return flops.codec_step_flops(config, system)
     rows, length = config.data.batch_rows * config.accumulate, config.data.row_length
-    return flops.llm_step_flops(system.llm, rows * length, rows * flops.causal_pairs([length]))
+    return flops.llm_step_flops(system.llm, rows * length, rows * length, rows * flops.causal_pairs([length]))
 
 
 def search(

@@ -162,7 +162,10 @@ def test_where_the_time_goes(toy, tmp_path):
         return {"loss": 1.0}
 
     run = toy(tmp_path, 8, load_hook=slow, log_every=4, evaluate_every=4, checkpoint_every=4)
-    run.run(evaluate, schedules={"learning_rate": lambda count: 10.0 * count}, flops_per_step=3e9, peak_flops=1e9)
+    run.run(
+        evaluate, schedules={"learning_rate": lambda count: 10.0 * count}, peak_flops=1e9,
+        flops_per_step=lambda means: 3e9 * means["grad_norm"],
+    )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["group"] == "train"]
     assert [line["learning_rate"] for line in train] == [30.0, 70.0]  # of updates 3 and 7, counted from 0
@@ -170,7 +173,9 @@ def test_where_the_time_goes(toy, tmp_path):
     assert 0 < train[1]["checkpoint_seconds"]
     for line in train:
         assert line["step_seconds"] == pytest.approx(line["data_wait_seconds"] + line["compute_seconds"])
-        assert line["mfu"] == pytest.approx(3e9 / (line["step_seconds"] * 4 * 1e9))  # the toy's mesh has four devices
+        assert line["mfu"] == pytest.approx(
+            3e9 * line["grad_norm"] / (line["step_seconds"] * 4 * 1e9)  # the toy's mesh has four devices
+        )
     total = lines[-1]
     assert total["group"] == "run" and total["steps"] == 8 and total["evaluation_seconds"] >= 0.6
     spent = sum(total[f"{name}_seconds"] for name in ("compute", "data_wait", "evaluation", "checkpoint"))
