@@ -198,6 +198,13 @@ def test_a_corpus_in_steps(tool):
     assert tool.corpus_steps(BiCodecTrainingConfig(), nothing)[0] == 800_000
 
 
+@pytest.mark.parametrize("name", ["llm_0_5b", "llm_qwen3_0_6b"])
+def test_the_recipes_are_three_epochs_of_voxbox(tool, name):
+    recipe = load_training(ROOT / "configs" / f"{name}.yaml")
+    arguments = tool.parse_arguments(["x", "--cpu-devices", "1", "--hours-of-audio", "102500"])
+    assert recipe.loop.steps == pytest.approx(3 * tool.corpus_steps(recipe, arguments)[0], rel=0.01)
+
+
 def test_an_effort_that_does_not_exist(tool, capsys):
     assert tool.main(["configs/tiny_llm.yaml", "--cpu-devices", "1", "--effort", "-2"]) == 2
     assert "--effort -2.0: expected -1 to 0" in capsys.readouterr().err
