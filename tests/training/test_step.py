@@ -194,3 +194,16 @@ def test_the_table_names_what_does_not_fit():
         sharding.tree_shardings(mesh, boxed, {**sharding.RULES, "mlp": "fsdp"})
     with pytest.raises(SparkError, match="does not fit 8 devices"):
         sharding.make_mesh(4, 4, 1)
+
+
+def test_a_mesh_that_takes_what_is_left_leaves_no_device_out():
+    devices = jax.devices()[:6]
+    assert dict(sharding.make_mesh(fsdp=3, devices=devices).shape) == {"data": 2, "fsdp": 3, "tensor": 1}
+    problem = r"6 devices are no multiple of fsdp 4 · tensor 1 = 4 \(data is -1\); expected .*, one of 1, 2, 3, 6, or"
+    with pytest.raises(SparkError, match=f"{problem} data 1 to leave 2 of them out"):
+        sharding.make_mesh(fsdp=4, devices=devices)
+    assert sharding.make_mesh(1, 4, devices=devices).size == 4
+    with pytest.raises(SparkError, match="6 devices are no multiple of fsdp 2 · tensor 8 = 16 .* one of 1, 2, 3, 6$"):
+        sharding.make_mesh(fsdp=2, tensor=8, devices=devices)
+    with pytest.raises(SparkError, match="does not fit 6 devices"):
+        sharding.make_mesh(fsdp=0, devices=devices)
