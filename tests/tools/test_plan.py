@@ -100,6 +100,8 @@ def test_the_nearest_setting_is_searched_for(tool, config, capsys, monkeypatch):
         tried.append(config)
         if config.mesh.fsdp > 4:
             raise tool.SparkError("axis 'embed' is not divisible")
+        if config.remat == "attention":
+            raise jax.errors.JaxRuntimeError("INTERNAL: no such layout")
         size = {"none": 40, "dots": 24, "attention": 20, "full": 18}[config.remat] * config.data.batch_rows / 8
         if size <= limit / GIB:
             moved = hlo.Movement({}, 1.0, 0)
@@ -110,6 +112,7 @@ def test_the_nearest_setting_is_searched_for(tool, config, capsys, monkeypatch):
     monkeypatch.setattr(tool, "compile_step", compile_step)
     assert tool.main([config, "--cpu-devices", "8", "--memory", "12", "--tries", "20", "--effort", "-0.5"]) == 1
     out = capsys.readouterr().out
+    assert "neither does  remat=attention: the compiler failed: INTERNAL: no such layout" in out
     assert "this does     --set remat=full --set accumulate=4 --set data.batch_rows=4" in out
     assert tried[-1].accumulate * tried[-1].data.batch_rows == 16  # of the same batch
     assert tool.main([config, "--cpu-devices", "8", "--memory", "0.1", "--tries", "3", "--effort", "-0.5"]) == 1
@@ -136,6 +139,18 @@ def test_what_may_be_changed(tool):
 def test_the_compilers_figures_are_read(tool, message, gib):
     found = tool.refusal(message)
     assert found.needed / GIB == pytest.approx(gib, rel=1e-3) and "\n" not in found.message
+
+
+def test_a_failure_of_the_compiler_is_no_verdict(tool, config, capsys, monkeypatch):
+    def failing(*_, **__):
+        raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic failed to compile TPU kernel:\n  unsupported layout")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", failing)
+    assert tool.main([config, "--cpu-devices", "8"]) == 2
+    told = capsys.readouterr()
+    assert "does not fit" not in told.out
+    expected = "8 CPU devices: the compiler failed: INTERNAL: Mosaic failed to compile TPU kernel: unsupported layout\n"
+    assert told.err == f"error: {config} on {expected}"
 
 
 def test_a_missing_compiler_is_told(tool, config, capsys, monkeypatch):
