@@ -15,6 +15,7 @@ import jax
 from spark_jax import compilation_cache
 from spark_jax.config import to_mapping
 from spark_jax.errors import SparkError
+from spark_jax.pytree import flatten
 from spark_jax.training import distributed
 from spark_jax.training.config import load_config
 
@@ -29,15 +30,17 @@ def run(config_class: type[T], train: Callable[[T, Path], Any], description: str
     (`distributed.initialize`) each calls `train`. An output folder has one run at a time.
     """
     arguments = _parse(description)
+    output = Path(arguments.output)
     try:
         config = load_config(config_class, arguments.config, arguments.set)
+        _refuse_addresses(config, arguments)
         distributed.initialize(
             arguments.coordinator, arguments.num_processes, arguments.process_id, arguments.heartbeat
         )
-        with _one_run_in(arguments.output):
-            _write_config(config, arguments.output)
+        with _one_run_in(output):
+            _write_config(config, output)
             compilation_cache.enable()  # a resumed run starts fast
-            train(config, arguments.output)
+            train(config, output)
     except SparkError as error:
         print(f"error: {error}", file=sys.stderr)
         _exit(2)
@@ -66,7 +69,7 @@ def _exit(code: int) -> None:
 def _parse(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file; it holds only what differs from the defaults")
-    parser.add_argument("--output", required=True, type=Path, help="folder of checkpoints, metrics and parts")
+    parser.add_argument("--output", required=True, help="folder of checkpoints, metrics and parts, on a mounted disk")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="overrides the file")
     parser.add_argument(
         "--profile", metavar="START:STOP", help="trace these steps into OUTPUT/profile; short for --set loop.profile=…"
@@ -88,6 +91,15 @@ def _parse(description: str) -> argparse.Namespace:
             parser.error(f"argument --profile: expected START:STOP, two numbers of steps, not {arguments.profile!r}")
         arguments.set.append(f"loop.profile=[{start}, {stop}]")
     return arguments
+
+
+def _refuse_addresses(config: Any, arguments: argparse.Namespace) -> None:
+    """What looks like gs://bucket/folder would become the local folder gs:/bucket/folder."""
+    values = flatten(to_mapping(config))
+    named = {f"{arguments.config}: {key.replace('/', '.')}": value for key, value in values.items()}
+    for name, value in {"--output": arguments.output, **named}.items():
+        if isinstance(value, str) and "://" in value:
+            raise SparkError(f"{name} is {value}, expected a path of a disk that is mounted here")
 
 
 def _one_run_in(output: Path) -> TextIO:

@@ -62,3 +62,21 @@ def test_other_errors_of_a_training_stay_what_they_are(start):
 
     with pytest.raises(OSError, match="of the training"):
         start(train)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--output", "gs://bucket/runs/llm"], "--output", "gs://bucket/runs/llm"),
+        (["--set", "init_from=gs://bucket/llm"], "config.yaml: init_from", "gs://bucket/llm"),
+        (["--set", "tokens=s3://bucket/tokens"], "config.yaml: tokens", "s3://bucket/tokens"),
+        (["--set", "tokens=[{path: a}, {path: gs://b}]"], "config.yaml: tokens.1.path", "gs://b"),
+    ],
+)
+def test_addresses_are_no_paths(start, tmp_path, capsys, monkeypatch, arguments, name, value):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        start(lambda *_: pytest.fail("nothing to write to or to read from"), *arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{name} is {value}, expected a path of a disk that is mounted here\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
