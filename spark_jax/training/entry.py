@@ -13,7 +13,7 @@ from typing import Any, TextIO, TypeVar
 import jax
 
 from spark_jax import compilation_cache
-from spark_jax.config import to_mapping
+from spark_jax.config import SparkConfig, to_mapping
 from spark_jax.errors import SparkError
 from spark_jax.pytree import flatten
 from spark_jax.training import distributed
@@ -25,8 +25,9 @@ T = TypeVar("T")
 def run(config_class: type[T], train: Callable[[T, Path], Any], description: str) -> None:
     """Parses `CONFIG --output DIR [--set a.b=value …]` and calls `train(config, output)`.
 
-    The configuration as it was resolved is kept as `output/config.json`. A run that finds checkpoints in its
-    output folder goes on from the newest, and says what differs from the configuration there. With several processes
+    The configuration as it was resolved is kept as `output/config.json`, the model's sizes as `output/model.yaml`, so
+    that the folder tells its parts' shapes wherever it is read. A run that finds checkpoints in its output folder goes
+    on from the newest, and says what differs from the configuration there. With several processes
     (`distributed.initialize`) each calls `train`. An output folder has one run at a time.
     """
     arguments = _parse(description)
@@ -121,7 +122,8 @@ def _one_run_in(output: Path) -> TextIO:
 
 
 def _write_config(config: Any, output: Path) -> None:
-    """Keeps the configuration as `config.json`; says what has changed since the run began or last went on."""
+    """Keeps the configuration as `config.json` and the sizes as `model.yaml`; says what has changed in the former since
+    the run began or last went on."""
     if not distributed.is_primary():
         return
     path, values = output / "config.json", to_mapping(config)
@@ -135,10 +137,12 @@ def _write_config(config: Any, output: Path) -> None:
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
                 distributed.log(f"{path}: {key} was {old.get(key)!r}, is {new.get(key)!r} from here on")
+    sizes = json.dumps(to_mapping(load_config(SparkConfig, config.model)), indent=2) + "\n"  # JSON is YAML
     try:
-        temporary = path.with_name("config.json.tmp")
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        for name, content in {"config.json": text, "model.yaml": sizes}.items():
+            temporary = output / f"{name}.tmp"
+            temporary.write_text(content)
+            os.replace(temporary, output / name)
     except OSError as error:
         raise SparkError(f"{output}: cannot be written ({error})") from error
 

@@ -1,11 +1,13 @@
 """What every training does before and around its steps: the output folder's lock and the configuration there."""
 
+import dataclasses
 import json
 
 import pytest
 
+from spark_jax.config import SparkConfig
 from spark_jax.training import entry
-from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig
+from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig, load_config
 
 
 @pytest.fixture
@@ -80,3 +82,14 @@ def test_addresses_are_no_paths(start, tmp_path, capsys, monkeypatch, arguments,
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith(f"{name} is {value}, expected a path of a disk that is mounted here\n")
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_the_models_sizes_stay_with_the_run(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sizes.yaml").write_text("llm: {num_hidden_layers: 3}")
+    start(lambda *_: None, "--set", "model=sizes.yaml")
+    (tmp_path / "sizes.yaml").unlink()
+    expected = SparkConfig(llm=dataclasses.replace(SparkConfig().llm, num_hidden_layers=3))
+    assert load_config(SparkConfig, "run/model.yaml") == expected
+    start(lambda *_: None)
+    assert load_config(SparkConfig, "run/model.yaml") == SparkConfig()
