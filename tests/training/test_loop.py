@@ -6,9 +6,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from event_files import read_values
 
 from spark_jax.errors import SparkError
-from spark_jax.training import checkpoint
+from spark_jax.training import checkpoint, loop
 
 
 def losses(directory):
@@ -180,6 +181,29 @@ def test_where_the_time_goes(toy, tmp_path):
     assert total["group"] == "run" and total["steps"] == 8 and total["evaluation_seconds"] >= 0.6
     spent = sum(total[f"{name}_seconds"] for name in ("compute", "data_wait", "evaluation", "checkpoint"))
     assert spent == pytest.approx(total["seconds"])
+
+
+def test_tensorboard_has_what_the_lines_have(toy, tmp_path):
+    toy(tmp_path, 6, log_every=2, evaluate_every=3).run(lambda state: {"loss": float(state.step)})
+    values = read_values(tmp_path / "tensorboard")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    expected = {
+        (f"{line['group']}/{name}", line["step"]): value
+        for line in lines for name, value in line.items() if name not in ("group", "step")
+    }  # fmt: skip
+    assert values.keys() == expected.keys()
+    for place, value in expected.items():
+        assert values[place].simple_value == np.float32(value), place
+    assert {(tag, step) for tag, step in values if tag.endswith("/loss")} == {
+        ("train/loss", 2), ("train/loss", 4), ("train/loss", 6), ("validation/loss", 3), ("validation/loss", 6)
+    }  # fmt: skip
+    assert values["validation/loss", 3].simple_value == 3.0
+
+
+def test_of_several_processes_the_first_writes_metrics(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.distributed, "is_primary", lambda: False)
+    toy(tmp_path, 2).run(lambda state: {"loss": 1.0})
+    assert os.listdir(tmp_path) == ["checkpoints"]
 
 
 def test_a_profile_of_some_steps(toy, tmp_path, capsys):
