@@ -49,7 +49,7 @@ def make_mesh(
     """Mesh of axes (data, fsdp, tensor).
 
     Args:
-      data: devices on the data axis; -1 takes all that the other axes leave.
+      data: devices on the data axis; -1 takes all that the other axes leave, so that none is left out.
       fsdp: devices that parameters and batches are divided over.
       tensor: devices that heads, hidden units and vocabulary are divided over.
       devices: those to use; None: the first `data·fsdp·tensor` of all.
@@ -58,8 +58,16 @@ def make_mesh(
       SparkError: sizes that do not fit the number of devices.
     """
     available = list(jax.devices() if devices is None else devices)
-    if data == -1:
-        data = max(1, len(available) // (fsdp * tensor))
+    if data == -1 and min(fsdp, tensor) >= 1:
+        count = len(available)
+        data, left = divmod(count, fsdp * tensor)
+        if left:
+            fitting = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
+            raise SparkError(
+                f"mesh: {count} devices are no multiple of fsdp {fsdp} · tensor {tensor} = {fsdp * tensor} (data is "
+                f"-1); expected a product that divides them, one of {fitting}"
+                + (f", or data {data} to leave {left} of them out" if data else "")
+            )
     sizes = (data, fsdp, tensor)
     if min(sizes) < 1 or math.prod(sizes) > len(available):
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit {len(available)} devices")

@@ -97,7 +97,7 @@ def data(
             rows.append(json.loads(result.stdout))
     small, _ = rows
     length = small["tokens"] / small["sequences"]
-    per_token = llm_step_flops(RELEASE.llm, tokens=1.0, pairs=length / 2)
+    per_token = llm_step_flops(RELEASE.llm, tokens=1.0, targets=1.0, pairs=length / 2)
     chip = accelerator("TPU v5e").flops
     wanted = chip * MFU / per_token
     load = f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"

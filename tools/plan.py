@@ -6,7 +6,7 @@
 
 For each topology: memory of a chip, collectives, FLOPs, the shortest time that a step can take (roofline), and with
 --hours-of-audio or --tokens the time for a corpus at an assumed utilisation. Exit code 1: it does not fit; then the
-nearest setting that does is searched for.
+nearest setting that does is searched for. Exit code 2: nothing can be said, and why.
 """
 
 import argparse
@@ -96,6 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if fits else 1
     except SparkError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except jax.errors.JaxRuntimeError as error:
+        where = name or f"{arguments.cpu_devices} CPU devices"
+        print(f"error: {arguments.config} on {where}: {failure(error)}", file=sys.stderr)
         return 2
 
 
@@ -197,6 +201,7 @@ def compile_step(
 
     Raises:
       SparkError: the configuration does not fit the mesh, whatever the memory.
+      JaxRuntimeError: the compiler failed for another reason than memory.
     """
     system = load_config(SparkConfig, config.model)
     program = PROGRAMS[type(config)](config, system, devices)
@@ -242,12 +247,16 @@ def refusal(message: str) -> Refusal:
     return Refusal(text[:240], needed)
 
 
+def failure(error: jax.errors.JaxRuntimeError) -> str:
+    return f"the compiler failed: {' '.join(str(error).split())[:1000]}"
+
+
 def model_flops(config: Any, system: SparkConfig) -> float:
-    """Of a step; rows of tokens count as one sequence each (several shorter ones take less)."""
+    """Of a step; rows of tokens count as one sequence each, all of them targets (several shorter ones take less)."""
     if isinstance(config, BiCodecTrainingConfig):
         return flops.codec_step_flops(config, system)
     rows, length = config.data.batch_rows * config.accumulate, config.data.row_length
-    return flops.llm_step_flops(system.llm, rows * length, rows * flops.causal_pairs([length]))
+    return flops.llm_step_flops(system.llm, rows * length, rows * length, rows * flops.causal_pairs([length]))
 
 
 def search(
@@ -267,6 +276,8 @@ def search(
                 result = compile_step(trained, devices, limit, arguments.effort)
             except SparkError:
                 continue  # sizes that do not divide
+            except jax.errors.JaxRuntimeError as error:  # what was asked for does not fit all the same
+                result = Refusal(failure(error), float("inf"))
             tries += 1
             if isinstance(result, Plan):
                 return _last_of_each(trial), result

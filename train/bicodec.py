@@ -87,13 +87,14 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
             results.append(result)
         return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
+    peak = peak_flops(mesh.devices.flat[0])
+    step_flops = codec_step_flops(config, system) if peak else None
     state = loop.fit(
         state, program.jit_step(shardings, int(state.step)), batches,
         config=config.loop, checkpoints=checkpoints, directory=output,
         put=lambda batch: sharding.put_batch(mesh, batch), evaluate=evaluate, rate=program.rate,
         schedules=schedules(config), counts=report.update, parts=("codec",),
-        flops_per_step=codec_step_flops(config, system) if peak_flops(mesh.devices.flat[0]) else None,
-        peak_flops=peak_flops(mesh.devices.flat[0]),
+        flops_per_step=lambda _: step_flops, peak_flops=peak,
     )  # fmt: skip
     checkpoints.close()
     samples.close()

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from spark_jax import sharding
 from spark_jax.config import SparkConfig
@@ -19,7 +18,7 @@ from spark_jax.errors import SparkError
 from spark_jax.tokenizer import open_tokenizer
 from spark_jax.training import checkpoint, distributed, entry, loop, step
 from spark_jax.training.config import LLMTrainingConfig, load_config
-from spark_jax.training.flops import causal_pairs, llm_step_flops
+from spark_jax.training.flops import llm_step_flops
 from spark_jax.training.hardware import peak_flops
 from spark_jax.training.metrics import Window
 from spark_jax.training.optimizer import make_schedule
@@ -61,9 +60,6 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         state = state.replace(params=checkpoint.load_params(config.init_from, wanted))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     distributed.log(f"{parameters / 1e6:.2f} M parameters; mesh {dict(mesh.shape)}")
-    row_tokens = data.batch_rows * config.accumulate * data.row_length
-    some = sequences.lengths(np.linspace(0, len(sequences) - 1, min(len(sequences), 4096)).astype(int))
-    pairs = causal_pairs(some) / some.sum()  # of a token
     evaluate_batch = program.jit_evaluation(shardings)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
@@ -87,7 +83,9 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
         schedules={"learning_rate": make_schedule(config.optimizer, config.loop.steps)},
         counts=report.update,
         parts=("llm", "tokenizer"),
-        flops_per_step=llm_step_flops(system.llm, row_tokens, row_tokens * pairs),
+        flops_per_step=lambda means: llm_step_flops(
+            system.llm, means["tokens"], means["targets"], means["attention_pairs"]
+        ),
         peak_flops=peak_flops(mesh.devices.flat[0]),
     )
     checkpoints.close()

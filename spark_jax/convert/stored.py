@@ -1,8 +1,8 @@
 """Where our parameters lie: in a model directory, or in the output folder of a training.
 
 A training's folder (train/llm.py, train/bicodec.py, train/wav2vec2.py, and what `spark-jax init-llm` makes) holds one
-part: `llm` beside `tokenizer`, `codec`, or `wav2vec2`. Its sizes stand in its `model.yaml`, or in the file that the
-`model` of its config.json names.
+part: `llm` beside `tokenizer`, `codec`, or `wav2vec2`. Its sizes stand in its `model.yaml`; without one (older
+runs) in the file that the `model` of its config.json names.
 """
 
 import dataclasses

@@ -13,8 +13,9 @@ from typing import Any, TextIO, TypeVar
 import jax
 
 from spark_jax import compilation_cache
-from spark_jax.config import to_mapping
+from spark_jax.config import SparkConfig, to_mapping
 from spark_jax.errors import SparkError
+from spark_jax.pytree import flatten
 from spark_jax.training import distributed
 from spark_jax.training.config import load_config
 
@@ -24,20 +25,23 @@ T = TypeVar("T")
 def run(config_class: type[T], train: Callable[[T, Path], Any], description: str) -> None:
     """Parses `CONFIG --output DIR [--set a.b=value …]` and calls `train(config, output)`.
 
-    The configuration as it was resolved is kept as `output/config.json`. A run that finds checkpoints in its
-    output folder goes on from the newest, and says what differs from the configuration there. With several processes
+    The configuration as it was resolved is kept as `output/config.json`, the model's sizes as `output/model.yaml`, so
+    that the folder tells its parts' shapes wherever it is read. A run that finds checkpoints in its output folder goes
+    on from the newest, and says what differs from the configuration there. With several processes
     (`distributed.initialize`) each calls `train`. An output folder has one run at a time.
     """
     arguments = _parse(description)
+    output = Path(arguments.output)
     try:
         config = load_config(config_class, arguments.config, arguments.set)
+        _refuse_addresses(config, arguments)
         distributed.initialize(
             arguments.coordinator, arguments.num_processes, arguments.process_id, arguments.heartbeat
         )
-        with _one_run_in(arguments.output):
-            _write_config(config, arguments.output)
+        with _one_run_in(output):
+            _write_config(config, output)
             compilation_cache.enable()  # a resumed run starts fast
-            train(config, arguments.output)
+            train(config, output)
     except SparkError as error:
         print(f"error: {error}", file=sys.stderr)
         _exit(2)
@@ -66,7 +70,7 @@ def _exit(code: int) -> None:
 def _parse(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file; it holds only what differs from the defaults")
-    parser.add_argument("--output", required=True, type=Path, help="folder of checkpoints, metrics and parts")
+    parser.add_argument("--output", required=True, help="folder of checkpoints, metrics and parts, on a mounted disk")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="overrides the file")
     parser.add_argument(
         "--profile", metavar="START:STOP", help="trace these steps into OUTPUT/profile; short for --set loop.profile=…"
@@ -90,6 +94,15 @@ def _parse(description: str) -> argparse.Namespace:
     return arguments
 
 
+def _refuse_addresses(config: Any, arguments: argparse.Namespace) -> None:
+    """What looks like gs://bucket/folder would become the local folder gs:/bucket/folder."""
+    values = flatten(to_mapping(config))
+    named = {f"{arguments.config}: {key.replace('/', '.')}": value for key, value in values.items()}
+    for name, value in {"--output": arguments.output, **named}.items():
+        if isinstance(value, str) and "://" in value:
+            raise SparkError(f"{name} is {value}, expected a path of a disk that is mounted here")
+
+
 def _one_run_in(output: Path) -> TextIO:
     """Process 0 locks the folder until the file is closed, or the process ends in any way: two runs at once would undo
     each other's checkpoints and lines."""
@@ -109,7 +122,8 @@ def _one_run_in(output: Path) -> TextIO:
 
 
 def _write_config(config: Any, output: Path) -> None:
-    """Keeps the configuration as `config.json`; says what has changed since the run began or last went on."""
+    """Keeps the configuration as `config.json` and the sizes as `model.yaml`; says what has changed in the former since
+    the run began or last went on."""
     if not distributed.is_primary():
         return
     path, values = output / "config.json", to_mapping(config)
@@ -123,10 +137,12 @@ def _write_config(config: Any, output: Path) -> None:
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
                 distributed.log(f"{path}: {key} was {old.get(key)!r}, is {new.get(key)!r} from here on")
+    sizes = json.dumps(to_mapping(load_config(SparkConfig, config.model)), indent=2) + "\n"  # JSON is YAML
     try:
-        temporary = path.with_name("config.json.tmp")
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        for name, content in {"config.json": text, "model.yaml": sizes}.items():
+            temporary = output / f"{name}.tmp"
+            temporary.write_text(content)
+            os.replace(temporary, output / name)
     except OSError as error:
         raise SparkError(f"{output}: cannot be written ({error})") from error
 

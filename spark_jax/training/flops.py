@@ -26,19 +26,20 @@ def causal_pairs(lengths: Iterable[int]) -> int:
     return int(np.sum(lengths * (lengths + 1) // 2))
 
 
-def llm_step_flops(config: Qwen2Config, tokens: float, pairs: float) -> float:
-    """Forward and backward pass of the decoder with its head, over all tokens.
+def llm_step_flops(config: Qwen2Config, tokens: float, targets: float, pairs: float) -> float:
+    """Forward and backward pass of the decoder, and of its head where a loss is asked for.
 
     Args:
-      tokens: of the step's whole batch, padding included: it is computed as well.
+      tokens: of the step's whole batch, without padding: what is computed of it is of no use.
+      targets: those of the tokens whose logits are asked for.
       pairs: (query, key) pairs of the attention, over all rows: `causal_pairs` of the sequences.
     """
     heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     attention = config.hidden_size * dim * (2 * heads + 2 * kv_heads)  # queries, keys, values, output
     mlp = 3 * config.hidden_size * config.intermediate_size
-    weights = config.num_hidden_layers * (attention + mlp) + config.hidden_size * config.vocab_size
+    layers, head = config.num_hidden_layers * (attention + mlp), config.hidden_size * config.vocab_size
     mixing = config.num_hidden_layers * heads * dim * 2  # scores, and the mean of the values
-    return FORWARD_AND_BACKWARD * 2.0 * (weights * tokens + mixing * pairs)
+    return FORWARD_AND_BACKWARD * 2.0 * (layers * tokens + head * targets + mixing * pairs)
 
 
 def codec_step_flops(config: BiCodecTrainingConfig, system: SparkConfig) -> float:

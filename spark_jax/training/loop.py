@@ -1,5 +1,6 @@
 """The loop that every trainer shares: step, metrics one step late, evaluation, checkpoints, signals."""
 
+import math
 import os
 import shutil
 import sys
@@ -57,7 +58,7 @@ def fit(
     schedules: Mapping[str, Callable[[int], Any]] | None = None,
     counts: Callable[[], Mapping[str, float]] | None = None,
     parts: Sequence[str] = (),
-    flops_per_step: float | None = None,
+    flops_per_step: Callable[[Mapping[str, float]], float] | None = None,
     peak_flops: float | None = None,
 ) -> TrainState:
     """Trains until `config.steps`, or until SIGTERM or SIGINT, after which the state is saved and returned.
@@ -73,7 +74,7 @@ def fit(
       schedules: learning rates by the name to report them under, functions of the updates made.
       counts: what it returns is added to each line of training metrics, and to the run's last one.
       parts: names in `directory` that `evaluate` writes; those of the best evaluation stay in `directory/best`.
-      flops_per_step: of the whole step on all devices, for the utilisation `mfu`.
+      flops_per_step: useful ones of a step on all devices by the means of its metrics, for the utilisation `mfu`.
       peak_flops: of one device, a second.
 
     Returns:
@@ -88,7 +89,7 @@ def fit(
     step = int(state.step)
     report = _Report(config, directory, step, int(state.skipped), rate, schedules or {})
     if flops_per_step is not None and peak_flops is not None:
-        report.flops = flops_per_step / (peak_flops * len(state.step.sharding.device_set))
+        report.flops, report.peak_flops = flops_per_step, peak_flops * len(state.step.sharding.device_set)
     if counts is not None:
         report.counts = counts
     profiler = _Profiler(config, Path(directory) / "profile")
@@ -177,7 +178,8 @@ class _Report:
     ):
         self.pending: tuple[int, Any] | None = None
         self.clock = Clock()
-        self.flops: float | None = None  # of a step, in seconds of one device at its peak
+        self.flops: Callable[[Mapping[str, float]], float] | None = None
+        self.peak_flops = math.inf  # of all devices, a second
         self.counts: Callable[[], Mapping[str, float]] = dict
         self.skipped_in_a_row = 0
         self._skipped, self._rate, self._schedules = skipped, rate, schedules
@@ -207,7 +209,7 @@ class _Report:
             if self._rate is not None:
                 values[f"{self._rate}_per_second"] = sums[self._rate] / seconds
             if self.flops is not None:
-                values["mfu"] = self.flops / values["step_seconds"]
+                values["mfu"] = self.flops(means) / (self.peak_flops * values["step_seconds"])
             # Left-out updates do not count: neither does the optimiser's counter.
             values |= {name: float(rate(step - 1 - self._skipped)) for name, rate in self._schedules.items()}
             values["skipped_total"] = self._skipped

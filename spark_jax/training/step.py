@@ -116,13 +116,13 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
       `loss` and `targets` (their count), `loss_<name>`, `targets_<name>` for each class of target and, where the
       batch has `tasks`, for each task,
       `correct_semantic` (no token is more likely than the target), `among_ten_semantic` (fewer than ten are),
-      `tokens` (not padding).
+      `tokens` (not padding), `attention_pairs` (of each of these with itself and those before it in its sequence).
     """
     hidden, _ = model.apply(
         {"params": params}, batch["input_ids"], batch["positions"], batch["segment_ids"]
     )
     classes = batch["classes"]
-    is_target = classes != tokens.NONE
+    is_target, is_token = classes != tokens.NONE, batch["segment_ids"] != 0
     table = model.apply({"params": params}, method="output_table")
     loss, scores = chunked_cross_entropy(hidden, table, batch["targets"], is_target.astype(jnp.float32), loss_chunk)
     scores = jax.lax.stop_gradient(scores)
@@ -130,7 +130,8 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
     sums = {
         "loss": loss,
         "targets": jnp.sum(is_target, dtype=jnp.float32),
-        "tokens": jnp.sum(batch["segment_ids"] != 0, dtype=jnp.float32),
+        "tokens": jnp.sum(is_token, dtype=jnp.float32),
+        "attention_pairs": jnp.sum(batch["positions"] + 1, where=is_token, dtype=jnp.float32),
         "correct_semantic": jnp.sum(scores.ranks == 0, where=semantic, dtype=jnp.float32),
         "among_ten_semantic": jnp.sum(scores.ranks < 10, where=semantic, dtype=jnp.float32),
     }
@@ -145,7 +146,7 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
 
 def completion_metrics(sums: Metrics) -> Metrics:
     """Means per target token of `completion_sums`: loss, loss by class and task, top-1 and top-10 accuracy on semantic
-    tokens; beside them the counts of targets, and tokens."""
+    tokens; beside them the counts of targets, tokens and attention pairs."""
     mean = lambda name, of: sums[name] / jnp.maximum(sums[of], 1.0)  # noqa: E731
     counts = {name: value for name, value in sums.items() if name.startswith("targets")}
     losses = [(name.replace("targets", "loss"), name) for name in counts]
@@ -154,5 +155,6 @@ def completion_metrics(sums: Metrics) -> Metrics:
         "accuracy_semantic": mean("correct_semantic", "targets_semantic"),
         "accuracy_top10_semantic": mean("among_ten_semantic", "targets_semantic"),
         "tokens": sums["tokens"],
+        "attention_pairs": sums["attention_pairs"],
         **counts,
     }

@@ -23,6 +23,7 @@ from spark_jax.parameters import abstract_part
 from spark_jax.tokenizer import SparkTokenizer, spark_tokens
 from spark_jax.training.checkpoint import load_params
 from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig, TokenDataConfig
+from spark_jax.training.flops import llm_step_flops
 
 CODES = (64, 16)  # semantic, global
 ROWS = 2048
@@ -115,7 +116,7 @@ def test_an_untied_head_grows_too(tmp_path):
     assert (head[KNOWN:] != embedding[KNOWN:]).all()
 
 
-def test_training_begins_there_and_its_output_is_exported(start, tmp_path):
+def test_training_begins_there_and_its_output_is_exported(start, tmp_path, monkeypatch):
     """train/llm.py with the three settings of configs/llm_0_5b.yaml; one step, one export."""
     path = Path(__file__).parents[2] / "train" / "llm.py"
     specification = importlib.util.spec_from_file_location("train_llm", path)
@@ -135,7 +136,14 @@ def test_training_begins_there_and_its_output_is_exported(start, tmp_path):
         init_from=str(start / "llm"), loop=LoopConfig(steps=1, evaluate_every=1, checkpoint_every=1),
         data=TokenDataConfig(row_length=64, batch_rows=4, evaluation_batches=1), mesh=MeshConfig(data=1),
     )  # fmt: skip
+    monkeypatch.setattr(script, "peak_flops", lambda device: 1e9)
     script.train(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    [line] = [line for line in lines if line["group"] == "train"]
+    figures = [line[name] for name in ("tokens", "targets", "attention_pairs")]
+    useful = llm_step_flops(dataclasses.replace(CONFIG, vocab_size=ROWS), *figures)
+    assert line["mfu"] == pytest.approx(useful / (1e9 * line["step_seconds"]))
+    assert 0 < line["targets"] < line["tokens"] < 4 * 64  # prompts and padding
     (tmp_path / "run" / "config.json").write_text(json.dumps({"model": str(start / "model.yaml")}))  # by `entry.run`
     export(tmp_path / "run", tmp_path / "trained")
     export(start, tmp_path / "untrained")

@@ -15,6 +15,7 @@ from spark_jax.nn import attention
 from spark_jax.nn.fused_attention import splash_attention
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.training import step
+from spark_jax.training.flops import traced_flops
 
 CONFIG = dataclasses.replace(
     tiny().llm, vocab_size=64, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
@@ -61,12 +62,27 @@ def plain(params):
 
 def test_rematerialisation_changes_memory_alone(params, plain):
     sizes = {"none": plain[0].memory_analysis().temp_size_in_bytes}
-    for remat in ("dots", "full"):
+    for remat in ("dots", "attention", "full"):
         model = Qwen2(CONFIG, remat=remat)
         compiled = jax.jit(partial(loss_and_gradients, model)).lower(params, make_batch()).compile()
         assert_equal(compiled(params, make_batch()), plain[1], 1e-6)
         sizes[remat] = compiled.memory_analysis().temp_size_in_bytes
     assert sizes["full"] < 0.9 * sizes["dots"] and sizes["dots"] < 0.6 * sizes["none"], sizes
+    assert sizes["attention"] == sizes["full"], sizes  # XLA's attention has no result to keep: below
+
+
+def test_what_is_computed_again_beside_splash_attention(params, monkeypatch):
+    """`dots` repeats no product, `attention` those of the projections and the MLP, `full` the kernel as well."""
+    monkeypatch.setattr(attention, "splash_attention", partial(splash_attention, interpret=True))
+    products = {}
+    for remat in ("none", "dots", "attention", "full"):
+        model = Qwen2(CONFIG, attention="splash", remat=remat)
+        products[remat] = traced_flops(partial(loss_and_gradients, model), params, make_batch())
+    tokens = ROWS * TIME * CONFIG.num_hidden_layers
+    again = {remat: (value - products["none"]) / (2 * tokens) for remat, value in products.items()}
+    layer = 2 * 64 * 64 + 2 * 64 * 32 + 2 * 64 * 192  # but for the last product, that nothing needs
+    kernel = 2 * 64 * TIME  # all pairs: a row is one block
+    assert again == {"none": 0, "dots": 0, "attention": layer, "full": layer + kernel}
 
 
 def test_splash_attention_in_the_model(params, plain, monkeypatch):

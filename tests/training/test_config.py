@@ -35,6 +35,17 @@ def test_the_configurations_of_the_repository(path):
         assert "spark_jax.config.SparkConfig" in header
 
 
+def test_the_commands_for_gpus_have_the_recipes_batch():
+    path = CONFIGS / "llm_0_5b.yaml"
+    text = path.read_text().replace("\\\n#", "")
+    commands = re.findall(r"^#   python (train/llm.py .* --set mesh.*)$", text, re.MULTILINE)
+    recipe, system = load_config(LLMTrainingConfig, path), SparkConfig()
+    for command, devices in zip(commands, (1, 8), strict=True):
+        config = load_config(LLMTrainingConfig, path, re.findall(r"--set (\S+)", command))
+        assert llm_program(config, system, jax.devices()[:devices]).mesh.size == devices
+        assert config.accumulate * config.data.batch_rows == recipe.accumulate * recipe.data.batch_rows == 512
+
+
 @pytest.mark.parametrize(
     ("name", "meshes"),
     [

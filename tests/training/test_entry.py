@@ -1,11 +1,13 @@
 """What every training does before and around its steps: the output folder's lock and the configuration there."""
 
+import dataclasses
 import json
 
 import pytest
 
+from spark_jax.config import SparkConfig
 from spark_jax.training import entry
-from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig
+from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig, load_config
 
 
 @pytest.fixture
@@ -62,3 +64,32 @@ def test_other_errors_of_a_training_stay_what_they_are(start):
 
     with pytest.raises(OSError, match="of the training"):
         start(train)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--output", "gs://bucket/runs/llm"], "--output", "gs://bucket/runs/llm"),
+        (["--set", "init_from=gs://bucket/llm"], "config.yaml: init_from", "gs://bucket/llm"),
+        (["--set", "tokens=s3://bucket/tokens"], "config.yaml: tokens", "s3://bucket/tokens"),
+        (["--set", "tokens=[{path: a}, {path: gs://b}]"], "config.yaml: tokens.1.path", "gs://b"),
+    ],
+)
+def test_addresses_are_no_paths(start, tmp_path, capsys, monkeypatch, arguments, name, value):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        start(lambda *_: pytest.fail("nothing to write to or to read from"), *arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{name} is {value}, expected a path of a disk that is mounted here\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_the_models_sizes_stay_with_the_run(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sizes.yaml").write_text("llm: {num_hidden_layers: 3}")
+    start(lambda *_: None, "--set", "model=sizes.yaml")
+    (tmp_path / "sizes.yaml").unlink()
+    expected = SparkConfig(llm=dataclasses.replace(SparkConfig().llm, num_hidden_layers=3))
+    assert load_config(SparkConfig, "run/model.yaml") == expected
+    start(lambda *_: None)
+    assert load_config(SparkConfig, "run/model.yaml") == SparkConfig()

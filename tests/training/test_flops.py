@@ -26,15 +26,16 @@ def test_the_language_models_formula_is_what_its_step_computes(changes):
     program = llm_program(config, dataclasses.replace(SYSTEM, llm=llm))
     counted = flops.traced_flops(program.step, program.abstract_state(), program.batch)
     rows = config.data.batch_rows * config.accumulate
-    formula = flops.llm_step_flops(llm, rows * 64, rows * 64**2)
+    formula = flops.llm_step_flops(llm, rows * 64, rows * 64, rows * 64**2)
     assert counted == pytest.approx(formula, rel=0.02)
 
 
 def test_the_release_costs_six_operations_a_weight_and_token():
     config = Qwen2Config()
-    with_attention = flops.llm_step_flops(config, 1, 2048 / 2)
-    assert flops.llm_step_flops(config, 1, 0) == pytest.approx(6 * 506.6e6, rel=0.001)  # tied: the head's weights
-    assert with_attention - flops.llm_step_flops(config, 1, 0) == 12 * 24 * 896 * 1024
+    without_attention, with_attention = (flops.llm_step_flops(config, 1, 1, pairs) for pairs in (0, 2048 / 2))
+    assert without_attention == pytest.approx(6 * 506.6e6, rel=0.001)  # tied: the head's weights
+    assert with_attention - without_attention == 12 * 24 * 896 * 1024
+    assert without_attention - flops.llm_step_flops(config, 1, 0, 0) == 6 * 896 * config.vocab_size
 
 
 def test_pairs_of_packed_sequences():

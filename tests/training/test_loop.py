@@ -6,9 +6,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from event_files import read_values
 
 from spark_jax.errors import SparkError
-from spark_jax.training import checkpoint
+from spark_jax.training import checkpoint, loop
 
 
 def losses(directory):
@@ -179,7 +180,10 @@ def test_where_the_time_goes(toy, tmp_path):
         return {"loss": 1.0}
 
     run = toy(tmp_path, 8, load_hook=slow, log_every=4, evaluate_every=4, checkpoint_every=4)
-    run.run(evaluate, schedules={"learning_rate": lambda count: 10.0 * count}, flops_per_step=3e9, peak_flops=1e9)
+    run.run(
+        evaluate, schedules={"learning_rate": lambda count: 10.0 * count}, peak_flops=1e9,
+        flops_per_step=lambda means: 3e9 * means["grad_norm"],
+    )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["group"] == "train"]
     assert [line["learning_rate"] for line in train] == [30.0, 70.0]  # of updates 3 and 7, counted from 0
@@ -187,11 +191,36 @@ def test_where_the_time_goes(toy, tmp_path):
     assert 0 < train[1]["checkpoint_seconds"]
     for line in train:
         assert line["step_seconds"] == pytest.approx(line["data_wait_seconds"] + line["compute_seconds"])
-        assert line["mfu"] == pytest.approx(3e9 / (line["step_seconds"] * 4 * 1e9))  # the toy's mesh has four devices
+        assert line["mfu"] == pytest.approx(
+            3e9 * line["grad_norm"] / (line["step_seconds"] * 4 * 1e9)  # the toy's mesh has four devices
+        )
     total = lines[-1]
     assert total["group"] == "run" and total["steps"] == 8 and total["evaluation_seconds"] >= 0.6
     spent = sum(total[f"{name}_seconds"] for name in ("compute", "data_wait", "evaluation", "checkpoint"))
     assert spent == pytest.approx(total["seconds"])
+
+
+def test_tensorboard_has_what_the_lines_have(toy, tmp_path):
+    toy(tmp_path, 6, log_every=2, evaluate_every=3).run(lambda state: {"loss": float(state.step)})
+    values = read_values(tmp_path / "tensorboard")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    expected = {
+        (f"{line['group']}/{name}", line["step"]): value
+        for line in lines for name, value in line.items() if name not in ("group", "step")
+    }  # fmt: skip
+    assert values.keys() == expected.keys()
+    for place, value in expected.items():
+        assert values[place].simple_value == np.float32(value), place
+    assert {(tag, step) for tag, step in values if tag.endswith("/loss")} == {
+        ("train/loss", 2), ("train/loss", 4), ("train/loss", 6), ("validation/loss", 3), ("validation/loss", 6)
+    }  # fmt: skip
+    assert values["validation/loss", 3].simple_value == 3.0
+
+
+def test_of_several_processes_the_first_writes_metrics(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.distributed, "is_primary", lambda: False)
+    toy(tmp_path, 2).run(lambda state: {"loss": 1.0})
+    assert os.listdir(tmp_path) == ["checkpoints"]
 
 
 def test_a_profile_of_some_steps(toy, tmp_path, capsys):

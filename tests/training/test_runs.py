@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import record_files
 import soundfile
+from safetensors.numpy import load_file
 
-from spark_jax import config
+from spark_jax import cli, config
+from spark_jax.convert.configuration import read_llm_config
 from spark_jax.pytree import flatten
 from spark_jax.tokenizer import open_tokenizer
 from spark_jax.training.checkpoint import load_params
@@ -66,7 +68,7 @@ def settings(tmp_path_factory):
     (folder / "tokens.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "model.yaml").write_text(json.dumps(config.to_mapping(config.tiny())))  # JSON is YAML
     run = {
-        "tokens": str(folder / "tokens.jsonl"), "model": str(folder / "model.yaml"),
+        "tokens": str(folder / "tokens.jsonl"), "model": os.path.relpath(folder / "model.yaml", ROOT),
         "data": {"row_length": 128, "batch_rows": 4, "max_length": 128},
         "optimizer": {"warmup_steps": 2},
         "loop": {"steps": STEPS, "log_every": 1, "evaluate_every": 10, "checkpoint_every": 5},
@@ -178,6 +180,19 @@ def whole(settings, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole")
     finish(start(settings, output))
     return output
+
+
+def test_an_output_folder_is_exported_from_any_working_directory(settings, whole, tmp_path, monkeypatch):
+    assert not os.path.isabs(json.loads((whole / "config.json").read_text())["model"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", str(whole), "exported"])
+    assert ended.value.code in (0, None)
+    llm = config.tiny().llm
+    assert read_llm_config(tmp_path / "exported" / "LLM" / "config.json") == llm
+    embedding = load_params(whole / "llm")["embed"]["embedding"]
+    exported = load_file(tmp_path / "exported" / "LLM" / "model.safetensors")["model.embed_tokens.weight"]
+    np.testing.assert_array_equal(exported, embedding)
 
 
 def test_killed_after_12_steps_and_resumed_is_the_run_that_was_not(settings, whole, tmp_path):

@@ -16,6 +16,7 @@ from spark_jax.errors import SparkError
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.tokenizer import build_tokenizer
 from spark_jax.training import step
+from spark_jax.training.flops import causal_pairs, llm_step_flops
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer
 from spark_jax.training.state import new_state
 
@@ -126,6 +127,23 @@ def test_packed_and_unpacked_give_the_same_loss_and_gradients():
         assert error < 1e-5, jax.tree_util.keystr(path)
 
 
+def test_useful_work_is_that_of_tokens_targets_and_pairs():
+    """Of sequences of five and three tokens in a row of 24, with two targets and one: 21 (query, key) pairs."""
+    batch = {name: np.zeros_like(value[:1]) for name, value in make_batch().items()}
+    batch["segment_ids"][0, :8] = [1] * 5 + [2] * 3
+    batch["positions"][0, :8] = [*range(5), *range(3)]
+    batch["classes"][0, [2, 3, 6]] = tokens.SEMANTIC
+    found = step.completion_metrics(step.completion_sums(MODEL, sharding.unbox(init().params), batch, 1000))
+    figures = [found[name] for name in ("tokens", "targets", "attention_pairs")]
+    assert figures == [8, 3, causal_pairs([5, 3])] == [8, 3, 21]
+    # Width 32, one layer, 4 query and 2 key heads of 8, inner width 48, 64 tokens of vocabulary.
+    config = dataclasses.replace(
+        CONFIG, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=48
+    )
+    layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48
+    assert llm_step_flops(config, *figures) == 6 * (8 * layer + 3 * 32 * 64 + 21 * 2 * 32)
+
+
 def test_a_packed_row_counts_as_its_sequences_alone():
     params = sharding.unbox(init().params)
     batch = make_batch()
@@ -176,3 +194,16 @@ def test_the_table_names_what_does_not_fit():
         sharding.tree_shardings(mesh, boxed, {**sharding.RULES, "mlp": "fsdp"})
     with pytest.raises(SparkError, match="does not fit 8 devices"):
         sharding.make_mesh(4, 4, 1)
+
+
+def test_a_mesh_that_takes_what_is_left_leaves_no_device_out():
+    devices = jax.devices()[:6]
+    assert dict(sharding.make_mesh(fsdp=3, devices=devices).shape) == {"data": 2, "fsdp": 3, "tensor": 1}
+    problem = r"6 devices are no multiple of fsdp 4 · tensor 1 = 4 \(data is -1\); expected .*, one of 1, 2, 3, 6, or"
+    with pytest.raises(SparkError, match=f"{problem} data 1 to leave 2 of them out"):
+        sharding.make_mesh(fsdp=4, devices=devices)
+    assert sharding.make_mesh(1, 4, devices=devices).size == 4
+    with pytest.raises(SparkError, match="6 devices are no multiple of fsdp 2 · tensor 8 = 16 .* one of 1, 2, 3, 6$"):
+        sharding.make_mesh(fsdp=2, tensor=8, devices=devices)
+    with pytest.raises(SparkError, match="does not fit 6 devices"):
+        sharding.make_mesh(fsdp=0, devices=devices)
