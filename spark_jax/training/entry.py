@@ -133,10 +133,11 @@ def _write_config(config: Any, output: Path) -> None:
         before = None
     text = json.dumps(values, indent=2) + "\n"
     if isinstance(before, dict):
-        old, new = _flat(before), _flat(json.loads(text))
+        old, new = flatten(before), flatten(json.loads(text))
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
-                distributed.log(f"{path}: {key} was {old.get(key)!r}, is {new.get(key)!r} from here on")
+                name = key.replace("/", ".")  # as --set takes it
+                distributed.log(f"{path}: {name} was {old.get(key)!r}, is {new.get(key)!r} from here on")
     sizes = json.dumps(to_mapping(load_config(SparkConfig, config.model)), indent=2) + "\n"  # JSON is YAML
     try:
         for name, content in {"config.json": text, "model.yaml": sizes}.items():
@@ -145,11 +146,3 @@ def _write_config(config: Any, output: Path) -> None:
             os.replace(temporary, output / name)
     except OSError as error:
         raise SparkError(f"{output}: cannot be written ({error})") from error
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}, the names that `--set` takes."""
-    flat = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
