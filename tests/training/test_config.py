@@ -51,7 +51,7 @@ def test_the_commands_for_gpus_have_the_recipes_batch():
     [
         ("llm_0_5b", [(1, 8, 1), (2, 2, 2)]),
         ("llm_qwen3_0_6b", [(1, 4, 2), (1, 1, 8)]),
-        ("bicodec_16k", [(2, 4, 1)]),
+        ("bicodec_16k", [(2, 4, 1), (1, 2, 4)]),
     ],
 )
 def test_meshes_divide_the_recipes(name, meshes):
@@ -67,8 +67,9 @@ def test_meshes_divide_the_recipes(name, meshes):
             sum(math.prod(shape(leaf)) for leaf in leaves)
             for shape in (lambda leaf: leaf.shape, lambda leaf: leaf.sharding.shard_shape(leaf.shape))
         )
-        if "llm" in name:
-            assert shard < 1.01 * whole / (fsdp * tensor)
+        # The codec's convolutions name their channels, which are divided over tensor alone; 57 % of its state is others.
+        over_tensor_alone = 0.0 if "llm" in name else 0.43
+        assert shard < 1.03 * whole * (over_tensor_alone + (1 - over_tensor_alone) / fsdp) / tensor
 
 
 def test_sizes_of_qwen3(tmp_path):
