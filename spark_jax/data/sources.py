@@ -124,16 +124,19 @@ class Report:
         self._path, self._parts = path, dict(parts)
         self._summaries = {name: part.summary() for name, part in parts.items()}
         self._at_start = self._total()
+        self._before = self._read()
         self._write()
 
     def line(self) -> str:
-        """One line for the start of a run."""
+        """One line for the start of a run; also whether the data has changed since an earlier one."""
         lines = []
         for name, summary in self._summaries.items():
             figures = ", ".join(
                 f"{value:,.{0 if value >= 100 else 2}f} {unit}" for unit, value in summary.items() if unit != "dropped"
             )
             lines.append(f"{name}: {figures} an epoch, {describe(summary['dropped'])}")
+        if self._before is not None and _figures(self._before) != _figures(self._summaries):
+            lines.append(f"{self._path} had other figures before: a run that goes on does so in other batches")
         return "; ".join(lines)
 
     def update(self) -> dict[str, int]:
@@ -153,6 +156,13 @@ class Report:
         skipped = self._total() - self._at_start
         return {"skipped_records": skipped} if skipped else {}
 
+    def _read(self) -> dict[str, dict[str, Any]] | None:
+        """What an earlier start of the run has written."""
+        try:
+            return None if self._path is None else json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
     def _total(self) -> int:
         return sum(sum(summary["dropped"].values()) for summary in self._summaries.values())
 
@@ -167,6 +177,10 @@ class Report:
             os.replace(temporary, path)
         except OSError as error:
             raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _figures(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {key: part[key] for key in part if key != "dropped"} for name, part in summaries.items()}
 
 
 def describe(dropped: Mapping[str, int]) -> str:

@@ -122,6 +122,10 @@ def test_the_report_is_a_line_and_a_file(jsonl, folder, tokenizer, tmp_path):
     assert "\n" not in line and "train: 87.50 sequences" in line and "4 too fast" in line
     written = json.loads((tmp_path / "run" / "data.json").read_text())
     assert written["train"]["dropped"]["too fast"] == 4 and written["validation"]["sequences"] == 87.5
+    assert sources.Report(tmp_path / "run" / "data.json", parts).line() == line  # a resumed run on the same data
+    mixed = {"train": read(jsonl, tokenizer, tts_weight=0.5)}
+    changed = sources.Report(tmp_path / "run" / "data.json", mixed | {"validation": parts["validation"]}).line()
+    assert "data.json had other figures before" in changed
 
 
 def test_the_report_follows_what_is_skipped_when_it_is_read(folder, jsonl, tokenizer, tmp_path):
