@@ -67,7 +67,7 @@ def test_meshes_divide_the_recipes(name, meshes):
             sum(math.prod(shape(leaf)) for leaf in leaves)
             for shape in (lambda leaf: leaf.shape, lambda leaf: leaf.sharding.shard_shape(leaf.shape))
         )
-        # The codec's convolutions name their channels, which are divided over tensor alone; 57 % of its state is others.
+        # The codec's convolutions are divided over tensor alone; 57 % of its state is others.
         over_tensor_alone = 0.0 if "llm" in name else 0.43
         assert shard < 1.03 * whole * (over_tensor_alone + (1 - over_tensor_alone) / fsdp) / tensor
 
