@@ -1,9 +1,14 @@
 """Compiling large programs that a test runs a few times."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 OPTIONS = {"xla_backend_optimization_level": 0}
+# jax.jit without LLVM's optimisation; also for `init`, which op by op takes longer still.
+quick_jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 
 
 def quickly(jitted: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_compile import quick_jit
 from safetensors.numpy import load_file
 
 from spark_jax.bicodec import losses
@@ -78,7 +79,7 @@ def assert_close(actual, expected, tolerance=2e-5):
 def results(golden, params):
     """Everything in one program: the convolutions of the discriminators take long to compile."""
 
-    @jax.jit
+    @quick_jit
     def evaluate(params, fake, real):
         apply = lambda params, wave: MODEL.apply({"params": params}, wave)  # noqa: E731
         fake_maps, pull_fake = jax.vjp(apply, params, fake)
@@ -142,6 +143,6 @@ def test_one_kind_alone():
     config = DiscriminatorConfig(periods=(), spectral_channels=2, fft_sizes=(128,), hop_lengths=(32,),
                                  window_lengths=(100,))  # fmt: skip
     wave = jax.random.normal(jax.random.key(0), (1, 640))
-    maps, variables = Discriminators(config).init_with_output(jax.random.key(1), wave)
+    maps, variables = quick_jit(Discriminators(config).init_with_output)(jax.random.key(1), wave)
     assert list(variables["params"]) == ["spectral_128"]
     assert len(maps) == 1 and maps[0][-1].shape[-1] == 1

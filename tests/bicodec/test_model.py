@@ -1,13 +1,13 @@
 """BiCodec against the reference's goldens, evaluation mode; masks, initialisation, sharding."""
 
 import dataclasses
-import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_compile import quick_jit
 
 from spark_jax.audio.mel import mel_spectrogram
 from spark_jax.bicodec.fsq import FiniteScalarQuantizer
@@ -64,7 +64,6 @@ INTERMEDIATES = {
 
 
 # Half the time to compile; the goldens are compared under the optimisations that users get.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def assert_close(actual, expected, tolerance=1e-5):
@@ -231,7 +230,7 @@ def test_fresh_generator_neither_fades_nor_saturates():
     config = tiny().bicodec.decoder
     latents = jax.random.normal(jax.random.key(1), (2, 8, config.input_channel))
     generator = WaveGenerator(config)
-    params = nn.unbox(generator.init(jax.random.key(0), latents))
+    params = nn.unbox(quick_jit(generator.init)(jax.random.key(0), latents))
 
     def loss(params):
         wave = generator.apply(params, latents)

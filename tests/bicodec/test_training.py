@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_compile import quick_jit
 
 MUTABLE = ["batch_stats", "code_statistics"]
 
@@ -37,8 +38,7 @@ def differentiate(codec, variables, golden, loss):
 
     offset = jnp.zeros_like(np.swapaxes(golden["eval/encoder_z"], 1, 2))
     run = jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True)
-    run = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})  # half the time to compile
-    (value, (output, statistics)), gradients = run(
+    (value, (output, statistics)), gradients = quick_jit(run)(
         variables["params"], golden["in/feat"], golden["in/ref_wav"], offset
     )
     return value, output, statistics, gradients

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from quick_compile import quick_jit
 
 from spark_jax import config as config_lib
 from spark_jax.wav2vec2 import ctc, model
@@ -56,7 +57,7 @@ def test_logits_of_a_padded_batch_equal_single_items_and_gradients_are_finite():
     module = ctc.Wav2Vec2ForCTC(TINY, vocab_size=5)
     samples = np.random.default_rng(0).normal(size=(2, 4000)).astype(np.float32)
     lengths = np.array([4000, 2500])
-    variables = jax.jit(module.init)(jax.random.key(0), samples)
+    variables = quick_jit(module.init)(jax.random.key(0), samples)
     extractor = nn.meta.unbox(variables)["params"]["wav2vec2"]
     assert extractor["layers"]["layer"]["up"]["kernel"].shape[0] == 3
     position = extractor["positional_conv"]  # at the start the weight norm changes nothing
@@ -67,10 +68,10 @@ def test_logits_of_a_padded_batch_equal_single_items_and_gradients_are_finite():
         return ctc.ctc_loss(logits, frames, jnp.array([[1, 2], [3, 1]]), jnp.array([2, 2])), (logits, frames)
 
     inputs = model.normalize_input(samples, lengths)
-    gradients, (logits, frames) = jax.jit(jax.grad(loss, has_aux=True))(variables, inputs, lengths)
+    gradients, (logits, frames) = quick_jit(jax.grad(loss, has_aux=True))(variables, inputs, lengths)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
     for i, length in enumerate(lengths):
-        single, count = jax.jit(module.apply)(variables, model.normalize_input(samples[i : i + 1, :length]))
+        single, count = quick_jit(module.apply)(variables, model.normalize_input(samples[i : i + 1, :length]))
         assert frames[i] == count[0] == single.shape[1]
         np.testing.assert_allclose(logits[i, : count[0]], single[0], atol=1e-5)
 
