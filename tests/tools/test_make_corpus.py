@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import signal
@@ -7,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import make_corpus
 import numpy as np
 import pytest
 
@@ -14,65 +14,8 @@ TOOL = Path(__file__).parents[2] / "tools" / "make_corpus.py"
 SENTENCES = [f"{who} {what}." for who in ("She", "The boy", "A bird") for what in ("ran", "sang", "is here", "ate")]
 
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location("make_corpus", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make_corpus = load_tool()
-
-
 def run(*arguments):
     return subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_wordnet_examples_are_the_quoted_parts_of_the_glosses(tmp_path):
-    (tmp_path / "data.noun").write_text('  1 licence "no"\n01 n | a bird; "birds sing"; "two birds"\n')
-    (tmp_path / "data.adj").write_text('02 a | good; "a good bird"\n')
-    assert make_corpus.wordnet_sentences(tmp_path) == ["a good bird", "birds sing", "two birds"]
-    with pytest.raises(make_corpus.CorpusError, match=r"data\.\*"):
-        make_corpus.wordnet_sentences(tmp_path / "elsewhere")
-
-
-def test_sentences_get_a_capital_and_an_end():
-    assert make_corpus.normalize("  he ran   away ") == "He ran away."
-    assert make_corpus.normalize("is it far?") == "Is it far?"
-    assert make_corpus.normalize("He ran,") == "He ran."
-
-
-def test_words_keep_apostrophes_and_split_hyphens():
-    assert make_corpus.words("Don't walk part-time, 'sir'.") == ["don't", "walk", "part", "time", "sir"]
-
-
-def test_selection_filters_and_removes_repeats_of_the_same_words():
-    raw = [
-        "a red bird sings",
-        "A red bird sings.",
-        "a r3d bird sings",
-        "a bird",
-        "a red bird sings of the wide sea",
-    ]
-    assert make_corpus.select(raw, 12, 30, 3, 1) == ["A red bird sings."]
-
-
-def test_rare_words_go_until_every_word_left_is_frequent():
-    raw = ["one two three", "two one", "three one two four", "five four", "five five five"]
-    # Without "three one two four" neither "three" nor "four" occurs twice: one pass would not be enough.
-    kept = make_corpus.select(raw, 1, 99, 1, 2)
-    counts = {}
-    for word in make_corpus.words(" ".join(kept)):
-        counts[word] = counts.get(word, 0) + 1
-    assert min(counts.values()) >= 2
-    assert make_corpus.select(["one two", "two three", "three four four"], 1, 99, 1, 2) == []
-
-
-def test_splits_depend_on_the_words_alone_and_have_the_asked_shares():
-    assert make_corpus.split_of("He ran away.", 0.1, 0.2) == make_corpus.split_of("he ran, away?", 0.1, 0.2)
-    splits = [make_corpus.split_of(f"{'a' * (i % 97)} {'b' * (i // 97)}", 0.1, 0.2) for i in range(5000)]
-    assert 0.08 < splits.count("validation") / 5000 < 0.12
-    assert 0.18 < splits.count("test") / 5000 < 0.22
 
 
 def test_speech_span_trims_silence_at_both_ends_only():
