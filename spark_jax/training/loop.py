@@ -82,7 +82,7 @@ def fit(
 
     Raises:
       SparkError: a file cannot be written; `config.max_skipped` updates in a row were not finite (the state is saved).
-      Exception: of `data`, `put` and `evaluate`; a run of one process saves its state before.
+      Exception: of `data` and `evaluate`; a run of one process saves its state before.
     """
     if config.max_skipped < 1:
         raise SparkError(f"loop.max_skipped is {config.max_skipped}, expected at least 1")
@@ -130,8 +130,8 @@ def fit(
         while step < config.steps and not report.hopeless and not stop.agreed():
             profiler.before(step, report.settle)
             with clock.spent("data_wait"), saving_on_error():
-                batch = put(next(data))
-            state, metrics = step_fn(state, batch)
+                batch = next(data)
+            state, metrics = step_fn(state, put(batch))
             step += 1
             report.settle()
             report.pending = (step, metrics)
