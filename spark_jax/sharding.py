@@ -55,7 +55,7 @@ def make_mesh(
       devices: those to use; None: the first `data·fsdp·tensor` of all.
 
     Raises:
-      SparkError: sizes that do not fit the number of devices.
+      SparkError: sizes that do not fit the number of devices, or how they are connected.
     """
     available = list(jax.devices() if devices is None else devices)
     if data == -1 and min(fsdp, tensor) >= 1:
@@ -71,8 +71,21 @@ def make_mesh(
     sizes = (data, fsdp, tensor)
     if min(sizes) < 1 or math.prod(sizes) > len(available):
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit {len(available)} devices")
-    # As jax.make_mesh, which cannot divide an axis of the interconnect: no fsdp of 4 on 16 × 16 chips.
-    grid = mesh_utils.create_device_mesh(sizes, available[: math.prod(sizes)], allow_split_physical_axes=True)
+    chosen = available[: math.prod(sizes)]
+    slices = len({device.slice_index for device in chosen}) if chosen[0].platform == "tpu" else 1
+    if data % slices:
+        raise SparkError(f"mesh: data is {data}, expected a multiple of the {slices} slices, which data goes over")
+    try:
+        # As jax.make_mesh, which cannot divide an axis of the interconnect: no fsdp of 4 on 16 × 16 chips.
+        if slices == 1:
+            grid = mesh_utils.create_device_mesh(sizes, chosen, allow_split_physical_axes=True)
+        else:
+            grid = mesh_utils.create_hybrid_device_mesh(
+                (data // slices, fsdp, tensor), (slices, 1, 1), chosen, allow_split_physical_axes=True
+            )
+    except (AssertionError, NotImplementedError, ValueError) as error:  # chips that make up no whole block
+        reason = " ".join(str(error).split())[:300]
+        raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit these devices ({reason})") from error
     # Auto axes: Linen's logical boxes need them.
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from spark_jax import compilation_cache, sharding
+from spark_jax import sharding
 from spark_jax.config import SparkConfig
 from spark_jax.data import audio_sources, pipeline, sources
 from spark_jax.data.codec import CodecExamples
@@ -30,7 +30,6 @@ from spark_jax.training.state import TrainState
 
 
 def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
-    compilation_cache.enable()
     system = load_config(SparkConfig, config.model)
     program = codec_program(config, system)
     program.check_best_metric(config.loop)

@@ -62,13 +62,13 @@ class Checkpoints:
             )
         self._quiet = lambda record: not _told_here(record)
         logging.getLogger("absl").addFilter(self._quiet)
-        unreadable = _unreadable(self._directory)
-        distributed.barrier("looked at all checkpoints")
-        self._aside = self._set_aside(dict.fromkeys(unreadable, "its description cannot be read"))
+        self._aside = self._set_aside(dict.fromkeys(_unreadable(self._directory), "its description cannot be read"))
         try:
             self._checkpointer = ocp.training.Checkpointer(
                 str(self._directory),
                 preservation_policy=preservation.AnyPreservationPolicy(policies),
+                # Process 0 lists them: what it has just moved, another host may still see (NFS).
+                step_name_format=ocp.path.step.standard_name_format(single_host_load_and_broadcast=True),
                 cleanup_tmp_directories=True,  # of saves that a kill has cut short
             )
         except OSError as error:
@@ -263,7 +263,7 @@ def _unreadable(directory: Path) -> list[int]:
       SparkError: all are.
     """
     folders = [path for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
-    found = []
+    all_steps, found = distributed.of_primary([int(folder.name) for folder in folders]), []
     for folder in folders:
         descriptions = [folder / "_CHECKPOINT_METADATA", *folder.glob("metrics/metrics")]
         try:
@@ -271,7 +271,8 @@ def _unreadable(directory: Path) -> list[int]:
                 json.loads(path.read_text())
         except (OSError, ValueError):
             found.append(int(folder.name))
-    if folders and len(found) == len(folders):
+    found = distributed.of_primary(found)
+    if found and len(found) == len(all_steps):
         raise SparkError(f"{directory}: {_ALL_DAMAGED} (no description of {sorted(found)} can be read)")
     return sorted(found, reverse=True)
 
@@ -292,7 +293,10 @@ def save_params(directory: str | Path, params: Any) -> None:
     fresh, old = (target.with_name(f".{target.name}.{kind}") for kind in ("new", "old"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        ocp.save(str(fresh), params, overwrite=True)
+        if distributed.is_primary():
+            shutil.rmtree(fresh, ignore_errors=True)  # of a save that a kill has cut short
+        distributed.barrier(str(fresh))
+        ocp.save(str(fresh), params)
         if distributed.is_primary():
             shutil.rmtree(old, ignore_errors=True)
             if target.exists():

@@ -64,24 +64,27 @@ def initialize(
         jax.distributed.initialize(
             **given, heartbeat_timeout_seconds=heartbeat_seconds, initialization_timeout=_START_SECONDS
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:  # OSError: of the TPU's metadata server
         raise SparkError(f"the processes of the run did not find each other ({_brief(error)})") from error
 
 
 def cluster(environ: Mapping[str, str]) -> str | None:
     """What has started this process as one of several, "slurm" or "tpu", by its environment; None: nothing.
 
-    Without TPU_WORKER_HOSTNAMES (Kubernetes), `jax.distributed` asks the TPU's metadata server whether the host is
-    one of several.
+    Of SLURM those that srun has started: a batch script's own process has a number too. Kubernetes names the hosts of a
+    TPU slice; elsewhere `jax.distributed` asks the TPU's metadata server whether the host is one of several.
     """
-    if int(environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environ:
+    if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environ:
         return "slurm"
-    on_cpu = environ.get("JAX_PLATFORMS", "") == "cpu" or "TPU_SKIP_MDS_QUERY" in environ
-    if "TPU_WORKER_HOSTNAMES" in environ:
-        several = "," in environ["TPU_WORKER_HOSTNAMES"] or int(environ.get("MEGASCALE_NUM_SLICES", 1)) > 1
-        return "tpu" if several and not on_cpu else None
+    if environ.get("JAX_PLATFORMS", "") == "cpu":
+        return None
+    hosts = [environ[name] for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES") if name in environ]
+    if hosts:
+        return "tpu" if "," in hosts[0] or int(environ.get("MEGASCALE_NUM_SLICES", 1)) > 1 else None
+    # JAX sets TPU_SKIP_MDS_QUERY itself where there are no chips; Kubernetes too, beside the names of the hosts.
     chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
-    return "tpu" if chips and not on_cpu and importlib.util.find_spec("libtpu") is not None else None
+    asked = "TPU_SKIP_MDS_QUERY" not in environ and importlib.util.find_spec("libtpu") is not None
+    return "tpu" if chips and asked else None
 
 
 def is_primary() -> bool:
@@ -100,6 +103,15 @@ def everywhere(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def of_primary(numbers: Sequence[int]) -> list[int]:
+    """The numbers that process 0 has, on every process. All must ask."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    count = int(multihost_utils.broadcast_one_to_all(np.asarray(len(numbers), np.int32)))
+    own = np.asarray(numbers if is_primary() else [0] * count, np.int32)
+    return multihost_utils.broadcast_one_to_all(own).tolist() if count else []
 
 
 def barrier(name: str) -> None:

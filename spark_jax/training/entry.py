@@ -20,6 +20,7 @@ from spark_jax.training import distributed
 from spark_jax.training.config import load_config
 
 T = TypeVar("T")
+_OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # no sign of a process that is gone
 
 
 def run(config_class: type[T], train: Callable[[T, Path], Any], description: str) -> None:
@@ -40,14 +41,24 @@ def run(config_class: type[T], train: Callable[[T, Path], Any], description: str
         )
         with _one_run_in(output):
             _write_config(config, output)
+            if jax.process_count() > 1 and jax.config.jax_compilation_cache_dir is None:
+                # Only process 0 writes into the cache, and GPUs that compile a program wait for all others to do so.
+                jax.config.update("jax_compilation_cache_dir", str(output / "compilation_cache"))
             compilation_cache.enable()  # a resumed run starts fast
             train(config, output)
     except SparkError as error:
         print(f"error: {error}", file=sys.stderr)
         _exit(2)
+    except KeyboardInterrupt:  # the second signal: the others are not waited for
+        if jax.process_count() == 1:
+            raise
+        _exit(130)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
+        if str(error).startswith(_OWN_FAULTS):
+            traceback.print_exc()
+            _exit(1)
         reason = " ".join(str(error).split())[:300]
         where = f"process {jax.process_index()}"
         print(f"error: {where}: another process has ended or is out of reach ({reason})", file=sys.stderr)

@@ -35,13 +35,15 @@ def test_flags_that_do_not_fit(flags, message):
 
 
 def test_what_started_the_process():
-    slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}
+    slurm = {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
     assert distributed.cluster(slurm) == "slurm"
-    assert distributed.cluster(slurm | {"SLURM_NTASKS": "1"}) is None
-    assert distributed.cluster({"SLURM_NTASKS": "4"}) is None  # the batch script itself, no task
+    assert distributed.cluster(slurm | {"SLURM_STEP_NUM_TASKS": "1"}) is None  # a shell inside of an allocation
+    assert distributed.cluster({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) is None  # the batch script itself, no task
     pod = {"TPU_WORKER_HOSTNAMES": "t0,t1", "TPU_WORKER_ID": "1"}
     assert distributed.cluster(pod) == "tpu"
     assert distributed.cluster(pod | {"JAX_PLATFORMS": "cpu"}) is None
+    assert distributed.cluster(pod | {"TPU_SKIP_MDS_QUERY": "true"}) == "tpu"  # Kubernetes
+    assert distributed.cluster({"TPU_PROCESS_ADDRESSES": "t0:8476,t1:8476"}) == "tpu"
     assert distributed.cluster(pod | {"TPU_WORKER_HOSTNAMES": "localhost"}) is None
     assert distributed.cluster(pod | {"TPU_WORKER_HOSTNAMES": "t0", "MEGASCALE_NUM_SLICES": "2"}) == "tpu"
     assert distributed.cluster({}) is None  # a machine without TPUs
@@ -119,7 +121,17 @@ def test_a_row_of_the_mesh_is_a_process_wherever_its_chips_are():
     assert [{chip.process_index for chip in row} for row in mesh.devices] == [{0}, {1}, {2}, {3}]
 
 
-def test_the_reduction_compiles_for_tpu_slices(monkeypatch):
+def test_meshes_that_tpus_do_not_have():
+    chips = [Chip(i, i // 4, (i % 4, 0, 0), slice_index=i // 4) for i in range(8)]
+    with pytest.raises(SparkError, match="data is 1, expected a multiple of the 2 slices"):
+        sharding.make_mesh(1, 8, 1, chips)
+    with pytest.raises(SparkError, match="mesh .* = .3, 1, 1. does not fit these devices"):
+        sharding.make_mesh(3, 1, 1, [Chip(i, 0, (i % 2, i // 2, 0)) for i in range(4)])
+
+
+@pytest.fixture
+def topology(monkeypatch):
+    """TPUs that are elsewhere, as the TPU compiler knows them."""
     pytest.importorskip("libtpu")
     from jax.experimental import topologies
 
@@ -127,8 +139,26 @@ def test_the_reduction_compiles_for_tpu_slices(monkeypatch):
         monkeypatch.setenv(variable, "1")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+    return lambda name, **options: topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+
+
+def test_rows_of_each_process_on_two_slices(topology, monkeypatch):
+    devices = topology("v5e:4x4", num_slices=2)
+    processes = len({device.process_index for device in devices})
+    for data, fsdp, tensor in ((-1, 1, 1), (-1, 4, 1), (2, 8, 2)):
+        mesh = sharding.make_mesh(data, fsdp, tensor, devices)
+        for half, own in enumerate(mesh.devices.reshape(2, -1)):
+            assert {device.slice_index for device in own} == {half}
+        shares = []
+        for process in range(processes):
+            monkeypatch.setattr(sharding.jax, "process_index", lambda process=process: process)
+            shares.append(sharding.batch_share(mesh))
+        assert {share for share, _ in shares} == set(range(shares[0][1])), shares
+
+
+def test_the_reduction_compiles_for_tpu_slices(topology):
     for name, processes in {"v5e:4x4": 4, "v5p:4x4x8": 32, "v6e:8x8": 16}.items():
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        devices = topology(name)
         mesh = distributed.process_mesh(devices)
         assert mesh.shape["process"] == processes
         flags = jax.ShapeDtypeStruct((processes,), np.int32, sharding=jax.NamedSharding(mesh, jax.P("process")))
@@ -165,7 +195,7 @@ def test_slurm_is_recognised_and_a_signal_to_one_stops_all_at_one_step():
     """Two tasks as srun would start them on one node."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2",
     }  # fmt: skip
     tasks = [
         subprocess.Popen(
