@@ -1,4 +1,4 @@
-"""The codec's train step: both players, freezing, skipped steps, revival of codes, exact resume."""
+"""The codec's train step and runs of it: both players, skipped steps, bfloat16, validation, exact resume."""
 
 import dataclasses
 import importlib.util
@@ -12,41 +12,17 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-import tiny_model
 from jax.extend.core import jaxprs_in_params
 from quick_compile import quickly
+from tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make_batch, start
 
 from spark_jax import sharding
-from spark_jax.config import DiscriminatorConfig, tiny
 from spark_jax.errors import SparkError
 from spark_jax.training import checkpoint, codec_step
-from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig, LossWeights, RevivalConfig
-from spark_jax.training.config import LoopConfig
-from spark_jax.training.optimizer import OptimizerConfig
 from spark_jax.training.program import codec_models
 from spark_jax.training.state import TrainState
 
 ROOT = Path(__file__).parent.parent.parent
-SYSTEM = tiny()
-OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, decay_steps=100)
-GAN = BiCodecTrainingConfig(
-    d_vector_train_start=1,
-    freeze=("encoder",),
-    discriminator=DiscriminatorConfig(
-        periods=(3,),
-        period_channels=(4, 4),
-        fft_sizes=(128,),
-        hop_lengths=(32,),
-        window_lengths=(100,),
-        bands=(0.0, 0.5, 1.0),
-        spectral_channels=2,
-    ),
-    data=CodecDataConfig(segment_seconds=0.1, context_seconds=0.02, batch_segments=8, threads=1),
-    generator_optimizer=OPTIMIZER,
-    discriminator_optimizer=OPTIMIZER,
-    loop=LoopConfig(steps=4, log_every=1, evaluate_every=2, checkpoint_every=2),
-)
-FEATURES = dataclasses.replace(GAN, phase="features", freeze=(), revival=RevivalConfig(every=2, until=4, below=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -55,33 +31,6 @@ def entry_point():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def make_batch(seed=0):
-    rng = np.random.default_rng(seed)
-    sizes = {"wave": 1600, "input_values": 2240, "reference": SYSTEM.ref_segment_samples}
-    return {name: rng.normal(0, 0.3, (8, size)).astype(np.float32) for name, size in sizes.items()}
-
-
-def start(config, devices, adversarial, system=SYSTEM):
-    """A drawn state, and a step that compiles at the first call."""
-    mesh = sharding.make_mesh(devices)
-    models = codec_models(config, system)
-    boxed = jax.eval_shape(lambda: codec_step.init_state(models, config, system))
-    shapes, shardings = sharding.unbox(boxed), sharding.tree_shardings(mesh, boxed)
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    state = state.replace(params=tiny_model.draw(shapes.params), collections=tiny_model.draw(shapes.collections))
-    step = sharding.jit_step(codec_step.codec_step(models, config, system, adversarial), mesh, shardings)
-    step = quickly(step)
-    return jax.device_put(state, shardings), lambda state, batch: step(state, sharding.put_batch(mesh, batch))
-
-
-def host(tree):
-    return jax.tree.map(np.array, tree)
-
-
-def equal(a, b):
-    return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
 
 
 def test_both_players():
@@ -113,73 +62,6 @@ def test_both_players():
     terms = lambda m: 15 * m["mel"] + sum(m[n] for n in ("vq", "features", "adversarial", "feature_matching"))  # noqa: E731
     np.testing.assert_allclose(history[0]["loss"], terms(history[0]), rtol=1e-4)
     np.testing.assert_allclose(history[1]["loss"], terms(history[1]) + history[1]["speaker"], rtol=1e-4)
-
-
-def test_frozen_statistics():
-    config = dataclasses.replace(GAN, freeze=("encoder", "quantizer", "speaker_encoder"), phase="features")
-    state, step = start(config, 1, adversarial=False)
-    before = host(state)
-    state, metrics = step(state, make_batch())
-    assert equal(host(state.collections), before.collections)
-    assert set(state.params["generator"]) == {"prenet", "postnet"}
-    assert "discriminator" not in state.params and "mel" not in metrics
-    assert equal(host(state.params["frozen"]), before.params["frozen"])
-
-
-def test_whole_utterances_count_without_their_padding():
-    """Losses, gradients and statistics of padded utterances are those of the trimmed ones."""
-    system = dataclasses.replace(
-        SYSTEM,
-        bicodec=dataclasses.replace(
-            SYSTEM.bicodec,
-            encoder=dataclasses.replace(SYSTEM.bicodec.encoder, out_channels=16),
-            quantizer=dataclasses.replace(SYSTEM.bicodec.quantizer, input_dim=16),
-            prenet=dataclasses.replace(SYSTEM.bicodec.prenet, input_channels=16),
-        ),
-    )
-    config = dataclasses.replace(GAN, phase="features", losses=LossWeights(codes=1.0))
-    rng = np.random.default_rng(0)
-    trimmed = {
-        "wave": np.zeros((8, 2000), np.float32),
-        "input_values": rng.normal(0, 1, (8, 2000)).astype(np.float32),
-        "lengths": np.full(8, 2000, np.int32),
-        "reference": rng.normal(0, 0.3, (8, system.ref_segment_samples)).astype(np.float32),
-    }
-    padded = trimmed | {name: np.pad(trimmed[name], ((0, 0), (0, 1500))) for name in ("wave", "input_values")}
-    results = []
-    for batch in (trimmed, padded):
-        state, step = start(config, 1, False, system)
-        state, metrics = step(state, batch)
-        results.append((host(metrics), host(state.collections)))
-    (ours, statistics), (theirs, other) = results
-    for name in ("loss", "vq", "features", "codes", "speaker", "perplexity", "active_codes", "grad_norm"):
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, err_msg=name)
-    np.testing.assert_allclose(
-        ours["loss"], ours["vq"] + ours["features"] + ours["codes"], rtol=1e-5
-    )  # step 0 hears the x-vector
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), statistics, other)
-
-
-def test_waveform_from_tokens():
-    """Phase "wave": prenet and wave generator alone, on given ids, without a feature extractor."""
-    config = dataclasses.replace(GAN, phase="wave", freeze=(), adversarial_start=None)
-    state, step = start(config, 1, adversarial=False)
-    assert set(state.params) == {"generator", "frozen"}
-    assert set(state.params["generator"]) == {"prenet", "wave_generator"}
-    before = host(state)
-    rng = np.random.default_rng(0)
-    batch = {
-        "wave": rng.normal(0, 0.3, (8, 1600)).astype(np.float32),
-        "semantic_ids": rng.integers(0, SYSTEM.bicodec.quantizer.codebook_size, (8, 5), np.int32),
-        "global_ids": rng.integers(0, 64, (8, SYSTEM.bicodec.speaker_encoder.token_num), np.int32),
-    }
-    losses = []
-    for _ in range(3):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["mel"]))
-    assert losses[2] < losses[0] and set(metrics) == {"loss", "mel", "grad_norm", "skipped", "audio_seconds"}
-    assert equal(host(state.params["frozen"]), before.params["frozen"])
-    assert equal(host(state.collections), before.collections)
 
 
 def test_validation_gives_the_first_rows_to_listen_to(monkeypatch):
@@ -214,26 +96,6 @@ def test_a_process_reads_its_rows_of_the_validation_only(entry_point, tmp_path, 
         entry_point.train(corpus_run(tmp_path), tmp_path / "run")
     [rows] = loaded
     assert len(rows) == GAN.data.batch_segments // 4
-
-
-def test_revival_puts_dead_codes_onto_latents():
-    state, step = start(FEATURES, 1, adversarial=False)
-    state, _ = step(state, make_batch(0))
-    usage = np.array(state.collections["code_statistics"]["quantizer"]["cluster_size"])
-    before = np.array(state.params["generator"]["quantizer"]["codebook"])
-    state, _ = step(state, make_batch(1))
-    after = np.array(state.params["generator"]["quantizer"]["codebook"])
-    even = 8 * 5 / SYSTEM.bicodec.quantizer.codebook_size
-    assert np.all(usage < even)  # one step: the moving averages are still small
-    assert np.all(np.any(np.abs(after - before) > 0.01, axis=1))
-    np.testing.assert_allclose(state.collections["code_statistics"]["quantizer"]["cluster_size"], even, rtol=1e-6)
-    state, _ = step(state, make_batch(2))  # not due
-    third = np.array(state.params["generator"]["quantizer"]["codebook"])
-    assert np.abs(third - after).max() < 0.01
-    broken = make_batch(3) | {"input_values": np.full((8, 2240), np.nan, np.float32)}
-    state, metrics = step(state, broken)  # due, but there is nothing to move codes onto
-    assert float(metrics["skipped"]) == 1
-    np.testing.assert_array_equal(state.params["generator"]["quantizer"]["codebook"], third)
 
 
 def products(jaxpr):
