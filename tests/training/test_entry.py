@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
 from spark_jax.config import SparkConfig
@@ -93,3 +94,42 @@ def test_the_models_sizes_stay_with_the_run(start, tmp_path, monkeypatch):
     assert load_config(SparkConfig, "run/model.yaml") == expected
     start(lambda *_: None)
     assert load_config(SparkConfig, "run/model.yaml") == SparkConfig()
+
+
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """Process 0 of two, as far as JAX's count goes; what is changed in JAX's configuration is undone."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(entry.jax, "process_count", lambda: 2)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_several_processes_share_a_compilation_cache(start, one_of_two, tmp_path):
+    found = []
+    start(lambda *_: found.append(jax.config.jax_compilation_cache_dir))
+    assert found == [str(tmp_path / "run" / "compilation_cache")]
+    jax.config.update("jax_compilation_cache_dir", "mine")  # as JAX_COMPILATION_CACHE_DIR does
+    start(lambda *_: found.append(jax.config.jax_compilation_cache_dir))
+    assert found[1] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lost"),
+    [
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"), 1, False),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Connection reset by peer"), 1, True),
+        (KeyboardInterrupt(), 130, False),
+    ],
+)
+def test_what_ends_one_of_several_processes(start, one_of_two, capsys, error, code, lost):
+    def train(*_):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        start(train)
+    told = capsys.readouterr().err
+    assert ended.value.code == code
+    assert ("another process has ended" in told) == lost
+    assert ("Traceback" in told) == ("RESOURCE" in str(error))
