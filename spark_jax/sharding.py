@@ -72,7 +72,8 @@ def make_mesh(
     if min(sizes) < 1 or math.prod(sizes) > len(available):
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit {len(available)} devices")
     chosen = available[: math.prod(sizes)]
-    slices = len({device.slice_index for device in chosen}) if chosen[0].platform == "tpu" else 1
+    # GPUs count their nodes so; chips of a topology with one slice (tools/plan.py) have no number.
+    slices = len({getattr(device, "slice_index", 0) for device in chosen}) if chosen[0].platform == "tpu" else 1
     if data % slices:
         raise SparkError(f"mesh: data is {data}, expected a multiple of the {slices} slices, which data goes over")
     try:

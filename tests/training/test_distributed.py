@@ -129,6 +129,18 @@ def test_meshes_that_tpus_do_not_have():
         sharding.make_mesh(3, 1, 1, [Chip(i, 0, (i % 2, i // 2, 0)) for i in range(4)])
 
 
+def test_chips_without_a_slice_are_of_one():
+    class Alone:
+        """As a device of a topology: all that a chip has but the slice."""
+
+        def __init__(self, chip):
+            vars(self).update({name: value for name, value in vars(chip).items() if name != "slice_index"})
+
+    places = [(x, y) for y in range(2) for x in range(4)]
+    chips = [Alone(Chip(i, x // 2, (x, y, 0))) for i, (x, y) in enumerate(places)]
+    assert dict(sharding.make_mesh(-1, 4, 1, chips).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+
+
 @pytest.fixture
 def topology(monkeypatch):
     """TPUs that are elsewhere, as the TPU compiler knows them."""
@@ -154,6 +166,13 @@ def test_rows_of_each_process_on_two_slices(topology, monkeypatch):
             monkeypatch.setattr(sharding.jax, "process_index", lambda process=process: process)
             shares.append(sharding.batch_share(mesh))
         assert {share for share, _ in shares} == set(range(shares[0][1])), shares
+
+
+@pytest.mark.parametrize("name", ["v5e:4x4", "v5e:16x16", "v5p:4x4x8", "v6e:8x8"])
+def test_meshes_of_one_slice(topology, name):
+    devices = topology(name)
+    for sizes in ((-1, 1, 1), (-1, 4, 1), (-1, 4, 2)):
+        assert sharding.make_mesh(*sizes, devices).size == len(devices)
 
 
 def test_the_reduction_compiles_for_tpu_slices(topology):
