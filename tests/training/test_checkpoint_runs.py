@@ -235,8 +235,11 @@ def test_a_save_without_room_is_told_and_the_one_before_stays(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "2" not in os.listdir(tmp_path)
-    assert_restores(tmp_path, 1, following).close()
-    assert os.listdir(tmp_path) == ["1"]  # what was left of the broken saves is gone
+    checkpoints = assert_restores(tmp_path, 1, following)
+    checkpoints.save(2, make_state(2), make_data())
+    checkpoints.close()
+    # What was left of the broken saves is gone: a thread removes it, and the next save waits for that.
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
 
 
 def test_the_position_is_read_by_another_number_of_processes(tmp_path):
