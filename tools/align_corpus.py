@@ -53,7 +53,8 @@ def main(corpus: Annotated[Path, typer.Argument(help="Folder with metadata.jsonl
     """Adds `phoneme_bounds` to every utterance of a corpus."""
     metadata = corpus / "metadata.jsonl"
     try:
-        records = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines()]
+        with metadata.open(encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines]
         aligner = Aligner()
         for record in tqdm.tqdm(records, disable=None):
             if record.get("voice") != "heart":

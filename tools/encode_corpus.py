@@ -8,7 +8,6 @@ appears when it is complete; until then finished batches are kept in OUT.partial
 where it stopped, if it is the same corpus and the same parameters.
 """
 
-import functools
 import hashlib
 import json
 import os
@@ -31,6 +30,8 @@ from spark_jax.inference import codec
 from spark_jax.training.checkpoint import load_params
 from spark_jax.training.config import load_config
 from spark_jax.wav2vec2.model import num_frames, num_samples
+
+tokenize = jax.jit(codec.tokenize, static_argnames="config")
 
 BUCKET_FRAMES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072)  # longer ones are left out
 
@@ -81,21 +82,23 @@ def encode_corpus(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         done = _read_partial(partial, fingerprint)
-        with partial.open("a", encoding="utf-8") as file:
+        with partial.open("ab") as file:
             if not done and file.tell() == 0:
-                file.write(json.dumps({"fingerprint": fingerprint}) + "\n")
+                file.write(_line({"fingerprint": fingerprint}))
             left = [record for record in records if record["index"] not in done]
             for record in tqdm(
                 _encode(left, config, variables, batch_frames, threads), total=len(left),
                 disable=not sys.stderr.isatty(),
             ):  # fmt: skip
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                done[record["index"]] = file.tell()
+                file.write(_line(record))
                 file.flush()
-                done[record["index"]] = record
         complete = [done[record["index"]] for record in records if record["index"] in done]
         temporary = output.with_name(f".{output.name}.{os.getpid()}")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in complete)
+        with partial.open("rb") as source, temporary.open("wb") as file:
+            for position in complete:
+                source.seek(position)
+                file.write(source.readline())
         os.replace(temporary, output)
         partial.unlink()
     except OSError as error:
@@ -139,12 +142,14 @@ def _encode(
 
     rows = [max(1, batch_frames // count) for count in BUCKET_FRAMES]
     plan = pipeline.bucketed_plan(buckets, rows, seed=None)
-    tokenize = jax.jit(functools.partial(codec.tokenize, config=config))
     for batch in pipeline.batches(plan, load, len(plan(0)), 0, threads=threads, prefetch=2):
         indices = batch.pop("indices")
         semantic, global_ids = jax.device_get(
-            tokenize(variables["wav2vec2"], variables["bicodec"], batch["samples"], batch["lengths"], batch["clips"])
-        )
+            tokenize(
+                variables["wav2vec2"], variables["bicodec"], batch["samples"], batch["lengths"], batch["clips"],
+                config=config,
+            )
+        )  # fmt: skip
         counts = codec.num_tokens(batch["lengths"], config)
         for row, index in enumerate(indices):
             if index >= 0:
@@ -161,19 +166,33 @@ def _fingerprint(config: SparkConfig, variables: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _read_partial(path: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
-    """Records of an earlier run with the same parameters, by index; a half line at the end is cut off."""
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode()
+
+
+def _read_partial(path: Path, fingerprint: str) -> dict[str, int]:
+    """Where the records of an earlier run with the same parameters begin, by index; a half line at the end is cut off.
+
+    The records themselves, some 17 KB each, stay in the file.
+    """
     if not path.exists():
         return {}
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    lines = whole.decode("utf-8").splitlines()
-    if not lines or json.loads(lines[0]).get("fingerprint") != fingerprint:
+    done, position = {}, 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            record = json.loads(line)
+            if position > 0:
+                done[record["index"]] = position
+            elif record.get("fingerprint") != fingerprint:
+                break
+            position += len(line)
+    if position == 0:
         path.unlink()
-        return {}
-    if len(whole) != len(text):
-        os.truncate(path, len(whole))
-    return {record["index"]: record for record in map(json.loads, lines[1:])}
+    elif position != path.stat().st_size:
+        os.truncate(path, position)
+    return done
 
 
 if __name__ == "__main__":
