@@ -20,6 +20,8 @@ demo: setup ## speak a sentence with the embedded voice
 lint: setup
 	$(BIN)/ruff check .
 
+# Most of the suite's time is compilation; what test-all compiles is optimised as it is for users.
+test: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 test: lint
 	$(PYTEST)
 

@@ -199,17 +199,19 @@ RELEASE = SparkConfig()
 
 
 def tiny() -> SparkConfig:
-    """A whole system of some 100 thousand parameters with every part of the release: for tests."""
+    """A whole system of some 100 thousand parameters with every part of the release, and few layers of each: for tests,
+    whose time is mostly that of compiling layers.
+    """
     return SparkConfig(
         ref_segment_duration=0.5,
         bicodec=BiCodecConfig(
             mel_params=MelConfig(num_mels=16),
             encoder=VocosConfig(16, 12, 24, 1, 20),
-            decoder=WaveGeneratorConfig(input_channel=24, channels=32),
+            decoder=WaveGeneratorConfig(input_channel=24, channels=32, rates=(20, 16), kernel_sizes=(42, 32)),
             quantizer=QuantizerConfig(input_dim=20, codebook_size=64, codebook_dim=4),
             speaker_encoder=SpeakerEncoderConfig(
                 input_dim=16, out_dim=24, latent_dim=8, token_num=32, fsq_levels=(4, 4, 4), ecapa_channels=16,
-                ecapa_latent_channels=24, se_bottleneck=8, astp_bottleneck=8, perceiver_depth=1,
+                ecapa_latent_channels=24, se_bottleneck=8, astp_bottleneck=8, res2_scale=4, perceiver_depth=1,
                 perceiver_heads=2, perceiver_head_dim=4, perceiver_ff_mult=2,
             ),
             prenet=VocosConfig(20, 12, 24, 1, 24, condition_dim=24),
