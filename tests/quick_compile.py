@@ -1,4 +1,4 @@
-"""Compiling large programs that a test runs a few times."""
+"""Compiling large programs that a test runs a few times, in `make test-all` too."""
 
 import functools
 from collections.abc import Callable
