@@ -130,8 +130,9 @@ def test_bfloat16_computes_the_same_within_its_precision():
         state, metrics = step(state, make_batch())
         history[dtype] = host(metrics)
     ours, theirs = history["bfloat16"], history["float32"]
-    for name in ("loss", "mel", "vq", "features", "adversarial", "feature_matching", "discriminator", "grad_norm"):
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=0.05, err_msg=name)
+    # The gradient's norm is no measure here: logarithms of a random network's spectra make it differ by 1 to 26 %.
+    for name in ("loss", "mel", "vq", "features", "adversarial", "feature_matching", "discriminator"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0.02, err_msg=name)
         assert ours[name] != theirs[name], name
 
 
