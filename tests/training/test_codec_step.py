@@ -17,6 +17,7 @@ from quick_compile import quickly
 from tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make_batch, start
 
 from spark_jax import sharding
+from spark_jax.config import SpeakerEncoderConfig, WaveGeneratorConfig
 from spark_jax.errors import SparkError
 from spark_jax.training import checkpoint, codec_step
 from spark_jax.training.program import codec_models
@@ -124,14 +125,20 @@ def test_bfloat16_is_the_type_of_the_stacks_alone():
 
 @pytest.mark.slow
 def test_bfloat16_computes_the_same_within_its_precision():
+    """With the release's number of layers. The gradient's norm is that of this draw: on others, logarithms of a random
+    network's spectra make it differ by up to 26 %."""
+    codec = SYSTEM.bicodec
+    decoder = WaveGeneratorConfig(codec.decoder.input_channel, codec.decoder.channels)
+    speaker_encoder = dataclasses.replace(codec.speaker_encoder, res2_scale=SpeakerEncoderConfig.res2_scale)
+    codec = dataclasses.replace(codec, decoder=decoder, speaker_encoder=speaker_encoder)
+    system = dataclasses.replace(SYSTEM, bicodec=codec)
     history = {}
     for dtype in ("float32", "bfloat16"):
-        state, step = start(dataclasses.replace(GAN, dtype=dtype), 1, adversarial=True)
+        state, step = start(dataclasses.replace(GAN, dtype=dtype), 1, adversarial=True, system=system)
         state, metrics = step(state, make_batch())
         history[dtype] = host(metrics)
     ours, theirs = history["bfloat16"], history["float32"]
-    # The gradient's norm is no measure here: logarithms of a random network's spectra make it differ by 1 to 26 %.
-    for name in ("loss", "mel", "vq", "features", "adversarial", "feature_matching", "discriminator"):
+    for name in ("loss", "mel", "vq", "features", "adversarial", "feature_matching", "discriminator", "grad_norm"):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0.02, err_msg=name)
         assert ours[name] != theirs[name], name
 
