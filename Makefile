@@ -20,7 +20,7 @@ demo: setup ## speak a sentence with the embedded voice
 lint: setup
 	$(BIN)/ruff check .
 
-# Most of the suite's time is compilation; test-all leaves LLVM's optimisation out of the largest programs only.
+# Most of the suite's time is compilation; test-all leaves LLVM's optimization out of the largest programs only.
 test: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 test: lint
 	$(PYTEST)

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from spark_jax.config import SparkConfig
     from spark_jax.errors import SparkError
     from spark_jax.inference.synthesize import Audio, SparkTTS
-    from spark_jax.inference.voice import Voice
+    from spark_jax.model_directory.voice import Voice
 
 _HOMES = {
     "Audio": "spark_jax.inference.synthesize",
     "SparkConfig": "spark_jax.config",
     "SparkError": "spark_jax.errors",
     "SparkTTS": "spark_jax.inference.synthesize",
-    "Voice": "spark_jax.inference.voice",
+    "Voice": "spark_jax.model_directory.voice",
 }
 __all__ = ["Audio", "SparkConfig", "SparkError", "SparkTTS", "Voice", "__version__"]
 

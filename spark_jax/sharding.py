@@ -1,7 +1,7 @@
 """The device mesh, the one table of logical axes, and the shardings of train states, batches and activations.
 
 Models name the axes of their parameters (`nn.with_logical_partitioning`) and of a few activations (`constrain`,
-`per_device`); `RULES` says on which mesh axis each name lies. The shardings of a whole train state, optimiser and
+`per_device`); `RULES` says on which mesh axis each name lies. The shardings of a whole train state, optimizer and
 all, are resolved once over `eval_shape`. Activations know the mesh from the context that `under_mesh` traces a
 function in; without one (inference, tests of a single device) nothing is divided.
 """
@@ -43,9 +43,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh of axes (data, fsdp, tensor).
 
     Args:
@@ -72,7 +70,7 @@ def make_mesh(
     if min(sizes) < 1 or math.prod(sizes) > len(available):
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit {len(available)} devices")
     chosen = available[: math.prod(sizes)]
-    # GPUs count their nodes so; chips of a topology with one slice (tools/plan.py) have no number.
+    # GPUs count their nodes so; chips of a topology with one slice (`spark-jax plan`) have no number.
     slices = len({getattr(device, "slice_index", 0) for device in chosen}) if chosen[0].platform == "tpu" else 1
     if data % slices:
         raise SparkError(f"mesh: data is {data}, expected a multiple of the {slices} slices, which data goes over")
@@ -95,8 +93,11 @@ def unbox(tree: Any) -> Any:
     """Plain arrays in place of Linen's boxes, without any sharding constraint."""
     is_box = lambda leaf: isinstance(leaf, nn.meta.AxisMetadata)  # noqa: E731
     return jax.tree.map(
-        lambda leaf: leaf.unbox(apply_constraint=False) if isinstance(leaf, nn.Partitioned)
-        else (leaf.unbox() if is_box(leaf) else leaf),
+        lambda leaf: (
+            leaf.unbox(apply_constraint=False)
+            if isinstance(leaf, nn.Partitioned)
+            else (leaf.unbox() if is_box(leaf) else leaf)
+        ),
         tree,
         is_leaf=is_box,
     )

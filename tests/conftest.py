@@ -19,7 +19,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 @pytest.fixture(scope="session")
 def tiny_model_directory(tmp_path_factory):
     """A model directory of random weights, without voices; not to be changed."""
-    import tiny_model
+    from helpers import tiny_model
 
     folder = tmp_path_factory.mktemp("tiny_model")
     tiny_model.write(folder / "model", folder / "tokenizer")

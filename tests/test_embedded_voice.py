@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from spark_jax import integrity
 from spark_jax.inference.synthesize import EMBEDDED_VOICE, SparkTTS
+from spark_jax.model_directory import manifest
 
 SENTENCE = "The children played in the water all day."  # the demo's
 
@@ -20,7 +20,7 @@ def spoken():
 
 
 def test_no_file_has_changed():
-    assert integrity.check(EMBEDDED_VOICE) > 10
+    assert manifest.check(EMBEDDED_VOICE) > 10
     assert sum(path.stat().st_size for path in EMBEDDED_VOICE.rglob("*") if path.is_file()) < 30e6
 
 

@@ -19,9 +19,15 @@ from spark_jax.training.state import new_state
 # Sizes by which an array is known: only activations have a multiple of 47, only the vocabulary one of 61.
 ROWS, TIME, VOCAB, HIDDEN = 16, 47, 488, 32
 CONFIG = dataclasses.replace(
-    tiny().llm, vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=80, num_hidden_layers=2,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-)  # fmt: skip
+    tiny().llm,
+    vocab_size=VOCAB,
+    hidden_size=HIDDEN,
+    intermediate_size=80,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+)
 COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 
 
@@ -75,9 +81,10 @@ def test_no_device_sees_the_activations_of_others(compiled):
 def test_every_gradient_is_summed_once_and_the_table_outside_of_loops(compiled):
     _, fsdp, tensor = (compiled.mesh.shape[axis] for axis in sharding.MESH_AXES)
     of_table = [
-        (computation, kind) for computation, kind, shapes in compiled.collectives
+        (computation, kind)
+        for computation, kind, shapes in compiled.collectives
         if any(dtype == "f32" and sizes and max(sizes) % 61 == 0 for dtype, sizes in shapes)
-    ]  # fmt: skip
+    ]
     assert {computation for computation, _ in of_table} == {"ENTRY"}
     gathers, scatters = (sum(found == kind for _, found in of_table) for kind in ("all-gather", "reduce-scatter"))
     assert gathers == scatters == (fsdp > 1)
@@ -87,7 +94,7 @@ def test_every_gradient_is_summed_once_and_the_table_outside_of_loops(compiled):
     assert sums >= 1
 
 
-def test_the_optimiser_state_is_divided(compiled):
+def test_the_optimizer_state_is_divided(compiled):
     """Bytes on a device: of what names both axes, one part in fsdp x tensor; and the program has no more."""
     fsdp, tensor = compiled.mesh.shape["fsdp"], compiled.mesh.shape["tensor"]
     is_box = lambda leaf: hasattr(leaf, "names")  # noqa: E731
@@ -95,12 +102,23 @@ def test_the_optimiser_state_is_divided(compiled):
     for leaf in jax.tree.leaves(compiled.boxed, is_leaf=is_box):
         names = leaf.names if is_box(leaf) else ()
         size = (leaf.value if is_box(leaf) else leaf).size * 4
-        total, expected = total + size, expected + size // (
-            (fsdp if "embed" in names else 1) * (tensor if {"heads", "kv_heads", "mlp", "vocab"} & set(names) else 1)
+        total, expected = (
+            total + size,
+            expected
+            + size
+            // (
+                (fsdp if "embed" in names else 1)
+                * (tensor if {"heads", "kv_heads", "mlp", "vocab"} & set(names) else 1)
+            ),
         )
-    state, _ = sharding.initialize(compiled.mesh, lambda: jax.tree.map(
-        lambda leaf: leaf.replace_boxed(jnp.zeros(leaf.value.shape)) if is_box(leaf) else jnp.zeros(leaf.shape),
-        compiled.boxed, is_leaf=is_box))  # fmt: skip
+    state, _ = sharding.initialize(
+        compiled.mesh,
+        lambda: jax.tree.map(
+            lambda leaf: leaf.replace_boxed(jnp.zeros(leaf.value.shape)) if is_box(leaf) else jnp.zeros(leaf.shape),
+            compiled.boxed,
+            is_leaf=is_box,
+        ),
+    )
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     assert held == expected
     assert expected < 1.06 * total / (fsdp * tensor)  # norms and biases, which are not divided as much

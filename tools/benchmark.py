@@ -55,7 +55,7 @@ def conversion(
             write_source(source, llm_dtype)
         for name in ("model", "exported"):
             shutil.rmtree(place / name, ignore_errors=True)
-        command = [sys.executable, "-m", "spark_jax.cli"]
+        command = [sys.executable, "-m", "spark_jax.cli.main"]
         rows = []
         for name, given, made, options in (
             ("convert", source, place / "model", ["--dtype", dtype]),
@@ -84,8 +84,8 @@ def data(
 ) -> None:
     """Reading and packing token records beside what llm_0_5b takes of them; the first batch of a large index."""
     from spark_jax.config import RELEASE
-    from spark_jax.training.flops import llm_step_flops
-    from spark_jax.training.hardware import accelerator
+    from spark_jax.performance.flops import llm_step_flops
+    from spark_jax.performance.hardware import accelerator
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -106,8 +106,10 @@ def data(
         f"llm_0_5b on a chip: {chip / 1e12:.0f} TFLOP/s · {MFU:.0%} / {per_token / 1e9:.2f} GFLOP a token "
         f"= {wanted:,.0f} tokens/s\n"
     )
-    typer.echo("| records | sequences/s | tokens/s | tokens per processor s | chips | efficiency | first batch s "
-               "(processor) | of it plan | MB for it |")  # fmt: skip
+    typer.echo(
+        "| records | sequences/s | tokens/s | tokens per processor s | chips | efficiency | first batch s "
+        "(processor) | of it plan | MB for it |"
+    )
     typer.echo("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         per_processor = row["tokens"] / row["processor_seconds"]
@@ -124,7 +126,7 @@ def read_records(folder: Path, tokenizer: Path, threads: int, batches: int = 12)
     """One measurement of `data`, in a process of its own: prints JSON."""
     from spark_jax.data import pipeline, token_sources
     from spark_jax.data.config import TokenDataConfig
-    from spark_jax.tokenizer import SparkTokenizer
+    from spark_jax.text.tokenizer import SparkTokenizer
 
     vocabulary = SparkTokenizer.load(tokenizer)
     vocabulary.encode_text("warm")
@@ -144,11 +146,20 @@ def read_records(folder: Path, tokenizer: Path, threads: int, batches: int = 12)
         counts["tokens"] += int((batch["segment_ids"] > 0).sum())
         counts["slots"] += batch["segment_ids"].size
     seconds = time.perf_counter() - first
-    typer.echo(json.dumps(counts | {
-        "records": len(sequences) // 2, "seconds": seconds, "processor_seconds": time.process_time() - first_processor,
-        "first_seconds": first - start, "first_processor_seconds": first_processor - processor,
-        "plan_seconds": planned - start, "megabytes": used / 1e6,
-    }))  # fmt: skip
+    typer.echo(
+        json.dumps(
+            counts
+            | {
+                "records": len(sequences) // 2,
+                "seconds": seconds,
+                "processor_seconds": time.process_time() - first_processor,
+                "first_seconds": first - start,
+                "first_processor_seconds": first_processor - processor,
+                "plan_seconds": planned - start,
+                "megabytes": used / 1e6,
+            }
+        )
+    )
 
 
 def write_token_records(folder: Path, count: int, index_count: int) -> None:
@@ -156,7 +167,7 @@ def write_token_records(folder: Path, count: int, index_count: int) -> None:
     import numpy as np
 
     from spark_jax.data import records, token_sources
-    from spark_jax.tokenizer import build_tokenizer
+    from spark_jax.text.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(qwen_ranks())
     tokenizer.save(folder / "tokenizer")
@@ -172,9 +183,15 @@ def write_token_records(folder: Path, count: int, index_count: int) -> None:
         for number in part:
             text = " ".join(rng.choice(words, int(seconds[number] * 2.5) + 1))
             fields = {
-                "index": f"{number:09d}", "split": "train", "language": "en", "gender": "female", "pitch": 210.0,
-                "speed": 4.5, "duration": round(float(seconds[number]), 2), "text": text,
-            }  # fmt: skip
+                "index": f"{number:09d}",
+                "split": "train",
+                "language": "en",
+                "gender": "female",
+                "pitch": 210.0,
+                "speed": 4.5,
+                "duration": round(float(seconds[number]), 2),
+                "text": text,
+            }
             semantic = rng.integers(0, 8192, int(seconds[number] * 50))
             ids = {"global_ids": rng.integers(0, 4096, 32), "semantic_ids": semantic}
             writer.write(records.encode(fields, {name: records.as_codes(codes) for name, codes in ids.items()}))
@@ -203,7 +220,7 @@ def qwen_ranks() -> Path:
 def write_source(folder: Path, llm_dtype: str) -> None:
     """The tests' generator of the official layout, at the release's sizes."""
     sys.path.insert(0, str(ROOT / "tests"))
-    import official_layout
+    from helpers import official_layout
 
     from spark_jax.config import RELEASE
 

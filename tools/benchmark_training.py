@@ -26,8 +26,9 @@ from spark_jax import sharding
 from spark_jax.config import SparkConfig
 from spark_jax.data import tokens
 from spark_jax.errors import SparkError
-from spark_jax.training.codec_config import BiCodecTrainingConfig
-from spark_jax.training.config import LLMTrainingConfig, load_config
+from spark_jax.shared.config_files import load_config
+from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.program import PROGRAMS, Program, load_training
 
 Batch = dict[str, np.ndarray]
@@ -137,10 +138,11 @@ def ids_and_noise(program: Program, system: SparkConfig, rng: np.random.Generato
     levels = system.bicodec.speaker_encoder.fsq_levels
     codes = {"semantic_ids": system.bicodec.quantizer.codebook_size, "global_ids": math.prod(levels)}
     return {
-        name: rng.integers(0, codes[name], x.shape, np.int32) if name in codes
+        name: rng.integers(0, codes[name], x.shape, np.int32)
+        if name in codes
         else rng.normal(0, 0.1, x.shape).astype(np.float32)
         for name, x in program.batch.items()
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

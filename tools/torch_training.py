@@ -23,11 +23,11 @@ from spark_jax.convert.configuration import write_bicodec_config
 from spark_jax.convert.engine import Export
 from spark_jax.data import tokens
 from spark_jax.errors import SparkError
-from spark_jax.extra import needs_extra
-from spark_jax.pytree import flatten
-from spark_jax.training.codec_config import BiCodecTrainingConfig
-from spark_jax.training.codec_step import codec_variables
-from spark_jax.training.config import LLMTrainingConfig
+from spark_jax.shared.extra import needs_extra
+from spark_jax.shared.pytree import flatten
+from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.codec.step import codec_variables
+from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.optimizer import OptimizerConfig, make_schedule
 from spark_jax.training.state import TrainState
 
@@ -49,9 +49,7 @@ def llm_step(run: LLMTrainingConfig, system: SparkConfig, state: TrainState) -> 
     names += " max_position_embeddings rms_norm_eps tie_word_embeddings rope_theta head_dim"
     cls = transformers.Qwen3Config if llm.qk_norm else transformers.Qwen2Config
     sizes = {name: value for name, value in to_mapping(llm).items() if name in names.split()}
-    model = transformers.AutoModelForCausalLM.from_config(
-        cls(**sizes), dtype=torch.float32, attn_implementation="sdpa"
-    )
+    model = transformers.AutoModelForCausalLM.from_config(cls(**sizes), dtype=torch.float32, attn_implementation="sdpa")
     tensors = _official("llm", system, {"params": state.params})
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
@@ -64,9 +62,11 @@ def llm_step(run: LLMTrainingConfig, system: SparkConfig, state: TrainState) -> 
         segments = part["segment_ids"]
         mask = (segments[:, :, None] == segments[:, None, :]).tril(0)[:, None]
         hidden = model.model(
-            input_ids=part["input_ids"].long(), position_ids=part["positions"].long(), attention_mask=mask,
+            input_ids=part["input_ids"].long(),
+            position_ids=part["positions"].long(),
+            attention_mask=mask,
             use_cache=False,
-        ).last_hidden_state  # fmt: skip
+        ).last_hidden_state
         asked = part["classes"] != tokens.NONE
         logits = model.lm_head(hidden[asked])
         return update(torch.nn.functional.cross_entropy(logits, part["targets"][asked].long()))
@@ -149,9 +149,11 @@ def _codec_modules(reference: Path, system: SparkConfig) -> "torch.nn.ModuleDict
         return cls(**{key: value for key, value in sections[name].items() if key in known})
 
     classes = {
-        "quantizer": FactorizedVectorQuantize, "speaker_encoder": SpeakerEncoder, "prenet": Decoder,
+        "quantizer": FactorizedVectorQuantize,
+        "speaker_encoder": SpeakerEncoder,
+        "prenet": Decoder,
         "decoder": WaveGenerator,
-    }  # fmt: skip
+    }
     return torch.nn.ModuleDict({name: make(cls, name) for name, cls in classes.items()})
 
 
@@ -172,8 +174,11 @@ def _updater(
     vectors = [p for p in parameters if p.ndim < 2]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=1.0, betas=config.betas, eps=config.eps, fused=True,
-    )  # fmt: skip
+        lr=1.0,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
     schedule = make_schedule(config, steps)
     rates = [float(schedule(i)) for i in range(64)]  # of longer runs, only the time is looked at
     updates = 0

@@ -17,20 +17,20 @@ import numpy as np
 import soundfile
 import typer
 
-from spark_jax import model_directory
 from spark_jax.audio.load import load_audio
 from spark_jax.audio.mel import mel_spectrogram
 from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
-from spark_jax.convert.verify import Report, Row, compare, fixed_speech
+from spark_jax.convert.verify import ParityReport, Row, compare, fixed_speech
 from spark_jax.errors import SparkError
-from spark_jax.extra import needs_extra
 from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.model_directory import directory as model_directory
+from spark_jax.shared.extra import needs_extra
 
 # Name, our module, the reference's, and whether its output is channels-first.
 STAGES = (
     ("encoder", "encoder", "encoder", True),
-    ("quantised", "quantizer/out_project", "quantizer.out_project", True),
+    ("quantized", "quantizer/out_project", "quantizer.out_project", True),
     ("perceiver", "speaker_encoder/perceiver", "speaker_encoder.perceiver_sampler", False),
     ("prenet", "prenet", "prenet", True),
     ("postnet", "postnet", "postnet", True),
@@ -53,7 +53,7 @@ def main(
     raise SystemExit(0 if report.passed else 1)
 
 
-def verify_codec(reference: Path, source: Path, model: Path) -> Report:
+def verify_codec(reference: Path, source: Path, model: Path) -> ParityReport:
     """BiCodec's stages on the same input, then the whole way of a recording.
 
     Raises:
@@ -74,7 +74,7 @@ def verify_codec(reference: Path, source: Path, model: Path) -> Report:
         rows.append(compare("recording to waveform", ours, theirs, **WAVEFORM))
     ids["global ids of the recording"] = voice.global_ids.tolist(), global_ids.flatten().tolist()
     ids["semantic ids of the recording"] = voice.semantic_ids.tolist(), semantic_ids.flatten().tolist()
-    return Report(tuple(rows), ids)
+    return ParityReport(tuple(rows), ids)
 
 
 def stages(
@@ -89,7 +89,7 @@ def stages(
         samples = volume_normalize(samples)
     clip = reference_clip(samples, config.ref_segment_samples)[None].astype(np.float32)
     wave, their_clip = tokenizer.process_audio(recording)
-    rows = [compare("volume-normalised samples", samples, wave), compare("reference clip", clip, their_clip)]
+    rows = [compare("volume-normalized samples", samples, wave), compare("reference clip", clip, their_clip)]
 
     kept: dict[str, np.ndarray] = {}
     hooks = [

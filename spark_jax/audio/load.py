@@ -38,16 +38,12 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> Float[np.ndarray, "
     return resample(samples, rate, sample_rate)
 
 
-def resample(
-    samples: Float[np.ndarray, " time"], source: int, target: int
-) -> Float[np.ndarray, " resampled"]:
+def resample(samples: Float[np.ndarray, " time"], source: int, target: int) -> Float[np.ndarray, " resampled"]:
     """soxr's VHQ recipe, in the dtype of the samples (float64 for parity); `source` and `target` in Hz."""
     return samples if source == target else soxr.resample(samples, source, target, quality="VHQ")
 
 
-def check_reference(
-    samples: Float[np.ndarray, " time"], source: str | os.PathLike, sample_rate: int = 16_000
-) -> None:
+def check_reference(samples: Float[np.ndarray, " time"], source: str | os.PathLike, sample_rate: int = 16_000) -> None:
     """Refuses audio from which no voice and no tokens can be taken.
 
     Args:

@@ -15,9 +15,7 @@ _BREAK_HZ, _BREAK_MEL = 1000.0, 15.0
 _LOG_STEP = np.log(6.4) / 27
 
 
-def mel_spectrogram(
-    samples: Float[Array, "batch time"], config: MelConfig
-) -> Float[Array, "batch frames mels"]:
+def mel_spectrogram(samples: Float[Array, "batch time"], config: MelConfig) -> Float[Array, "batch frames mels"]:
     """Magnitude (power 1) mel spectrogram without logarithm; time // hop_length + 1 frames, float32.
 
     Reference: sparktts/models/bicodec.py, `init_mel_transformer`.

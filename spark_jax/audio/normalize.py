@@ -33,9 +33,7 @@ def reference_clip(samples: Float[np.ndarray, " time"], length: int) -> Float[np
     return np.resize(samples, length)
 
 
-def highpass(
-    samples: Float[np.ndarray, " time"], sample_rate: int, cutoff: float = 40.0
-) -> Float[np.ndarray, " time"]:
+def highpass(samples: Float[np.ndarray, " time"], sample_rate: int, cutoff: float = 40.0) -> Float[np.ndarray, " time"]:
     """Second-order Butterworth high-pass (a biquad of quality 0.707); a training-time step only.
 
     Clipped to ±1 as the reference's is (sparktts/utils/audio.py, `audio_highpass_filter`). `cutoff` in Hz.

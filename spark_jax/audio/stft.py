@@ -13,7 +13,7 @@ from spark_jax.errors import SparkError
 def stft(
     samples: Float[Array, "batch time"], n_fft: int, hop_length: int, window_length: int
 ) -> Complex[Array, "batch frames bins"]:
-    """Centred STFT in float32: reflect padding n_fft // 2, periodic Hann window centred in n_fft.
+    """Centered STFT in float32: reflect padding n_fft // 2, periodic Hann window centered in n_fft.
 
     time // hop_length + 1 frames and n_fft // 2 + 1 bins, as torch.stft with its defaults.
 

@@ -1,4 +1,4 @@
-"""Semantic encoder: features of the speech model → latents of the quantiser (paper §3.1.1)."""
+"""Semantic encoder: features of the speech model → latents of the quantizer (paper §3.1.1)."""
 
 import flax.linen as nn
 import jax.numpy as jnp

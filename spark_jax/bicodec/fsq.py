@@ -1,4 +1,4 @@
-"""Residual finite scalar quantiser of the global tokens (Mentzer et al. 2023; reference modules/fsq)."""
+"""Residual finite scalar quantizer of the global tokens (Mentzer et al. 2023; reference modules/fsq)."""
 
 import math
 
@@ -40,7 +40,7 @@ class FiniteScalarQuantizer:
 
 
 class ResidualFSQ(nn.Module):
-    """Quantisers in turn, each on what the previous ones left, on a scale (levels − 1)^−i. In float32."""
+    """Quantizers in turn, each on what the previous ones left, on a scale (levels − 1)^−i. In float32."""
 
     dim: int
     levels: tuple[int, ...]

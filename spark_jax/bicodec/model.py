@@ -37,8 +37,8 @@ class BiCodecOutput:
 class BiCodec(nn.Module):
     """The codec. Collections: "params", "batch_stats" (ECAPA's batch norms), "code_statistics" (code usage).
 
-    Initialise through `__call__`, with the wave generator. `dtype` is the compute type of the convolutional
-    stacks; quantisers and losses stay in float32. With `remat` the blocks of these stacks are computed again for the
+    Initialize through `__call__`, with the wave generator. `dtype` is the compute type of the convolutional
+    stacks; quantizers and losses stay in float32. With `remat` the blocks of these stacks are computed again for the
     gradient.
     """
 
@@ -77,7 +77,7 @@ class BiCodec(nn.Module):
           wave: static. False leaves the wave generator out, for training on features alone.
           frozen: parts that are not trained: their statistics are read as in evaluation and do not change.
           mask: frames of each item that are no padding; None: all. Padding counts in no loss or statistic of the
-            quantiser, `pred_feat` is meaningless there.
+            quantizer, `pred_feat` is meaningless there.
         """
         token_mask = downsample_mask(mask, math.prod(self.config.encoder.sample_ratios))
         latents = self.encoder(features, mask)

@@ -12,7 +12,7 @@ from spark_jax.nn.norm import l2_normalize
 
 
 class CrossAttention(nn.Module):
-    """Latents attend to themselves and the context; no bias, no normalisation before."""
+    """Latents attend to themselves and the context; no bias, no normalization before."""
 
     heads: int
     head_dim: int

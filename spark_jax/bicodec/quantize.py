@@ -1,4 +1,4 @@
-"""Factorised vector quantiser of the semantic tokens (paper §3.1.2; reference vq/factorized_vector_quantize.py)."""
+"""Factorized vector quantizer of the semantic tokens (paper §3.1.2; reference vq/factorized_vector_quantize.py)."""
 
 import flax.linen as nn
 import flax.struct
@@ -14,7 +14,7 @@ from spark_jax.nn.norm import l2_normalize
 
 @flax.struct.dataclass
 class VectorQuantization:
-    """What the quantiser returns in training; losses and statistics run over the whole batch."""
+    """What the quantizer returns in training; losses and statistics run over the whole batch."""
 
     quantized: Float[Array, "batch time latent"]  # straight-through to the encoder
     ids: Int[Array, "batch time"]
@@ -23,25 +23,17 @@ class VectorQuantization:
     active_num: Float[Array, ""]  # codes in use: by the moving average in training, else in this batch
 
 
-def code_distances(
-    latents: Float[Array, "... dim"], codebook: Float[Array, "codes dim"]
-) -> Float[Array, "... codes"]:
-    """Squared distances between L2-normalised latents and codes, in float32 at full precision.
+def code_distances(latents: Float[Array, "... dim"], codebook: Float[Array, "codes dim"]) -> Float[Array, "... codes"]:
+    """Squared distances between L2-normalized latents and codes, in float32 at full precision.
 
     Expanded as the reference expands it, so that near ties fall the same way.
     """
     latents, codebook = l2_normalize(latents), l2_normalize(codebook)
     products = jnp.matmul(latents, codebook.T, precision=lax.Precision.HIGHEST)
-    return (
-        jnp.sum(jnp.square(latents), axis=-1, keepdims=True)
-        - 2 * products
-        + jnp.sum(jnp.square(codebook), axis=-1)
-    )
+    return jnp.sum(jnp.square(latents), axis=-1, keepdims=True) - 2 * products + jnp.sum(jnp.square(codebook), axis=-1)
 
 
-def nearest_codes(
-    latents: Float[Array, "... dim"], codebook: Float[Array, "codes dim"]
-) -> Int[Array, "..."]:
+def nearest_codes(latents: Float[Array, "... dim"], codebook: Float[Array, "codes dim"]) -> Int[Array, "..."]:
     """Index of the nearest code by direction; the lowest index on ties."""
     return jnp.argmin(code_distances(latents, codebook), axis=-1).astype(jnp.int32)
 
@@ -58,9 +50,7 @@ class FactorizedVectorQuantizer(nn.Module):
         c = self.config
         codebook_init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("codes", None))
         self.codebook = self.param("codebook", codebook_init, (c.codebook_size, c.codebook_dim), jnp.float32)
-        self.cluster_size = self.variable(
-            "code_statistics", "cluster_size", jnp.zeros, (c.codebook_size,), jnp.float32
-        )
+        self.cluster_size = self.variable("code_statistics", "cluster_size", jnp.zeros, (c.codebook_size,), jnp.float32)
         if c.input_dim != c.codebook_dim:
             self.in_project = Conv(c.codebook_dim, 1, weight_norm=True)
             self.out_project = Conv(c.input_dim, 1, weight_norm=True)
@@ -106,8 +96,9 @@ class FactorizedVectorQuantizer(nn.Module):
 
         straight_through = projected + lax.stop_gradient(codes - projected)
         return VectorQuantization(
-            quantized=self._project_out(straight_through), ids=ids, loss=loss, perplexity=perplexity,
+            quantized=self._project_out(straight_through),
+            ids=ids,
+            loss=loss,
+            perplexity=perplexity,
             active_num=jnp.sum(in_use).astype(jnp.float32),
-        )  # fmt: skip
-
-
+        )

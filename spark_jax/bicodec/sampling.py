@@ -39,9 +39,13 @@ class SamplingBlock(nn.Module):
         if self.upsample > 1:
             ratio = self.upsample
             filter_ = DepthwiseConvTranspose(
-                2 * ratio, ratio, padding=ratio // 2 + ratio % 2, output_padding=ratio % 2, dtype=self.dtype,
+                2 * ratio,
+                ratio,
+                padding=ratio // 2 + ratio % 2,
+                output_padding=ratio % 2,
+                dtype=self.dtype,
                 name="upsample_filter",
-            )  # fmt: skip
+            )
             repeated = jnp.repeat(inputs, ratio, axis=1)
             merged = repeated + filter_(_leaky_relu(zero_padding(inputs, mask)))
         if self.downsample == 1:
@@ -82,7 +86,5 @@ class SamplingStage(nn.Module):
     ) -> tuple[Float[Array, "batch frames channels"], Mask]:
         x = SamplingBlock(self.upsample, self.downsample, self.dtype, name="sampling")(inputs, mask)
         mask = downsample_mask(upsample_mask(mask, self.upsample), self.downsample)
-        backbone = VocosBackbone(
-            self.dim, self.intermediate_dim, STAGE_LAYERS, self.dtype, self.remat, name="backbone"
-        )
+        backbone = VocosBackbone(self.dim, self.intermediate_dim, STAGE_LAYERS, self.dtype, self.remat, name="backbone")
         return backbone(x, mask=mask), mask

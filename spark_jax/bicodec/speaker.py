@@ -27,7 +27,7 @@ class SpeakerOutput:
 class SpeakerEncoder(nn.Module):
     """ECAPA → Perceiver → residual FSQ → linear.
 
-    Ids are [batch, quantizers · token_num], quantiser by quantiser: with the release's single quantiser, one id
+    Ids are [batch, quantizers · token_num], quantizer by quantizer: with the release's single quantizer, one id
     a token.
     """
 

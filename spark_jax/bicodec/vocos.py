@@ -1,7 +1,7 @@
 """Vocos (ConvNeXt) blocks: the backbone of the semantic encoder, the prenet and the postnet.
 
 Reference sparktts/modules/blocks/vocos.py. Convolution and linear kernels start as N(0, 0.02), the layer scale
-as 1 / number of blocks. AdaLN's scale starts at one (its bias), where the reference's own initialisation lets
+as 1 / number of blocks. AdaLN's scale starts at one (its bias), where the reference's own initialization lets
 it start near zero; trained weights have the same form.
 """
 
@@ -37,9 +37,11 @@ class AdaLayerNorm(nn.Module):
 
 
 def _normalize(
-    name: str, inputs: Float[Array, "batch time channels"], condition: Float[Array, "batch condition"] | None,
+    name: str,
+    inputs: Float[Array, "batch time channels"],
+    condition: Float[Array, "batch condition"] | None,
     dtype: jnp.dtype,
-) -> Float[Array, "batch time channels"]:  # fmt: skip
+) -> Float[Array, "batch time channels"]:
     if condition is None:
         return LayerNorm(EPS, dtype=dtype, name=name)(inputs)
     return AdaLayerNorm(inputs.shape[-1], dtype=dtype, name=name)(inputs, condition)

@@ -49,10 +49,14 @@ class UpsamplingBlock(nn.Module):
     ) -> Float[Array, "batch samples features"]:
         x = Snake(self.dtype, name="snake")(zero_padding(inputs, mask))
         upsample = ConvTranspose(
-            self.features, self.kernel_size, self.stride, (self.kernel_size - self.stride) // 2,
+            self.features,
+            self.kernel_size,
+            self.stride,
+            (self.kernel_size - self.stride) // 2,
             kernel_init=nn.initializers.variance_scaling(self.stride / 3, "fan_in", "uniform"),
-            dtype=self.dtype, name="upsample",
-        )  # fmt: skip
+            dtype=self.dtype,
+            name="upsample",
+        )
         x = upsample(x)
         mask = upsample_mask(mask, self.stride)
         unit_class = nn.remat(ResidualUnit) if self.remat else ResidualUnit

@@ -1,8 +1,8 @@
 """The configuration files of the release's layout, read and written.
 
-    config.yaml                     sample rate, hop, length of the reference clip
-    BiCodec/config.yaml             the codec's sizes
-    wav2vec2-…/config.json, preprocessor_config.json, LLM/config.json: transformers' own
+config.yaml                     sample rate, hop, length of the reference clip
+BiCodec/config.yaml             the codec's sizes
+wav2vec2-…/config.json, preprocessor_config.json, LLM/config.json: transformers' own
 """
 
 import dataclasses
@@ -37,9 +37,14 @@ BICODEC, WAV2VEC2, LLM = FOLDERS.values()
 
 _ROOT_FIELDS = ("sample_rate", "latent_hop_length", "ref_segment_duration", "volume_normalize")
 _CODEC_SECTIONS: dict[str, type] = {
-    "mel_params": MelConfig, "encoder": VocosConfig, "decoder": WaveGeneratorConfig, "quantizer": QuantizerConfig,
-    "speaker_encoder": SpeakerEncoderConfig, "prenet": VocosConfig, "postnet": VocosConfig,
-}  # fmt: skip
+    "mel_params": MelConfig,
+    "encoder": VocosConfig,
+    "decoder": WaveGeneratorConfig,
+    "quantizer": QuantizerConfig,
+    "speaker_encoder": SpeakerEncoderConfig,
+    "prenet": VocosConfig,
+    "postnet": VocosConfig,
+}
 _CODEC_REQUIRED: dict[str, dict[str, Any]] = {"quantizer": {"use_l2_normlize": True}}
 # What the release leaves to its code, whose constructors do not take it: written only where it differs.
 _CODEC_OMITTED = {
@@ -55,15 +60,20 @@ _CODEC_OPTIONAL = {"postnet": {"sample_ratios"}}
 
 # Settings that select another architecture: with other values the weights would load and sound wrong.
 _WAV2VEC2_REQUIRED = {
-    "model_type": "wav2vec2", "feat_extract_norm": "layer", "feat_extract_activation": "gelu",
-    "hidden_act": "gelu", "do_stable_layer_norm": True, "add_adapter": False, "adapter_attn_dim": None,
+    "model_type": "wav2vec2",
+    "feat_extract_norm": "layer",
+    "feat_extract_activation": "gelu",
+    "hidden_act": "gelu",
+    "do_stable_layer_norm": True,
+    "add_adapter": False,
+    "adapter_attn_dim": None,
     "conv_pos_batch_norm": False,
-}  # fmt: skip
+}
 _PREPROCESSOR_REQUIRED = {"do_normalize": True, "feature_size": 1, "padding_value": 0.0}
 _LLM_REQUIRED = {
     "qwen2": {"hidden_act": "silu", "attention_bias": True, "qk_norm": False, "quantization_config": None},
     "qwen3": {"hidden_act": "silu", "attention_bias": False, "qk_norm": True, "quantization_config": None},
-}  # fmt: skip
+}
 _QWEN3_HEAD_DIM = 128  # of Qwen3 where its config.json does not say
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from spark_jax.convert.tensors import SourceTensor, is_finite, is_float
-from spark_jax.pytree import flatten
+from spark_jax.convert.formats.tensors import SourceTensor, is_finite, is_float
+from spark_jax.shared.pytree import flatten
 
 Shape = tuple[int, ...]
 
@@ -103,8 +103,11 @@ class Import:
                 self.faults.append(f"{self._names[name]} {fault}")
         for name, tensor in self._source.items():
             if name not in needed and (tensor.fault or not ignorable.fullmatch(name)):
-                self.faults.append(f"{self._names[name]} {tensor.fault}" if tensor.fault else
-                                   f"extra {self._names[name]} {list(tensor.shape)}")  # fmt: skip
+                self.faults.append(
+                    f"{self._names[name]} {tensor.fault}"
+                    if tensor.fault
+                    else f"extra {self._names[name]} {list(tensor.shape)}"
+                )
 
     def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
         """Path and values of each leaf of our tree, in the target's types; each tensor is read once.

@@ -13,14 +13,14 @@ free of the final norm (see convert.wav2vec2). Both are float32.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spark_jax import model_directory
 from spark_jax.convert import configuration, weights
 from spark_jax.convert.engine import Export
+from spark_jax.convert.formats.safetensors_file import write_safetensors
+from spark_jax.convert.formats.tensors import DTYPES
 from spark_jax.convert.official import check_parts, check_tokenizer, copy_tokenizer, raise_faults
-from spark_jax.convert.safetensors_file import write_safetensors
 from spark_jax.convert.stored import StoredPart, open_model
-from spark_jax.convert.tensors import DTYPES
 from spark_jax.errors import SparkError
+from spark_jax.model_directory import directory as model_directory
 
 
 def export(

@@ -18,25 +18,26 @@ import numpy as np
 import yaml
 
 from spark_jax.config import Qwen2Config
-from spark_jax.convert import qwen2, weights
+from spark_jax.convert import weights
 from spark_jax.convert.configuration import read_llm_config
 from spark_jax.convert.engine import Import
+from spark_jax.convert.formats.tensors import SourceTensor, is_finite
 from spark_jax.convert.hub import local_directory
 from spark_jax.convert.official import raise_faults
 from spark_jax.convert.stored import MODEL_YAML
-from spark_jax.convert.tensors import SourceTensor, is_finite
+from spark_jax.convert.tables import qwen2
 from spark_jax.errors import SparkError
-from spark_jax.model_directory import new_directory
-from spark_jax.parameters import abstract_part
-from spark_jax.part_files import write_part
-from spark_jax.tokenizer import extend_tokenizer
+from spark_jax.model_directory.directory import new_directory
+from spark_jax.model_directory.parameters import abstract_part
+from spark_jax.model_directory.parts import write_part
+from spark_jax.text.tokenizer import extend_tokenizer
 
 _ROWS = 4096  # of an embedding, taken together
-_JITTER = 1e-6  # of the mean variance: keeps the factorisation of a covariance of few rows possible
+_JITTER = 1e-6  # of the mean variance: keeps the factorization of a covariance of few rows possible
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class InitResult:
     """What `init_llm` made: the decoder's configuration, and the sizes of the two tokenizers."""
 
     config: Qwen2Config
@@ -51,7 +52,7 @@ def init_llm(
     seed: int = 0,
     semantic_codes: int = 8192,
     global_codes: int = 4096,
-) -> Start:
+) -> InitResult:
     """Writes the start of a pretraining.
 
     Args:
@@ -93,7 +94,7 @@ def init_llm(
         write_part(out / "llm", ((path.removeprefix("params/"), values) for path, values in job.leaves()))
         raise_faults({str(file): job.faults})
         (out / MODEL_YAML).write_text(yaml.safe_dump({"llm": dataclasses.asdict(extended)}, sort_keys=False))
-    return Start(extended, known, tokenizer.vocab_size)
+    return InitResult(extended, known, tokenizer.vocab_size)
 
 
 def _grown(tensor: SourceTensor, known: int, rows: int, seed: tuple[int, int]) -> np.ndarray:
@@ -106,8 +107,8 @@ def _grown(tensor: SourceTensor, known: int, rows: int, seed: tuple[int, int]) -
     mean = values[:known].mean(axis=0, dtype=np.float64)
     covariance = np.zeros((len(mean), len(mean)))
     for start in range(0, known, _ROWS):
-        centred = values[start : min(start + _ROWS, known)] - mean
-        covariance += centred.T @ centred
+        centered = values[start : min(start + _ROWS, known)] - mean
+        covariance += centered.T @ centered
     covariance /= max(known - 1, 1)
     covariance[np.diag_indices(len(mean))] += _JITTER * np.trace(covariance) / len(mean)
     factor = np.linalg.cholesky(covariance)  # unique, unlike eigenvectors: a seed means the same everywhere

@@ -16,27 +16,52 @@ from typing import Any
 import numpy as np
 
 from spark_jax.config import Qwen2Config
-from spark_jax.convert.qwen2 import EMBEDDING, HEAD
-from spark_jax.convert.safetensors_file import read_safetensors
-from spark_jax.convert.tensors import SourceTensor, is_finite, is_float
+from spark_jax.convert.formats.safetensors_file import read_safetensors
+from spark_jax.convert.formats.tensors import SourceTensor, is_finite, is_float
+from spark_jax.convert.tables.qwen2 import EMBEDDING, HEAD
 from spark_jax.errors import SparkError
 
 CONFIG, WEIGHTS = ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _PREFIX = "base_model.model."
 _FACTORS = {
-    "lora_A.weight": "a", "lora_B.weight": "b", "lora_embedding_A": "a", "lora_embedding_B": "b",
-}  # fmt: skip
+    "lora_A.weight": "a",
+    "lora_B.weight": "b",
+    "lora_embedding_A": "a",
+    "lora_embedding_B": "b",
+}
 _ROWS = 4096  # of a merged matrix at a time
 
 # Settings that say how an adapter was trained, or that are read below: the merge is the same whatever they say.
 # fan_in_fan_out is among them: PEFT itself resets it on linear layers and embeddings, and a Qwen has no others.
 _KNOWN = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "exclude_modules",
-    "eva_config", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
-    "lora_alpha", "lora_dropout", "megatron_core", "modules_to_save", "peft_type", "peft_version",
-    "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
-}  # fmt: skip
-# Initialisations that leave the base as it was; the others (PiSSA, OLoRA, …) put a part of it into the adapter.
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "eva_config",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+}
+# Initializations that leave the base as it was; the others (PiSSA, OLoRA, …) put a part of it into the adapter.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
@@ -48,14 +73,14 @@ class _Settings:
     alpha: float
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
-    rank_stabilised: bool
+    rank_stabilized: bool
     saved: tuple[str, ...]  # modules trained whole
     tied: bool
 
     def scaling(self, module: str) -> tuple[int, float]:
         """Rank and scaling of a module."""
         rank, alpha = _matching(self.rank_pattern, module, self.rank), _matching(self.alpha_pattern, module, self.alpha)
-        return rank, alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+        return rank, alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
 
 def merge(
@@ -155,9 +180,14 @@ def _read_settings(path: Path) -> _Settings:
     if not isinstance(saved, list):
         raise SparkError(f"{path}: modules_to_save is {saved!r}, expected a list")
     return _Settings(
-        numbers["r"], numbers["lora_alpha"], patterns["rank_pattern"], patterns["alpha_pattern"],
-        content.get("use_rslora") is True, tuple(map(str, saved)), content.get("ensure_weight_tying") is True,
-    )  # fmt: skip
+        numbers["r"],
+        numbers["lora_alpha"],
+        patterns["rank_pattern"],
+        patterns["alpha_pattern"],
+        content.get("use_rslora") is True,
+        tuple(map(str, saved)),
+        content.get("ensure_weight_tying") is True,
+    )
 
 
 def _sort(
@@ -201,8 +231,10 @@ def _untie(
         del replaced[HEAD]
     elif settings.tied and (apart or HEAD in replaced):
         own = min(apart or {_module(HEAD)})
-        raise SparkError(f"{path.parent / CONFIG}: ensure_weight_tying is True, and {own} has weights of its own: "
-                         "such an adapter cannot be merged here")  # fmt: skip
+        raise SparkError(
+            f"{path.parent / CONFIG}: ensure_weight_tying is True, and {own} has weights of its own: "
+            "such an adapter cannot be merged here"
+        )
     saved = {module for module in modules if any(re.search(rf"(^|\.){re.escape(s)}$", module) for s in settings.saved)}
     if not apart and HEAD not in replaced and (settings.tied or saved != {_module(EMBEDDING)}):
         if EMBEDDING in replaced:  # it is the head as well; where nobody asked for it, it was saved because it grew

@@ -18,26 +18,31 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from spark_jax import model_directory
 from spark_jax.config import BiCodecConfig, Qwen2Config, SparkConfig
 from spark_jax.convert import weights
 from spark_jax.convert.configuration import FOLDERS, read_config
 from spark_jax.convert.engine import Import
+from spark_jax.convert.formats.tensors import DTYPES
 from spark_jax.convert.hub import local_directory
 from spark_jax.convert.lora import ADAPTER_FILES, merge
-from spark_jax.convert.tensors import DTYPES
 from spark_jax.errors import SparkError
-from spark_jax.parameters import PARTS, abstract_part, with_weight_dtype
-from spark_jax.part_files import write_part
-from spark_jax.provenance import Provenance, Source
-from spark_jax.pytree import unflatten
-from spark_jax.tokenizer import SparkTokenizer
+from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory.parameters import PARTS, abstract_part, with_weight_dtype
+from spark_jax.model_directory.parts import write_part
+from spark_jax.model_directory.provenance import Provenance, Source
+from spark_jax.shared.pytree import unflatten
+from spark_jax.text.tokenizer import SparkTokenizer
 
 STORAGE = ("float32", "bfloat16")  # what the LLM's weights may be stored as
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
-    "special_tokens_map.json", "chat_template.jinja",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def convert(
@@ -80,8 +85,9 @@ def convert(
         if origin.lora is not None:
             tensors["llm"], merged = merge(tensors["llm"], config.llm, origin.lora)
             config = dataclasses.replace(config, llm=merged)
-        imports = {part: Import(weights.table(part, config), tensors[part], _target(part, config, dtype))
-                   for part in parts}  # fmt: skip
+        imports = {
+            part: Import(weights.table(part, config), tensors[part], _target(part, config, dtype)) for part in parts
+        }
         raise_faults({str(files[part]): job.faults for part, job in imports.items()})
         provenance = background.submit(origin.provenance, files)
         model_directory.write_config(folder, config, parts)
@@ -137,10 +143,13 @@ class _Origin:
         if self.lora is not None:
             taken.append(("lora", self.lora, [self.lora / name for name in ADAPTER_FILES]))
         taken.insert(0, ("model", self.folder, [file for part in pieces.values() for file in part]))
-        return Provenance(tuple(
-            Source.of(folder, of_role, name=self.names.get(folder), role=role)
-            for role, folder, of_role in taken if of_role
-        ))  # fmt: skip
+        return Provenance(
+            tuple(
+                Source.of(folder, of_role, name=self.names.get(folder), role=role)
+                for role, folder, of_role in taken
+                if of_role
+            )
+        )
 
 
 def _target(part: str, config: SparkConfig, dtype: str) -> Any:
@@ -200,9 +209,7 @@ def check_tokenizer(folder: Path, llm: Qwen2Config, codec: BiCodecConfig | None)
         }
         for kind, (found, expected) in counts.items():
             if found != expected:
-                raise SparkError(
-                    f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes"
-                )
+                raise SparkError(f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes")
     if tokenizer.vocab_size > llm.vocab_size:
         raise SparkError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the LLM's vocab_size is {llm.vocab_size}"

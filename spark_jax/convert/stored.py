@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from spark_jax import model_directory
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
-from spark_jax.parameters import PARTS, abstract_part, differences
-from spark_jax.part_files import read_leaves, stored_part
-from spark_jax.training.config import load_config
+from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory.parameters import PARTS, abstract_part, differences
+from spark_jax.model_directory.parts import read_leaves, stored_part
+from spark_jax.shared.config_files import load_config
 
 MODEL_YAML = "model.yaml"
 _RUN_FOLDERS = {"bicodec": "codec", "wav2vec2": "wav2vec2", "llm": "llm"}

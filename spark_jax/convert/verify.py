@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from spark_jax import model_directory
 from spark_jax.config import Qwen2Config, SparkConfig, Wav2Vec2Config
 from spark_jax.convert.configuration import LLM, WAV2VEC2
 from spark_jax.convert.hub import local_directory
 from spark_jax.errors import SparkError
-from spark_jax.extra import needs_extra
-from spark_jax.prompt import cloning_prompt
+from spark_jax.model_directory import directory as model_directory
 from spark_jax.qwen2.cache import init_cache
 from spark_jax.qwen2.model import DecoderLayer, Qwen2
-from spark_jax.tokenizer import SparkTokenizer
+from spark_jax.shared.extra import needs_extra
+from spark_jax.text.prompt import cloning_prompt
+from spark_jax.text.tokenizer import SparkTokenizer
 from spark_jax.wav2vec2.model import Wav2Vec2, normalize_input
 
 TOLERANCE = 1e-5  # largest difference over largest value; two versions of PyTorch differ by 1.5e-6
@@ -54,7 +54,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class ParityReport:
     """The differences, and tokens of both sides that have to be the same: name → (ours, the reference's)."""
 
     rows: tuple[Row, ...]
@@ -98,7 +98,7 @@ def require(lora: str | Path | None = None) -> None:
 
 def verify(
     source: str | Path, model: Path, llm: str | Path | None = None, lora: str | Path | None = None
-) -> Report:
+) -> ParityReport:
     """Compares a converted model with its source.
 
     Args:
@@ -122,7 +122,7 @@ def verify(
             adapter = None if lora is None else local_directory(lora)[0]
             rows_of_llm, ids["greedy tokens"] = _llm_rows(folder, adapter, model, config)
             rows += rows_of_llm
-    return Report(tuple(rows), ids)
+    return ParityReport(tuple(rows), ids)
 
 
 def fixed_speech(sample_rate: int, seconds: float = SECONDS) -> Float[np.ndarray, " time"]:
@@ -234,6 +234,6 @@ def _from_pretrained(cls: Any, folder: Path) -> Any:
     try:
         return cls.from_pretrained(
             str(folder), dtype=torch.float32, attn_implementation="eager", local_files_only=True
-        ).eval()  # fmt: skip
+        ).eval()
     except (OSError, ValueError, RuntimeError) as error:
         raise SparkError(f"{folder}: PyTorch cannot load it ({' '.join(str(error).split())[:300]})") from error

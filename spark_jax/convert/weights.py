@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spark_jax.config import SparkConfig
-from spark_jax.convert import bicodec, qwen2, wav2vec2
 from spark_jax.convert.engine import Table
-from spark_jax.convert.safetensors_file import read_safetensors
-from spark_jax.convert.tensors import SourceTensor
-from spark_jax.convert.torch_pickle import read_torch_pickle
+from spark_jax.convert.formats.safetensors_file import read_safetensors
+from spark_jax.convert.formats.tensors import SourceTensor
+from spark_jax.convert.formats.torch_pickle import read_torch_pickle
+from spark_jax.convert.tables import bicodec, qwen2, wav2vec2
 from spark_jax.errors import SparkError
 
 _READERS: dict[str, Callable[[Path], dict[str, SourceTensor]]] = {
@@ -18,8 +18,11 @@ _READERS: dict[str, Callable[[Path], dict[str, SourceTensor]]] = {
 }
 # In the order of preference; an index names the shards.
 FILES = (
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 def table(part: str, config: SparkConfig) -> Table:

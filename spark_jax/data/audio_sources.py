@@ -28,7 +28,7 @@ class AudioSource(Protocol):
 
     seconds: Float[np.ndarray, " utterances"]
     num_tokens: Int[np.ndarray, " utterances"]
-    dropped: sources.Dropped
+    dropped: sources.DropCounter
 
     def __len__(self) -> int: ...
 
@@ -47,14 +47,14 @@ def read_sources(
     Args:
       source: a folder with metadata.jsonl, a folder of records, a pattern, or several with weights.
       split: of the utterances.
-      tokens: JSON Lines of `tools/encode_corpus.py` with the ids of a corpus folder's utterances.
+      tokens: JSON Lines of `spark-jax prepare encode` with the ids of a corpus folder's utterances.
 
     Raises:
       SparkError: a source cannot be read or is empty.
     """
     found: list[AudioSource] = []
     for path, weight in ((part.path, part.weight) for part in sources.expand(source)):
-        dropped = sources.Dropped(data.on_error)
+        dropped = sources.DropCounter(data.on_error)
         if (Path(path) / "metadata.jsonl").exists() or not Path(path).is_dir():
             records = manifest.read_corpus(path, split, dropped=dropped)
             if tokens is not None:
@@ -80,9 +80,9 @@ class FolderAudio:
         records: Sequence[dict[str, Any]],
         sample_rate: int,
         weight: float = 1.0,
-        dropped: sources.Dropped | None = None,
+        dropped: sources.DropCounter | None = None,
     ):
-        self.dropped = sources.Dropped() if dropped is None else dropped
+        self.dropped = sources.DropCounter() if dropped is None else dropped
         self._records, self._sample_rate, self._weight = records, sample_rate, weight
         self.seconds = np.array([record["duration"] for record in records], np.float32)
         self.num_tokens = np.array([len(record.get("semantic_ids", ())) for record in records], np.int32)
@@ -112,9 +112,9 @@ class RecordAudio:
     """
 
     def __init__(
-        self, reader: RecordReader, sample_rate: int, weight: float = 1.0, dropped: sources.Dropped | None = None
+        self, reader: RecordReader, sample_rate: int, weight: float = 1.0, dropped: sources.DropCounter | None = None
     ):
-        self.dropped = sources.Dropped() if dropped is None else dropped
+        self.dropped = sources.DropCounter() if dropped is None else dropped
         if (found := reader.fields.get("sample_rate")) != sample_rate:
             raise SparkError(f"{reader.folder}: records of sample rate {found}, expected {sample_rate}")
         self._reader, self._sample_rate, self._weight = reader, sample_rate, weight
@@ -146,7 +146,7 @@ class RecordAudio:
 
 
 def with_tokens(records: Sequence[dict[str, Any]], path: str) -> list[dict[str, Any]]:
-    """Records with the ids that `tools/encode_corpus.py` wrote for them; the others are left out.
+    """Records with the ids that `spark-jax prepare encode` wrote for them; the others are left out.
 
     Raises:
       SparkError: the file cannot be read, or no record has ids in it.

@@ -14,7 +14,7 @@ from spark_jax.errors import SparkError
 
 Samples = Float[np.ndarray, " samples"]
 
-STAND_INS = 100  # utterances tried in place of one that cannot be read
+MAX_REPLACEMENTS = 100  # utterances tried in place of one that cannot be read
 
 
 class CodecExamples:
@@ -22,12 +22,12 @@ class CodecExamples:
 
     Args:
       parts: where the utterances come from.
-      config: sample rate, samples a token, length of the reference clip, volume normalisation.
+      config: sample rate, samples a token, length of the reference clip, volume normalization.
       segment_seconds: length of the target; whole tokens.
       context_seconds: what wav2vec2 hears on each side of it; whole tokens, at least one (its last frame
         needs samples beyond the segment).
       high_pass_hz: corner of the high-pass filter.
-      keep_in_memory: keep prepared utterances (filtered, normalised) as 16-bit samples.
+      keep_in_memory: keep prepared utterances (filtered, normalized) as 16-bit samples.
       whole_utterances: rows hold whole utterances of at most a segment, as inference encodes them, in place of
         windows that cut through them; longer ones are dropped, shorter ones end in zeros.
       from_tokens: rows hold the utterances' ids in place of what the ids are made from; utterances with fewer than
@@ -49,7 +49,7 @@ class CodecExamples:
         from_tokens: bool = False,
     ):
         self._config, self._whole_utterances, self._from_tokens = config, whole_utterances, from_tokens
-        self._sources = sources.Joined(parts)
+        self._sources = sources.Concatenated(parts)
         self._segment = whole_tokens("segment_seconds", segment_seconds, config)
         self._context = whole_tokens("context_seconds", context_seconds, config)
         self._high_pass_hz = high_pass_hz
@@ -102,7 +102,7 @@ class CodecExamples:
             first += len(weights)
 
     def load(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
-        """`wave` [rows, segment], `input_values` [rows, segment + 2·context] normalised for wav2vec2, and
+        """`wave` [rows, segment], `input_values` [rows, segment + 2·context] normalized for wav2vec2, and
         `reference` [rows, reference], float32. Whole utterances: no context, and `lengths` [rows] in samples.
         From tokens: `wave`, `semantic_ids` [rows, tokens] and `global_ids` [rows, global], int32."""
         rows = []
@@ -116,7 +116,7 @@ class CodecExamples:
 
     def _readable(self, index: int, rng: np.random.Generator) -> tuple[Samples, dict[str, Any]]:
         """An utterance; a random other one in place of one that cannot be read, where that is not an error."""
-        for _ in range(STAND_INS):
+        for _ in range(MAX_REPLACEMENTS):
             [(source, _, [own])] = self._sources.parts(np.array([index]))
             try:
                 return self._audio(index, source, int(own))
@@ -124,7 +124,7 @@ class CodecExamples:
                 source.dropped.fault("unreadable", error)
             while not self._included[index := int(rng.integers(len(self._included)))]:
                 pass
-        raise SparkError(f"{STAND_INS} utterances in a row cannot be read; the last ones are in the log")
+        raise SparkError(f"{MAX_REPLACEMENTS} utterances in a row cannot be read; the last ones are in the log")
 
     def _audio(self, index: int, source: AudioSource, own: int) -> tuple[Samples, dict[str, Any]]:
         if self._prepared is None:

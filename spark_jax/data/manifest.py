@@ -9,14 +9,14 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from spark_jax.data.sources import Dropped
+from spark_jax.data.sources import DropCounter
 from spark_jax.errors import SparkError
 
 CORPUS_FIELDS = ("index", "wav_path", "duration")
 
 
 def read_jsonl(
-    path: str | Path, fields: Sequence[str], split: str | None = None, dropped: Dropped | None = None
+    path: str | Path, fields: Sequence[str], split: str | None = None, dropped: DropCounter | None = None
 ) -> list[dict[str, Any]]:
     """The records of a JSON Lines file, in file order.
 
@@ -30,7 +30,7 @@ def read_jsonl(
       SparkError: no such file, a line that is not a JSON object, a missing field, or no record of the split.
     """
     path = Path(path)
-    dropped = Dropped() if dropped is None else dropped
+    dropped = DropCounter() if dropped is None else dropped
     records = []
     try:
         with path.open(encoding="utf-8") as lines:
@@ -45,7 +45,7 @@ def read_jsonl(
     return records
 
 
-def parse_record(line: str | bytes, fields: Sequence[str], where: str, dropped: Dropped) -> dict[str, Any] | None:
+def parse_record(line: str | bytes, fields: Sequence[str], where: str, dropped: DropCounter) -> dict[str, Any] | None:
     """A line of JSON Lines; None for one that is no record and that `dropped` skips.
 
     Raises:
@@ -64,16 +64,14 @@ def parse_record(line: str | bytes, fields: Sequence[str], where: str, dropped: 
 
 
 def read_corpus(
-    corpus: str | Path, split: str | None, fields: Sequence[str] = (), dropped: Dropped | None = None
+    corpus: str | Path, split: str | None, fields: Sequence[str] = (), dropped: DropCounter | None = None
 ) -> list[dict[str, Any]]:
     """Records of `corpus/metadata.jsonl`; `wav_path` is made absolute."""
     records = read_jsonl(Path(corpus) / "metadata.jsonl", [*CORPUS_FIELDS, *fields], split, dropped)
     return [record | {"wav_path": str(Path(corpus) / record["wav_path"])} for record in records]
 
 
-def read_audio(
-    path: str | BinaryIO, sample_rate: int, name: str | None = None
-) -> Float[np.ndarray, " samples"]:
+def read_audio(path: str | BinaryIO, sample_rate: int, name: str | None = None) -> Float[np.ndarray, " samples"]:
     """First channel of a corpus file as float32.
 
     Args:

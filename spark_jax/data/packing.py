@@ -114,7 +114,7 @@ class PackedEpoch(Sequence):
         return self._blocks[number]
 
     def _keep(self, number: int, rows: list[np.ndarray]) -> None:
-        """Brings a block to the common number of rows and keeps it; of the others only its neighbours stay."""
+        """Brings a block to the common number of rows and keeps it; of the others only its neighbors stay."""
         rows = rows + [_EMPTY] * (self._block_rows - len(rows))
         filled = np.empty(len(rows), object)
         for i, row in enumerate(rows):  # assigned at once, rows of one length would become a matrix

@@ -68,9 +68,7 @@ def weighted_plan(weights: Callable[[], Iterable[np.ndarray]], batch_size: int, 
     return plan
 
 
-def bucketed_plan(
-    buckets: Int[np.ndarray, " examples"], batch_sizes: Sequence[int], seed: int | None
-) -> Plan:
+def bucketed_plan(buckets: Int[np.ndarray, " examples"], batch_sizes: Sequence[int], seed: int | None) -> Plan:
     """Batches whose examples share a bucket, hence a shape.
 
     Args:

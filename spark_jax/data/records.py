@@ -6,7 +6,7 @@
 Records and index have one encoding, a safetensors file of named integer arrays. The array `fields` is a JSON object in
 UTF-8, the others are its large parts:
 
-    token record   `global_ids`, `semantic_ids` (uint16); fields: the rest of the line of tools/encode_corpus.py
+    token record   `global_ids`, `semantic_ids` (uint16); fields: the rest of the line of `spark-jax prepare encode`
     audio record   `audio` (uint8, a mono FLAC file), perhaps both ids; fields: the rest of the metadata's line
     index          columns, one value a record: of tokens `tokens` (uint16: of text, global and semantic ids together)
                    and `fault` (uint8: why it gives no controllable_tts sequence, a place in `faults`); of audio
@@ -14,7 +14,7 @@ UTF-8, the others are its large parts:
                    fields: `version`, `kind`, `shards` [{name, records, bytes}], `dropped` {reason: count}, and
                    `faults` (tokens) or `sample_rate` (audio)
 
-Record numbers run through the shards in the order of the index. tools/make_records.py writes all of this.
+Record numbers run through the shards in the order of the index. `spark-jax prepare` writes all of this.
 """
 
 import json
@@ -102,9 +102,9 @@ class ShardWriter:
         self._path, self._temporary, self._count = path, path.with_name(f".{path.name}.{os.getpid()}"), 0
         self._told(self._temporary.touch)  # the writer itself would tell a missing folder when it is closed
         # Groups of one record: nothing beside a record is read with it.
-        self._writer = self._told(lambda: array_record_module.ArrayRecordWriter(
-            str(self._temporary), "group_size:1,uncompressed"
-        ))  # fmt: skip
+        self._writer = self._told(
+            lambda: array_record_module.ArrayRecordWriter(str(self._temporary), "group_size:1,uncompressed")
+        )
 
     def write(self, record: bytes) -> None:
         self._told(lambda: self._writer.write(record))
@@ -129,9 +129,14 @@ class ShardWriter:
 
 
 def write_index(
-    folder: Path, split: str, kind: Kind, shards: Sequence[Shard], columns: Mapping[str, np.ndarray],
-    dropped: Mapping[str, int], **more: Any,
-) -> None:  # fmt: skip
+    folder: Path,
+    split: str,
+    kind: Kind,
+    shards: Sequence[Shard],
+    columns: Mapping[str, np.ndarray],
+    dropped: Mapping[str, int],
+    **more: Any,
+) -> None:
     """Writes the index of a split, at once.
 
     Args:
@@ -140,9 +145,12 @@ def write_index(
       more: further fields.
     """
     fields = {
-        "version": VERSION, "kind": kind, "shards": [shard._asdict() for shard in shards], "dropped": dict(dropped),
+        "version": VERSION,
+        "kind": kind,
+        "shards": [shard._asdict() for shard in shards],
+        "dropped": dict(dropped),
         **more,
-    }  # fmt: skip
+    }
     typed = {name: np.asarray(columns[name], dtype) for name, dtype in COLUMNS[kind].items()}
     path = folder / (split + INDEX_SUFFIX)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -249,7 +257,7 @@ class RecordReader:
             if shard not in self._readers:
                 name, count, _ = self._shards[shard]
                 try:
-                    # Read-ahead would fetch the neighbours of a record, which a shuffled epoch does not want.
+                    # Read-ahead would fetch the neighbors of a record, which a shuffled epoch does not want.
                     reader = array_record_module.ArrayRecordReader(
                         str(self.folder / name), options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15
                     )

@@ -45,7 +45,7 @@ def expand(sources: Sources) -> list[SourceConfig]:
     return found
 
 
-class Joined(Generic[T]):
+class Concatenated(Generic[T]):
     """Sources of examples one after the other, under one numbering. A source has a length and `weights`."""
 
     def __init__(self, sources: Sequence[T]):
@@ -69,7 +69,7 @@ class Joined(Generic[T]):
                 yield source.weights(start, min(start + WEIGHTS_CHUNK, len(source)))
 
 
-class Dropped:
+class DropCounter:
     """What a source leaves out, counted by reason; and what to do about an example that cannot be used.
 
     Args:
@@ -95,7 +95,7 @@ class Dropped:
             logging.getLogger(__name__).warning("skipped: %s", error)
 
 
-class Summarised(Protocol):
+class Summarized(Protocol):
     """A part of a run's data.
 
     Attributes:
@@ -109,7 +109,7 @@ class Summarised(Protocol):
         """Figures of an epoch, and `dropped`."""
 
 
-class Report:
+class DataReport:
     """What the parts of a run's data have and what is left out of them, in a JSON file that `update` keeps up to date.
 
     Args:
@@ -120,7 +120,7 @@ class Report:
       SparkError: the file cannot be written.
     """
 
-    def __init__(self, path: Path | None, parts: Mapping[str, Summarised]):
+    def __init__(self, path: Path | None, parts: Mapping[str, Summarized]):
         self._path, self._parts = path, dict(parts)
         self._summaries = {name: part.summary() for name, part in parts.items()}
         self._at_start = self._total()

@@ -83,11 +83,13 @@ class SpeechExamples:
         limits = np.asarray(bucket_seconds)
         durations = np.array([record["duration"] for record in records])
         self.buckets = np.searchsorted(limits, durations)
-        # A CTC label needs a frame of 20 ms, and one more between equal neighbours.
-        fits = np.array([
-            len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False)) < duration * 49
-            for labels, duration in zip(self._labels, durations, strict=True)
-        ])
+        # A CTC label needs a frame of 20 ms, and one more between equal neighbors.
+        fits = np.array(
+            [
+                len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False)) < duration * 49
+                for labels, duration in zip(self._labels, durations, strict=True)
+            ]
+        )
         self.buckets[(self.buckets == len(limits)) | ~fits] = -1
         self.dropped = int(np.sum(self.buckets < 0))
         self._samples = [round(limit * sample_rate) for limit in bucket_seconds]
@@ -95,8 +97,7 @@ class SpeechExamples:
         self.batch_sizes = [max(row_multiple, count) for count in rows]
         lengths = np.array([len(labels) for labels in self._labels])
         self._target_lengths = [
-            -(-int(lengths[self.buckets == bucket].max(initial=1)) // 16) * 16
-            for bucket in range(len(limits))
+            -(-int(lengths[self.buckets == bucket].max(initial=1)) // 16) * 16 for bucket in range(len(limits))
         ]
 
     def plan(self, seed: int | None) -> pipeline.Plan:

@@ -8,16 +8,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from spark_jax.data import labels, manifest, sources, tokens
+from spark_jax.data import manifest, sources, tokens
 from spark_jax.data.config import Sources, TokenDataConfig
 from spark_jax.data.records import RecordReader
 from spark_jax.data.speech import FRAME_SECONDS
 from spark_jax.errors import SparkError
-from spark_jax.tokenizer import SparkTokenizer
+from spark_jax.text import attributes
+from spark_jax.text.tokenizer import SparkTokenizer
 
 RECORD_FIELDS = (
-    "index", "split", "text", "gender", "language", "pitch", "speed", "global_ids", "semantic_ids",
-)  # fmt: skip
+    "index",
+    "split",
+    "text",
+    "gender",
+    "language",
+    "pitch",
+    "speed",
+    "global_ids",
+    "semantic_ids",
+)
 
 CHECKED_AT_START = 8  # records of a source that are read before a run begins
 
@@ -37,7 +46,7 @@ def read_sequences(
     """
     parts: list[tokens.TokenSource] = []
     for path, weight in ((part.path, part.weight) for part in sources.expand(source)):
-        dropped = sources.Dropped(config.on_error)
+        dropped = sources.DropCounter(config.on_error)
         weights = (config.tts_weight * weight, config.controllable_weight * weight)
         limit = min(config.max_length, config.row_length)
         if not Path(path).is_dir():
@@ -45,9 +54,9 @@ def read_sequences(
             if config.common_globals:
                 records = with_common_globals(records, path, config)
             fragment_weight = config.fragment_weight * weight if training else 0.0
-            parts.append(MemoryTokens(
-                records, tokenizer, limit, weights, fragment_weight, config.fragment_words, dropped, path
-            ))  # fmt: skip
+            parts.append(
+                MemoryTokens(records, tokenizer, limit, weights, fragment_weight, config.fragment_words, dropped, path)
+            )
         elif config.common_globals or config.fragment_weight > 0:
             setting = "common_globals" if config.common_globals else "fragment_weight"
             raise SparkError(f"{setting}: {path} is a folder of records, expected a JSON Lines file")
@@ -56,11 +65,9 @@ def read_sequences(
     return tokens.TokenSequences(parts, tokenizer, config.row_length, config.semantic_noise if training else 0.0)
 
 
-def with_common_globals(
-    records: Sequence[dict[str, Any]], path: str, config: TokenDataConfig
-) -> list[dict[str, Any]]:
+def with_common_globals(records: Sequence[dict[str, Any]], path: str, config: TokenDataConfig) -> list[dict[str, Any]]:
     """The records of a file with the global ids that are typical of their voice in its training split."""
-    dropped = sources.Dropped(config.on_error)  # the records' own reading counts them
+    dropped = sources.DropCounter(config.on_error)  # the records' own reading counts them
     voices = tokens.common_globals(manifest.read_jsonl(path, ["index", "global_ids"], config.train_split, dropped))
     return [record | {"global_ids": voices.get(record.get("voice"), record["global_ids"])} for record in records]
 
@@ -69,7 +76,7 @@ class MemoryTokens:
     """The sequences of token records, as flat arrays.
 
     Args:
-      records: of `tools/encode_corpus.py`, with `RECORD_FIELDS`.
+      records: of `spark-jax prepare encode`, with `RECORD_FIELDS`.
       tokenizer: of the model.
       limit: most tokens of a sequence.
       task_weights: sequences of each task, (tts, controllable_tts), for an utterance and epoch.
@@ -90,10 +97,10 @@ class MemoryTokens:
         task_weights: tuple[float, float] = (1.0, 1.0),
         fragment_weight: float = 0.0,
         fragment_words: int = 3,
-        dropped: sources.Dropped | None = None,
+        dropped: sources.DropCounter | None = None,
         name: str = "records",
     ):
-        self.dropped = sources.Dropped() if dropped is None else dropped
+        self.dropped = sources.DropCounter() if dropped is None else dropped
         classes = tokens.class_table(tokenizer)
         weights, examples = [], []
         rng = np.random.default_rng(0)
@@ -177,9 +184,9 @@ class RecordTokens:
         tokenizer: SparkTokenizer,
         limit: int,
         task_weights: tuple[float, float] = (1.0, 1.0),
-        dropped: sources.Dropped | None = None,
+        dropped: sources.DropCounter | None = None,
     ):
-        self.dropped = sources.Dropped() if dropped is None else dropped
+        self.dropped = sources.DropCounter() if dropped is None else dropped
         self._reader, self._tokenizer, self._limit = reader, tokenizer, limit
         self._classes = tokens.class_table(tokenizer)
         self._tasks = [(task, weight) for task, weight in zip(_TASKS, task_weights, strict=True) if weight > 0]
@@ -187,7 +194,7 @@ class RecordTokens:
         for reason, count in reader.fields["dropped"].items():
             self.dropped.add(reason, count)
         self._count_dropped()
-        if not any(weights.any() for weights in sources.Joined([self]).weights()):
+        if not any(weights.any() for weights in sources.Concatenated([self]).weights()):
             raise SparkError(
                 f"{reader.folder}: no sequence of {len(reader)} utterances fits {limit} tokens; "
                 f"{sources.describe(self.dropped.counts)}"
@@ -253,9 +260,14 @@ _TASKS = (tokens.TTS, tokens.CONTROLLABLE_TTS)
 def control_tokens(tokenizer: SparkTokenizer, task: int) -> int:
     """Tokens of a sequence beside those of text, global ids and semantic ids."""
     record = {
-        "text": "a", "global_ids": [0], "semantic_ids": [0], "gender": labels.GENDERS[0], "language": "en",
-        "pitch": 200.0, "speed": 4.0,
-    }  # fmt: skip
+        "text": "a",
+        "global_ids": [0],
+        "semantic_ids": [0],
+        "gender": attributes.GENDERS[0],
+        "language": "en",
+        "pitch": 200.0,
+        "speed": 4.0,
+    }
     example = tokens.make_example(tokenizer, tokens.class_table(tokenizer), task, record)
     return len(example.ids) - content_tokens(tokenizer, record)
 
@@ -267,7 +279,7 @@ def content_tokens(tokenizer: SparkTokenizer, record: Mapping[str, Any]) -> int:
 
 def utterance_fault(record: Mapping[str, Any]) -> str:
     """Why an utterance is left out of training altogether (spec: Labels), or ""."""
-    if _is_number(record["speed"]) and record["speed"] > labels.MAX_SPEED_VALUE:
+    if _is_number(record["speed"]) and record["speed"] > attributes.MAX_SPEED_VALUE:
         return "too fast"
     return ""
 
@@ -277,9 +289,9 @@ FAULTS = ("", "unknown gender", "unsupported language", "no pitch", "no speed")
 
 def controllable_fault(record: Mapping[str, Any]) -> str:
     """Why an utterance gives no controllable_tts sequence, one of `FAULTS`; "": it does."""
-    if record["gender"] not in labels.GENDERS:
+    if record["gender"] not in attributes.GENDERS:
         return "unknown gender"
-    if record["language"] not in labels.SPEED_BOUNDARIES:
+    if record["language"] not in attributes.SPEED_BOUNDARIES:
         return "unsupported language"
     if not _is_number(record["pitch"]) or record["pitch"] < 0:
         return "no pitch"
@@ -298,7 +310,7 @@ def fragments(record: dict[str, Any], max_words: int, rng: np.random.Generator) 
     """The utterance cut at word boundaries into records of one to `max_words` words each, in order.
 
     From short texts a small model learns early which letters sound how; reading along a sentence comes after. Needs
-    the fields `phonemes` and `phoneme_bounds` of tools/align_corpus.py; utterances whose words and phonemes do not
+    the fields `phonemes` and `phoneme_bounds` of align_corpus.py; utterances whose words and phonemes do not
     pair up give none.
     """
     words, spoken = record["text"].split(), record["phonemes"].split(" ")

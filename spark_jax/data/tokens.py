@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float, Int, Int8
 
-from spark_jax.data import labels, packing, pipeline, sources
+from spark_jax.data import packing, pipeline, sources
 from spark_jax.errors import SparkError
-from spark_jax.prompt import TrainingSequence, controllable_tts_sequence, tts_sequence
-from spark_jax.tokenizer import SparkTokenizer
+from spark_jax.text import attributes
+from spark_jax.text.prompt import TrainingSequence, controllable_tts_sequence, tts_sequence
+from spark_jax.text.tokenizer import SparkTokenizer
 
 # Classes of target tokens; the loss counts where the class is not NONE, and is also reported by class.
 NONE, CONTROL, GLOBAL, SEMANTIC = range(4)
@@ -38,7 +39,7 @@ class TokenSource(Protocol):
       dropped: what is left out.
     """
 
-    dropped: sources.Dropped
+    dropped: sources.DropCounter
 
     def __len__(self) -> int: ...
 
@@ -66,7 +67,7 @@ class TokenSequences:
     def __init__(
         self, parts: Sequence[TokenSource], tokenizer: SparkTokenizer, row_length: int, semantic_noise: float = 0.0
     ):
-        self._sources, self._row_length, self._noise = sources.Joined(parts), row_length, semantic_noise
+        self._sources, self._row_length, self._noise = sources.Concatenated(parts), row_length, semantic_noise
         self._semantic_ids = tokenizer.semantic_ids
 
     def __len__(self) -> int:
@@ -150,7 +151,7 @@ def make_example(tokenizer: SparkTokenizer, classes: Int8[np.ndarray, " vocab"],
 
     Args:
       classes: `class_table` of the tokenizer.
-      record: of `tools/encode_corpus.py`.
+      record: of `spark-jax prepare encode`.
 
     Raises:
       SparkError: an empty text, a code out of range, labels that the task needs and the record has not.
@@ -196,11 +197,11 @@ def _controllable(tokenizer: SparkTokenizer, record: dict[str, Any]) -> Training
     return controllable_tts_sequence(
         tokenizer,
         record["text"],
-        labels.gender_id(record["gender"]),
-        labels.pitch_level(record["pitch"], record["gender"]),
-        labels.speed_level(record["speed"], record["language"]),
-        labels.pitch_value(record["pitch"]),
-        labels.speed_value(record["speed"]),
+        attributes.gender_id(record["gender"]),
+        attributes.pitch_level(record["pitch"], record["gender"]),
+        attributes.speed_level(record["speed"], record["language"]),
+        attributes.pitch_value(record["pitch"]),
+        attributes.speed_value(record["speed"]),
         record["global_ids"],
         record["semantic_ids"],
     )

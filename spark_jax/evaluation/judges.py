@@ -1,4 +1,4 @@
-"""Judges of speech behind one small interface: the recogniser that word error rates are measured with."""
+"""Judges of speech behind one small interface: the recognizer that word error rates are measured with."""
 
 from pathlib import Path
 from typing import Protocol
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spark_jax.errors import SparkError
-from spark_jax.extra import needs_extra
+from spark_jax.shared.extra import needs_extra
 
 SAMPLE_RATE = 16_000
 

@@ -1,11 +1,11 @@
-"""Word error rates over texts normalised as Whisper's authors do (numbers, contractions, spelling)."""
+"""Word error rates over texts normalized as Whisper's authors do (numbers, contractions, spelling)."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
 from spark_jax.errors import SparkError
-from spark_jax.extra import needs_extra
+from spark_jax.shared.extra import needs_extra
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def _normalizer() -> Callable[[str], str]:
 
 
 def normalize_text(text: str) -> str:
-    """Whisper's English normalisation: lower case, no punctuation, one spelling.
+    """Whisper's English normalization: lower case, no punctuation, one spelling.
 
     SparkError when the extra `evaluation` is not installed.
     """
@@ -44,7 +44,7 @@ def normalize_text(text: str) -> str:
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
-    """Word errors of the hypotheses, sentence by sentence, after normalisation of both.
+    """Word errors of the hypotheses, sentence by sentence, after normalization of both.
 
     SparkError when the counts differ, a reference has no word, or the extra `evaluation` is not installed.
     """
@@ -57,7 +57,7 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
         )
     normalized = [normalize_text(text) for text in references]
     for reference, text in zip(references, normalized, strict=True):
-        if not any(map(str.isalnum, text)):  # a lone full stop survives normalisation
+        if not any(map(str.isalnum, text)):  # a lone full stop survives normalization
             raise SparkError(f"reference {reference!r} has no word to count errors over")
     measured = jiwer.process_words(normalized, [normalize_text(text) for text in hypotheses])
     return WordErrors(

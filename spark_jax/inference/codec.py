@@ -28,7 +28,7 @@ def tokenize(
     """Padded speech and reference clips → semantic and global ids; the first `num_tokens` of an item are its own.
 
     Args:
-      samples: volume-normalised speech, zeros after each item's end.
+      samples: volume-normalized speech, zeros after each item's end.
       lengths: samples of each item.
       clips: `audio.normalize.reference_clip` of each item.
     """

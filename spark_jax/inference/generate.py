@@ -18,10 +18,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from spark_jax.errors import SparkError
 from spark_jax.inference.sampling import Greedy, Sampling, choose
-from spark_jax.prompt import Grammar, Prompt, build_grammar
 from spark_jax.qwen2.cache import KVCache, init_cache
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.tokenizer import SparkTokenizer
+from spark_jax.text.grammar import Grammar, build_grammar
+from spark_jax.text.prompt import Prompt
+from spark_jax.text.tokenizer import SparkTokenizer
 
 MAX_NEW_TOKENS = 3000  # the release's
 PROMPT_BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
@@ -92,9 +93,7 @@ def prefill(
     return _take(state, model.apply({"params": params}, last, method=Qwen2.logits), grammar, method)
 
 
-def decode(
-    model: Qwen2, params: Any, state: DecodeState, grammar: Grammar, method: Greedy | Sampling
-) -> DecodeState:
+def decode(model: Qwen2, params: Any, state: DecodeState, grammar: Grammar, method: Greedy | Sampling) -> DecodeState:
     """Chooses tokens until every item is finished or the room of `state.tokens` is used up."""
 
     def unfinished(state: DecodeState) -> Bool[Array, ""]:
@@ -176,9 +175,7 @@ class Generator:
         keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
 
         room, *more = self._output_buckets
-        state = self._prefill(
-            self.params, ids, lengths, stage, limits, keys, self._grammar, method, output_length=room
-        )
+        state = self._prefill(self.params, ids, lengths, stage, limits, keys, self._grammar, method, output_length=room)
         state = self._decode(self.params, state, self._grammar, method)
         for larger in more:
             if not np.any((np.asarray(state.stage) != self._done) & (room < limits)):
@@ -210,9 +207,7 @@ class Generator:
     def _longest(self, prompt: Prompt) -> int:
         return min(self._context - len(prompt.ids), self._output_buckets[-1])
 
-    def _limits(
-        self, prompts: Sequence[Prompt], wanted: Int[np.ndarray, " batch"]
-    ) -> Int[np.ndarray, " batch"]:
+    def _limits(self, prompts: Sequence[Prompt], wanted: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
         limits = []
         for prompt, limit in zip(prompts, wanted, strict=True):
             if self.room(prompt) < 1:

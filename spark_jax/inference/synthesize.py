@@ -13,20 +13,21 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from spark_jax import compilation_cache, model_directory
 from spark_jax.audio.load import check_reference, load_audio
 from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.config import SparkConfig
-from spark_jax.data import labels
 from spark_jax.errors import SparkError
 from spark_jax.inference import codec
 from spark_jax.inference.generate import Generator
 from spark_jax.inference.request import Request
 from spark_jax.inference.sampling import Greedy, Sampling
-from spark_jax.inference.voice import Voice, check_ids
-from spark_jax.prompt import Prompt, cloning_prompt, creation_prompt
+from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory.voice import Voice, check_ids
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.tokenizer import SparkTokenizer
+from spark_jax.shared import compilation_cache
+from spark_jax.text import attributes
+from spark_jax.text.prompt import Prompt, cloning_prompt, creation_prompt
+from spark_jax.text.tokenizer import SparkTokenizer
 from spark_jax.wav2vec2.model import num_frames, num_samples
 
 EMBEDDED_VOICE = Path(__file__).parents[1] / "voices" / "tiny-en"
@@ -81,9 +82,7 @@ class SparkTTS:
         compilation_cache.enable()
         return cls(model_directory.load(EMBEDDED_VOICE if directory is None else directory, parts=parts))
 
-    def synthesize(
-        self, text: str, voice: Voice | str | os.PathLike[str] | None = None, **options: Any
-    ) -> Audio:
+    def synthesize(self, text: str, voice: Voice | str | os.PathLike[str] | None = None, **options: Any) -> Audio:
         """Speaks a text.
 
         Args:
@@ -150,7 +149,7 @@ class SparkTTS:
         the release's sizes. The last 80 to 399 samples make no token of their own.
 
         Args:
-          samples: at the model's sample rate, of any loudness: the volume is normalised.
+          samples: at the model's sample rate, of any loudness: the volume is normalized.
 
         Raises:
           SparkError: not one-dimensional floats, shorter than 0.1 s, silent or not finite.
@@ -192,31 +191,32 @@ class SparkTTS:
         padded = np.zeros((1, num_samples(bucket, self.config.wav2vec2)), np.float32)
         padded[0, : len(samples)] = samples
         semantic_ids, global_ids = self._tokenize(
-            self._variables["wav2vec2"], self._variables["bicodec"], padded, np.array([len(samples)]),
+            self._variables["wav2vec2"],
+            self._variables["bicodec"],
+            padded,
+            np.array([len(samples)]),
             clip[None].astype(np.float32),
-        )  # fmt: skip
+        )
         return np.asarray(global_ids[0]), np.asarray(semantic_ids[0])[:count]
 
     def _prompt(self, request: Request) -> Prompt:
         values = {}
         if request.pitch_hz is not None:
-            values["pitch_value"] = labels.pitch_value(request.pitch_hz)
-            values["speed_value"] = labels.speed_value(request.syllables_per_second)
+            values["pitch_value"] = attributes.pitch_value(request.pitch_hz)
+            values["speed_value"] = attributes.speed_value(request.syllables_per_second)
         if request.gender is not None:
             pitch_level, speed_level = _levels(request)
             return creation_prompt(
                 self.tokenizer,
                 request.text,
-                labels.gender_id(request.gender),
+                attributes.gender_id(request.gender),
                 pitch_level,
                 speed_level,
                 **values,
             )
         voice = self._voice(request)
         semantic_ids = None if voice.transcript is None else voice.semantic_ids
-        return cloning_prompt(
-            self.tokenizer, request.text, voice.global_ids, voice.transcript, semantic_ids, **values
-        )
+        return cloning_prompt(self.tokenizer, request.text, voice.global_ids, voice.transcript, semantic_ids, **values)
 
     def _voice(self, request: Request) -> Voice:
         if request.reference is not None:
@@ -253,9 +253,9 @@ def _levels(request: Request) -> tuple[int, int]:
     """Pitch and speed level of a made-up voice: as asked, of the values asked for, or moderate."""
     if request.pitch_hz is not None:
         language = "zh" if any("\u4e00" <= character <= "\u9fff" for character in request.text) else "en"
-        pitch_level = labels.pitch_level(request.pitch_hz, request.gender)
-        return pitch_level, labels.speed_level(request.syllables_per_second, language)
-    return labels.level_id(request.pitch or "moderate"), labels.level_id(request.speed or "moderate")
+        pitch_level = attributes.pitch_level(request.pitch_hz, request.gender)
+        return pitch_level, attributes.speed_level(request.syllables_per_second, language)
+    return attributes.level_id(request.pitch or "moderate"), attributes.level_id(request.speed or "moderate")
 
 
 def _bucket(count: int) -> int:

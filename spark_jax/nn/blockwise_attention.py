@@ -36,8 +36,7 @@ def blockwise_attention(
     rows = query.shape[0]
     bounds = sorted({rows * part // CHAINS for part in range(CHAINS + 1)})
     parts = [
-        _attend(*(x[start:end] for x in (query, key, value, mask)), block)
-        for start, end in itertools.pairwise(bounds)
+        _attend(*(x[start:end] for x in (query, key, value, mask)), block) for start, end in itertools.pairwise(bounds)
     ]
     return jnp.concatenate(parts)
 

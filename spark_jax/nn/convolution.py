@@ -32,9 +32,13 @@ def conv(
     if kernel.shape[0] == 1 and stride == 1 and padding == 0:
         return inputs @ kernel[0]
     return lax.conv_general_dilated(
-        inputs, kernel, (stride,), [(padding, padding)], rhs_dilation=(dilation,),
+        inputs,
+        kernel,
+        (stride,),
+        [(padding, padding)],
+        rhs_dilation=(dilation,),
         dimension_numbers=("NWC", "WIO", "NWC"),
-    )  # fmt: skip
+    )
 
 
 def conv_transpose(
@@ -131,9 +135,12 @@ class Conv(nn.Module):
         kernel = _kernel(self, shape, self.axes, norm_axis=2 if self.weight_norm else None)
         bias = _bias(self, self.features, self.axes[2])
         outputs = conv(
-            inputs.astype(self.dtype), kernel.astype(self.dtype),
-            stride=self.stride, padding=self.padding, dilation=self.dilation,
-        )  # fmt: skip
+            inputs.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
         return outputs + bias.astype(self.dtype)
 
 
@@ -193,9 +200,12 @@ class DepthwiseConvTranspose(nn.Module):
         kernel = _kernel(self, (self.kernel_size, 1, channels), axes=DEPTHWISE_AXES)
         bias = _bias(self, channels, "embed")
         outputs = depthwise_conv_transpose(
-            inputs.astype(self.dtype), kernel.astype(self.dtype),
-            stride=self.stride, padding=self.padding, output_padding=self.output_padding,
-        )  # fmt: skip
+            inputs.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+        )
         return outputs + bias.astype(self.dtype)
 
 

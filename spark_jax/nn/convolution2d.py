@@ -36,7 +36,10 @@ class WeightNormConv2d(nn.Module):
         bias = self.param("bias", init, (self.features,), jnp.float32)
         kernel = direction * (magnitude / norm)
         outputs = lax.conv_general_dilated(
-            inputs.astype(self.dtype), kernel.astype(self.dtype), self.stride,
-            [(size // 2, size // 2) for size in self.kernel_size], dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+            inputs.astype(self.dtype),
+            kernel.astype(self.dtype),
+            self.stride,
+            [(size // 2, size // 2) for size in self.kernel_size],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
         return outputs + bias.astype(self.dtype)

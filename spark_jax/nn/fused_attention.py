@@ -46,12 +46,16 @@ def splash_attention(
         kernel = splash.make_splash_mha_single_device(
             splash_mask.MultiHeadMask([causal] * heads),
             block_sizes=splash.BlockSizes(
-                block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block,
+                block_q=block,
+                block_kv=block,
+                block_q_dkv=block,
+                block_kv_dkv=block,
+                block_q_dq=block,
                 block_kv_dq=block,
             ),
             residual_checkpoint_name=RESIDUALS,
             interpret=interpret,
-        )  # fmt: skip
+        )
         mixed = jax.vmap(kernel)(query, key, value, segment_ids=splash.SegmentIds(segment_ids, segment_ids))
         return mixed[:, :, :time].swapaxes(1, 2)
 

@@ -13,7 +13,7 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """x · Φ(x), the reference's GELU (never the tanh approximation).
 
     The backward pass multiplies by a saved derivative. Left to autodiff, XLA's CPU backend fuses erf and exp
-    into the row reductions of a layer norm before it, where they run unvectorised: [8, 10239, 64], layer norm
+    into the row reductions of a layer norm before it, where they run unvectorized: [8, 10239, 64], layer norm
     and GELU with gradient, took 133 ms of processor time against 22 with this and `norm.standardize`.
     """
     return _forward(x)[0]

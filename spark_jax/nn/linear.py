@@ -25,9 +25,11 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, inputs: Float[Array, "... in"]) -> Float[Array, "... out"]:
         kernel = self.param(
-            "kernel", nn.with_logical_partitioning(self.kernel_init, self.axes),
-            (inputs.shape[-1], self.features), jnp.float32,
-        )  # fmt: skip
+            "kernel",
+            nn.with_logical_partitioning(self.kernel_init, self.axes),
+            (inputs.shape[-1], self.features),
+            jnp.float32,
+        )
         outputs = flat_matmul(inputs.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             bias = self.param(
@@ -53,9 +55,12 @@ def flat_dot_general(
     count = len(dimension_numbers[0][0])
     inputs, outputs = math.prod(rhs.shape[:count]), rhs.shape[count:]
     product = jax.lax.dot_general(
-        lhs.reshape(-1, inputs), rhs.reshape(inputs, -1), (((1,), (0,)), ((), ())),
-        precision=precision, preferred_element_type=preferred_element_type,
-    )  # fmt: skip
+        lhs.reshape(-1, inputs),
+        rhs.reshape(inputs, -1),
+        (((1,), (0,)), ((), ())),
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
     return product.reshape(*lhs.shape[: lhs.ndim - count], *outputs)
 
 

@@ -1,4 +1,4 @@
-"""Normalisations; all statistics in float32 whatever the compute type."""
+"""Normalizations; all statistics in float32 whatever the compute type."""
 
 import functools
 
@@ -20,9 +20,9 @@ def _standardize(inputs, eps):
 
 
 def _standardize_forward(inputs, eps):
-    centred = inputs - jnp.mean(inputs, axis=-1, keepdims=True)
-    scale = lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-    standard = centred * scale
+    centered = inputs - jnp.mean(inputs, axis=-1, keepdims=True)
+    scale = lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + eps)
+    standard = centered * scale
     return standard, (standard, scale)
 
 
@@ -60,7 +60,7 @@ class BatchNorm(nn.Module):
     """torch.nn.BatchNorm1d over every axis but the last: the running variance is the unbiased one.
 
     Statistics live in the collection "batch_stats". The means run over the whole array, so a batch sharded
-    over devices is normalised, under jit, by its global statistics.
+    over devices is normalized, under jit, by its global statistics.
     """
 
     eps: float = 1e-5

@@ -20,8 +20,8 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from spark_jax.errors import SparkError
-from spark_jax.pytree import flatten
-from spark_jax.training import distributed
+from spark_jax.shared import distributed
+from spark_jax.shared.pytree import flatten
 from spark_jax.training.checksum import checksums
 from spark_jax.training.config import LoopConfig
 
@@ -46,9 +46,7 @@ class Checkpoints:
       SparkError: the directory cannot be written.
     """
 
-    def __init__(
-        self, directory: str | Path, keep: int = 2, keep_best: int = 0, best_metric: str = "loss"
-    ):
+    def __init__(self, directory: str | Path, keep: int = 2, keep_best: int = 0, best_metric: str = "loss"):
         self._directory, self._keep_best, self._best_metric = Path(directory).absolute(), keep_best, best_metric
         preservation = ocp.training.preservation_policies
         policies = [preservation.LatestN(keep)]
@@ -117,10 +115,12 @@ class Checkpoints:
         value = None if metrics is None else metrics.get(self._best_metric)
         try:
             response = self._checkpointer.save_checkpointables_async(
-                step, {"state": state, "data": _Position(data)}, force=True,
+                step,
+                {"state": state, "data": _Position(data)},
+                force=True,
                 metrics=None if value is None else {self._best_metric: float(value)},
                 custom_metadata={"checksums": checksums(state)},
-            )  # fmt: skip
+            )
         except (OSError, ValueError) as error:
             raise self._not_written(step, error) from error
         self._saving = (step, response)
@@ -193,13 +193,13 @@ class Checkpoints:
             stored, problem = _attempt(lambda: ocp.metadata(str(folder), checkpointable_name="state"))
             have, want = _shapes(stored.metadata) if problem is None else {}, _shapes(abstract_state)
             # Orbax counts the loads of a process and the counts have to agree, so none loads unless all do.
-            if not distributed.everywhere(bool(have)):
+            if not distributed.all_processes(bool(have)):
                 return None, problem or "no description of its arrays"
             if misfits := _misfits(have, want):
                 raise SparkError(f"{folder}: does not fit this configuration ({'; '.join(misfits)[:500]})")
             wanted = {"state": abstract_state, "data": _Position(data)}
             loaded, problem = _attempt(lambda: ocp.load_checkpointables(str(folder), wanted))
-        if not distributed.everywhere(problem is None):
+        if not distributed.all_processes(problem is None):
             return None, problem or "damaged for another process"
         state = loaded["state"]
         expected, found = (stored.custom_metadata or {}).get("checksums", {}), checksums(state)
@@ -263,7 +263,7 @@ def _unreadable(directory: Path) -> list[int]:
       SparkError: all are.
     """
     folders = [path for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
-    all_steps, found = distributed.of_primary([int(folder.name) for folder in folders]), []
+    all_steps, found = distributed.broadcast_from_primary([int(folder.name) for folder in folders]), []
     for folder in folders:
         descriptions = [folder / "_CHECKPOINT_METADATA", *folder.glob("metrics/metrics")]
         try:
@@ -271,7 +271,7 @@ def _unreadable(directory: Path) -> list[int]:
                 json.loads(path.read_text())
         except (OSError, ValueError):
             found.append(int(folder.name))
-    found = distributed.of_primary(found)
+    found = distributed.broadcast_from_primary(found)
     if found and len(found) == len(all_steps):
         raise SparkError(f"{directory}: {_ALL_DAMAGED} (no description of {sorted(found)} can be read)")
     return sorted(found, reverse=True)

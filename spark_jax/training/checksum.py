@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 from jaxtyping import Array, UInt32
 
-from spark_jax.pytree import flatten
+from spark_jax.shared.pytree import flatten
 
 
 def checksums(tree: Any) -> dict[str, int]:

@@ -12,12 +12,11 @@ from typing import Any, TextIO, TypeVar
 
 import jax
 
-from spark_jax import compilation_cache
 from spark_jax.config import SparkConfig, to_mapping
 from spark_jax.errors import SparkError
-from spark_jax.pytree import flatten
-from spark_jax.training import distributed
-from spark_jax.training.config import load_config
+from spark_jax.shared import compilation_cache, distributed
+from spark_jax.shared.config_files import load_config
+from spark_jax.shared.pytree import flatten
 
 T = TypeVar("T")
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # no sign of a process that is gone
@@ -93,9 +92,12 @@ def _parse(description: str) -> argparse.Namespace:
     group.add_argument("--num-processes", type=int, metavar="N")
     group.add_argument("--process-id", type=int, metavar="I", help="from 0")
     group.add_argument(
-        "--heartbeat", type=int, default=distributed.HEARTBEAT_SECONDS, metavar="SECONDS",
+        "--heartbeat",
+        type=int,
+        default=distributed.HEARTBEAT_SECONDS,
+        metavar="SECONDS",
         help="silence after which a process counts as dead and the others end (default: %(default)s)",
-    )  # fmt: skip
+    )
     arguments = parser.parse_args()
     if arguments.profile is not None:
         start, colon, stop = arguments.profile.partition(":")

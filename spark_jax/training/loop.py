@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
-from spark_jax.training import distributed
+from spark_jax.shared import distributed
 from spark_jax.training.checkpoint import Checkpoints, abstract
 from spark_jax.training.clock import Clock
 from spark_jax.training.config import LoopConfig
@@ -74,7 +74,7 @@ def fit(
       schedules: learning rates by the name to report them under, functions of the updates made.
       counts: what it returns is added to each line of training metrics, and to the run's last one.
       parts: names in `directory` that `evaluate` writes; those of the best evaluation stay in `directory/best`.
-      flops_per_step: useful ones of a step on all devices by the means of its metrics, for the utilisation `mfu`.
+      flops_per_step: useful ones of a step on all devices by the means of its metrics, for the utilization `mfu`.
       peak_flops: of one device, a second.
 
     Returns:
@@ -87,7 +87,7 @@ def fit(
     if config.max_skipped < 1:
         raise SparkError(f"loop.max_skipped is {config.max_skipped}, expected at least 1")
     step = int(state.step)
-    report = _Report(config, directory, step, int(state.skipped), rate, schedules or {})
+    report = MetricsReport(config, directory, step, int(state.skipped), rate, schedules or {})
     if flops_per_step is not None and peak_flops is not None:
         report.flops, report.peak_flops = flops_per_step, peak_flops * len(state.step.sharding.device_set)
     if counts is not None:
@@ -118,7 +118,7 @@ def fit(
         except Exception:
             if jax.process_count() == 1:
                 try:
-                    report.settle()
+                    report.fetch_pending()
                     checkpoints.save(step, state, data)
                     checkpoints.wait()
                     distributed.log(f"step {step}: saved, for there was an error")
@@ -127,20 +127,20 @@ def fit(
             raise
 
     with distributed.stop_signals() as stop:
-        while step < config.steps and not report.hopeless and not stop.agreed():
-            profiler.before(step, report.settle)
+        while step < config.steps and not report.should_abort and not stop.agreed():
+            profiler.before(step, report.fetch_pending)
             with clock.spent("data_wait"), saving_on_error():
                 batch = next(data)
             state, metrics = step_fn(state, put(batch))
             step += 1
-            report.settle()
+            report.fetch_pending()
             report.pending = (step, metrics)
             clock.count()
             due_evaluation = step % config.evaluate_every == 0 or step == config.steps
             due_checkpoint = step % config.checkpoint_every == 0 or step == config.steps
             values = None
             if due_evaluation or due_checkpoint:
-                report.settle()
+                report.fetch_pending()
             if due_evaluation:
                 with saving_on_error():
                     values = validate()
@@ -148,13 +148,13 @@ def fit(
             if due_checkpoint:
                 with clock.spent("checkpoint"):
                     checkpoints.save(step, state, data, values)
-        report.settle()
+        report.fetch_pending()
         profiler.stop()
         with clock.spent("checkpoint"):
             checkpoints.save(step, state, data)
             checkpoints.wait()
     report.close(step)
-    if report.hopeless:
+    if report.should_abort:
         raise SparkError(
             f"{directory}: loss or gradient was not finite in {report.skipped_in_a_row} steps in a row up to step "
             f"{step} (loop.max_skipped is {config.max_skipped}); the state, without those updates, is saved"
@@ -164,7 +164,7 @@ def fit(
     return state
 
 
-class _Report:
+class MetricsReport:
     """Metrics on their way from the device to files, log and progress bar, one step late."""
 
     def __init__(
@@ -190,10 +190,10 @@ class _Report:
         self._bar = tqdm(total=config.steps, initial=step, disable=not self._terminal, dynamic_ncols=True)
 
     @property
-    def hopeless(self) -> bool:
+    def should_abort(self) -> bool:
         return self.skipped_in_a_row >= self._config.max_skipped
 
-    def settle(self) -> None:
+    def fetch_pending(self) -> None:
         """Fetches the metrics of the step before: the device is already at work on the next one."""
         if self.pending is None:
             return
@@ -210,7 +210,7 @@ class _Report:
                 values[f"{self._rate}_per_second"] = sums[self._rate] / seconds
             if self.flops is not None:
                 values["mfu"] = self.flops(means) / (self.peak_flops * values["step_seconds"])
-            # Left-out updates do not count: neither does the optimiser's counter.
+            # Left-out updates do not count: neither does the optimizer's counter.
             values |= {name: float(rate(step - 1 - self._skipped)) for name, rate in self._schedules.items()}
             values["skipped_total"] = self._skipped
             values |= self.counts()
@@ -251,15 +251,15 @@ class _Profiler:
         if self._steps is not None and not 0 <= self._steps[0] < self._steps[1]:
             raise SparkError(f"loop.profile is {list(self._steps)}, expected [first step, step after the last]")
 
-    def before(self, step: int, settle: Callable[[], None]) -> None:
-        """Called before the step that follows `step` others; `settle` waits for these."""
+    def before(self, step: int, fetch_pending: Callable[[], None]) -> None:
+        """Called before the step that follows `step` others; `fetch_pending` waits for these."""
         if self._steps is None or not distributed.is_primary():
             return
         if self._running and step >= self._steps[1]:
-            settle()
+            fetch_pending()
             self.stop()
         elif not self._running and step == self._steps[0]:
-            settle()
+            fetch_pending()
             jax.profiler.start_trace(self._directory)
             self._running = True
 

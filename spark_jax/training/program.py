@@ -1,6 +1,6 @@
-"""What a training compiles: one place that makes it from a configuration, for train/ and for tools/plan.py.
+"""What a training compiles: one place that makes it from a configuration, for train/ and for `spark-jax plan`.
 
-A program holds no arrays. The entry points run it on the devices there are, tools/plan.py compiles the same one for
+A program holds no arrays. The entry points run it on the devices there are, `spark-jax plan` compiles the same one for
 devices that are elsewhere.
 """
 
@@ -23,9 +23,12 @@ from spark_jax.data.codec import whole_tokens
 from spark_jax.errors import SparkError
 from spark_jax.nn.attention import choose_backend
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.training import codec_step, step
-from spark_jax.training.codec_config import BiCodecTrainingConfig
-from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig, load_config
+from spark_jax.shared.config_files import load_config
+from spark_jax.training import step
+from spark_jax.training.codec import step as codec_step
+from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.config import LoopConfig, MeshConfig
+from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.optimizer import make_optimizer
 from spark_jax.training.state import TrainState, new_state
 from spark_jax.wav2vec2.model import Wav2Vec2
@@ -63,8 +66,9 @@ class Program:
         boxed = jax.eval_shape(self.init)
         return jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            sharding.unbox(boxed), sharding.tree_shardings(self.mesh, boxed),
-        )  # fmt: skip
+            sharding.unbox(boxed),
+            sharding.tree_shardings(self.mesh, boxed),
+        )
 
     def check_best_metric(self, loop: LoopConfig, metrics: Callable[[Any], Mapping[str, Any]] = dict) -> None:
         """Before the first step, not at the first evaluation.
@@ -101,9 +105,7 @@ class Program:
         return sharding.jit_eval(self.evaluation, self.mesh, shardings, self.options)
 
 
-def llm_program(
-    config: LLMTrainingConfig, system: SparkConfig, devices: Sequence[jax.Device] | None = None
-) -> Program:
+def llm_program(config: LLMTrainingConfig, system: SparkConfig, devices: Sequence[jax.Device] | None = None) -> Program:
     """The language model's training; `devices` None: those of this process group.
 
     Raises:

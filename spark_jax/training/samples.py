@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
-from spark_jax.training import distributed
+from spark_jax.shared import distributed
 
 N_FFT = 512
 HOP_LENGTH = 128
@@ -45,7 +45,7 @@ class SampleWriter:
 
 
 def spectrogram(wave: Float[np.ndarray, " samples"]) -> UInt8[np.ndarray, "bins frames"]:
-    """Log magnitudes as grey levels, −80 to 20 dB, low frequencies at the bottom."""
+    """Log magnitudes as gray levels, −80 to 20 dB, low frequencies at the bottom."""
     frames = np.lib.stride_tricks.sliding_window_view(wave, N_FFT)[::HOP_LENGTH]
     magnitude = np.abs(np.fft.rfft(frames * np.hanning(N_FFT)))
     decibels = 20 * np.log10(np.maximum(magnitude, 1e-4))
@@ -53,7 +53,7 @@ def spectrogram(wave: Float[np.ndarray, " samples"]) -> UInt8[np.ndarray, "bins 
 
 
 def png(pixels: UInt8[np.ndarray, "height width"]) -> bytes:
-    """A grey PNG image; TensorBoard asks for one, and an image library would serve nothing else here."""
+    """A gray PNG image; TensorBoard asks for one, and an image library would serve nothing else here."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -16,7 +16,7 @@ class TrainState(struct.PyTreeNode):
     Attributes:
       step: steps taken, skipped ones included.
       params: parameters (any tree; the codec keeps `{"generator": …, "discriminator": …}`).
-      opt_state: optimiser state(s), in the same manner.
+      opt_state: optimizer state(s), in the same manner.
       collections: mutable Linen collections (BatchNorm statistics, code usage); empty where there are none.
       skipped: updates left out because a gradient was not finite.
     """
@@ -44,7 +44,7 @@ def new_state(variables: Any, init_optimizer: Callable[[Any], Any]) -> TrainStat
 def guarded_update(
     loss: Array, grads: Any, opt_state: Any, params: Any, optimizer: optax.GradientTransformation
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """One optimiser update, left out whole when the loss or the gradient is not finite.
+    """One optimizer update, left out whole when the loss or the gradient is not finite.
 
     The global norm is NaN or Inf exactly when some gradient is (or the sum overflows), so it alone is tested. A
     NaN loss can have a finite gradient: comparisons with NaN, as in a maximum, choose a branch.
@@ -64,9 +64,7 @@ def guarded_update(
     )
 
 
-def advance(
-    state: TrainState, params: Any, opt_state: Any, skipped: Array, collections: Any = None
-) -> TrainState:
+def advance(state: TrainState, params: Any, opt_state: Any, skipped: Array, collections: Any = None) -> TrainState:
     """The state after one step; `skipped` is what `guarded_update` reported."""
     return state.replace(
         step=state.step + 1,

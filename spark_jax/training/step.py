@@ -33,7 +33,7 @@ def ctc_step(
         def loss_fn(params: Any) -> Array:
             logits, frames = model.apply({"params": params}, inputs, batch["lengths"])
             if "path" in batch:
-                return ctc.path_loss(logits, batch["path"])
+                return ctc.alignment_loss(logits, batch["path"])
             return ctc.ctc_loss(logits, frames, batch["targets"], batch["target_lengths"])
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
@@ -80,9 +80,7 @@ def llm_step(
             (_, sums), grads = value_and_grad(state.params, batch)
         else:
             # Row r goes to micro-batch r % accumulate: each device keeps its own rows.
-            parts = jax.tree.map(
-                lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), dict(batch)
-            )
+            parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), dict(batch))
 
             def add(total: Any, part: Batch) -> tuple[Any, None]:
                 (_, sums), grads = value_and_grad(state.params, part)
@@ -115,12 +113,10 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
     Returns:
       `loss` and `targets` (their count), `loss_<name>`, `targets_<name>` for each class of target and, where the
       batch has `tasks`, for each task,
-      `correct_semantic` (no token is more likely than the target), `among_ten_semantic` (fewer than ten are),
+      `correct_semantic` (no token is more likely than the target), `top10_correct_semantic` (fewer than ten are),
       `tokens` (not padding), `attention_pairs` (of each of these with itself and those before it in its sequence).
     """
-    hidden, _ = model.apply(
-        {"params": params}, batch["input_ids"], batch["positions"], batch["segment_ids"]
-    )
+    hidden, _ = model.apply({"params": params}, batch["input_ids"], batch["positions"], batch["segment_ids"])
     classes = batch["classes"]
     is_target, is_token = classes != tokens.NONE, batch["segment_ids"] != 0
     table = model.apply({"params": params}, method="output_table")
@@ -133,7 +129,7 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
         "tokens": jnp.sum(is_token, dtype=jnp.float32),
         "attention_pairs": jnp.sum(batch["positions"] + 1, where=is_token, dtype=jnp.float32),
         "correct_semantic": jnp.sum(scores.ranks == 0, where=semantic, dtype=jnp.float32),
-        "among_ten_semantic": jnp.sum(scores.ranks < 10, where=semantic, dtype=jnp.float32),
+        "top10_correct_semantic": jnp.sum(scores.ranks < 10, where=semantic, dtype=jnp.float32),
     }
     groups = [(tokens.CLASS_NAMES[i], classes == i) for i in (tokens.CONTROL, tokens.GLOBAL, tokens.SEMANTIC)]
     if "tasks" in batch:
@@ -153,7 +149,7 @@ def completion_metrics(sums: Metrics) -> Metrics:
     return {
         **{loss: mean(loss, count) for loss, count in losses},
         "accuracy_semantic": mean("correct_semantic", "targets_semantic"),
-        "accuracy_top10_semantic": mean("among_ten_semantic", "targets_semantic"),
+        "accuracy_top10_semantic": mean("top10_correct_semantic", "targets_semantic"),
         "tokens": sums["tokens"],
         "attention_pairs": sums["attention_pairs"],
         **counts,

@@ -32,7 +32,7 @@ class Wav2Vec2ForCTC(nn.Module):
         """Logits in float32 and the number of frames of each item that mean something.
 
         Args:
-          input_values: normalised samples, see `model.normalize_input`.
+          input_values: normalized samples, see `model.normalize_input`.
           lengths: samples of each item without its padding; None: all.
         """
         config = self.config
@@ -69,17 +69,18 @@ def ctc_loss(
     frame_padding = jnp.arange(logits.shape[1]) >= frames[:, None]
     target_padding = jnp.arange(targets.shape[1]) >= target_lengths[:, None]
     losses = optax.ctc_loss(
-        logits.astype(jnp.float32), frame_padding.astype(jnp.float32),
-        jnp.where(target_padding, 0, targets), target_padding.astype(jnp.float32), blank_id=BLANK,
+        logits.astype(jnp.float32),
+        frame_padding.astype(jnp.float32),
+        jnp.where(target_padding, 0, targets),
+        target_padding.astype(jnp.float32),
+        blank_id=BLANK,
     )
     counted = (frames > 0) & (target_lengths > 0)
     losses = jnp.where(counted, losses / jnp.maximum(target_lengths, 1), 0.0)
     return jnp.sum(losses) / jnp.maximum(jnp.sum(counted), 1)
 
 
-def path_loss(
-    logits: Float[Array, "batch frames vocab"], path: Int[Array, "batch frames"]
-) -> Float[Array, ""]:
+def alignment_loss(logits: Float[Array, "batch frames vocab"], path: Int[Array, "batch frames"]) -> Float[Array, ""]:
     """Cross-entropy per frame of one given CTC path, where an alignment is known; frames of path −1 do not count.
 
     CTC sums over all paths and has to find the alignment by itself first, which takes thousands of steps.

@@ -1,6 +1,6 @@
 """wav2vec2 features: convolutional front end and pre-norm transformer with tapped hidden layers.
 
-The semantic tokens of BiCodec are quantised from these features: the mean of a few hidden states of a
+The semantic tokens of BiCodec are quantized from these features: the mean of a few hidden states of a
 wav2vec2 with layer-norm feature extractor and stable layer norm (paper §3.1.1; reference
 sparktts/models/audio_tokenizer.py, `extract_wav2vec2_features`). Everything is channels-last.
 """
@@ -78,7 +78,7 @@ class Wav2Vec2(nn.Module):
         """Mean of the hidden states at `config.feature_layers`, float32.
 
         Args:
-          input_values: normalised samples, see `normalize_input`.
+          input_values: normalized samples, see `normalize_input`.
           lengths: samples of each item without its padding; frames beyond them are masked, so that a padded
             batch gives the features of its single items (and frames of no meaning after them). None: the
             whole array is one signal and nothing is masked, which is what the reference does.
@@ -138,9 +138,15 @@ class FeatureExtractor(nn.Module):
             zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
         ):
             x = nn.Conv(
-                channels, (kernel,), (stride,), padding="VALID", use_bias=config.conv_bias, dtype=self.dtype,
+                channels,
+                (kernel,),
+                (stride,),
+                padding="VALID",
+                use_bias=config.conv_bias,
+                dtype=self.dtype,
                 kernel_init=_partitioned(nn.initializers.kaiming_normal(), None, "conv_in", "conv_out"),
-                bias_init=_partitioned(nn.initializers.zeros, "conv_out"), name=f"conv_{i}",
+                bias_init=_partitioned(nn.initializers.zeros, "conv_out"),
+                name=f"conv_{i}",
             )(x)
             # torch's default eps, which the reference's feature extractor uses whatever layer_norm_eps says.
             x = gelu(norm.LayerNorm(1e-5, "conv_out", self.dtype, name=f"norm_{i}")(x))
@@ -195,9 +201,7 @@ class SelfAttention(nn.Module):
         hidden, heads = self.config.hidden_size, self.config.num_attention_heads
         shape = (heads, hidden // heads)
         axes = ("embed", "heads", "head_dim")
-        query, key, value = (
-            _dense(shape, axes, self.dtype, name=name)(x) for name in ("query", "key", "value")
-        )
+        query, key, value = (_dense(shape, axes, self.dtype, name=name)(x) for name in ("query", "key", "value"))
         scores = jnp.einsum("bqhd,bkhd->bhqk", query * shape[1] ** -0.5, key).astype(jnp.float32)
         if valid is not None:
             scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
@@ -228,7 +232,11 @@ def _dense(features, axes, dtype, name, axis=-1):
     """Linear map; `axes` names the kernel's dimensions, inputs first."""
     outputs = 1 if isinstance(features, int) else len(features)
     return nn.DenseGeneral(
-        features, axis=axis, dtype=dtype, name=name, dot_general=flat_dot_general,
+        features,
+        axis=axis,
+        dtype=dtype,
+        name=name,
+        dot_general=flat_dot_general,
         kernel_init=_partitioned(nn.initializers.normal(0.02), *axes),
         bias_init=_partitioned(nn.initializers.zeros, *axes[-outputs:]),
     )

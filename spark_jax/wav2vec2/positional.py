@@ -34,9 +34,7 @@ class PositionalConv(nn.Module):
         )
         norm = jnp.sqrt(jnp.sum(v.astype(jnp.float32) ** 2, axis=(1, 2)))
         g = self.param("g", nn.with_logical_partitioning(lambda _: norm, (None,)))  # starts as w = v
-        bias = self.param(
-            "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)), (hidden,)
-        )
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)), (hidden,))
         y = grouped_convolution(x, v * (g / norm)[:, None, None], groups) + bias
         return y.astype(self.dtype)
 
@@ -44,7 +42,7 @@ class PositionalConv(nn.Module):
 def grouped_convolution(
     x: Float[Array, "batch frames channels"], weight: Float[Array, "kernel in channels"], groups: int
 ) -> Float[Array, "batch frames channels"]:
-    """"Same" grouped convolution (kernel // 2 zeros before, the rest after) in float32.
+    """ "Same" grouped convolution (kernel // 2 zeros before, the rest after) in float32.
 
     By FFT on CPU, where XLA's direct one is slow and its backward pass more so ([8, 150, 192], kernel 128,
     16 groups, forward and backward: 268 ms against 15 ms); directly on accelerators, which have kernels for
@@ -62,9 +60,14 @@ def grouped_convolution(
 def _directly(x, weight, groups):
     kernel = len(weight)
     return jax.lax.conv_general_dilated(
-        x, weight, (1,), [(kernel // 2, kernel - 1 - kernel // 2)], dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=groups, precision="highest",
-    )  # fmt: skip
+        x,
+        weight,
+        (1,),
+        [(kernel // 2, kernel - 1 - kernel // 2)],
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+        precision="highest",
+    )
 
 
 def _by_fourier_transform(x, weight, groups):

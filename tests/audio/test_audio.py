@@ -68,10 +68,15 @@ def bad_file(tmp_path, kind):
 @pytest.mark.parametrize(
     "kind, words",
     [
-        ("missing", "no such"), ("folder", "no such"), ("text", "as audio"), ("truncated", "as audio"),
-        ("empty", "empty"), ("nan", "NaN"), ("inf", "infinite"),
+        ("missing", "no such"),
+        ("folder", "no such"),
+        ("text", "as audio"),
+        ("truncated", "as audio"),
+        ("empty", "empty"),
+        ("nan", "NaN"),
+        ("inf", "infinite"),
     ],
-)  # fmt: skip
+)
 def test_bad_files(tmp_path, kind, words):
     path = bad_file(tmp_path, kind)
     with pytest.raises(SparkError, match=words) as caught:
@@ -83,9 +88,12 @@ def test_check_reference():
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, 1600)
     load.check_reference(noise, "ref.wav")
     for samples, words in (
-        (noise[:1599], "at least 0.1 s"), (noise * 0, "silent"), (noise * 1e-4, "silent"),
-        (np.where(noise > 0.09, np.nan, noise), "NaN"), (noise[None], "one channel"),
-    ):  # fmt: skip
+        (noise[:1599], "at least 0.1 s"),
+        (noise * 0, "silent"),
+        (noise * 1e-4, "silent"),
+        (np.where(noise > 0.09, np.nan, noise), "NaN"),
+        (noise[None], "one channel"),
+    ):
         with pytest.raises(SparkError, match=f"ref.wav: .*{words}"):
             load.check_reference(samples, "ref.wav")
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_compile import quick_jit
+from helpers.quick_compile import quick_jit
 from safetensors.numpy import load_file
 
 from spark_jax.bicodec import losses
@@ -94,9 +94,13 @@ def results(golden, params):
         loss, cotangents = jax.value_and_grad(losses.discriminator_loss, argnums=(0, 1))(fake_maps, real_maps)
         grads = jax.tree.map(jnp.add, pull_fake(cotangents[0])[0], *pull_real(cotangents[1]))
         return {
-            "maps": fake_maps, "adversarial": adversarial, "feature_matching": matching,
-            "wave_gradient": wave_gradient, "discriminator": loss, "grads": grads,
-        }  # fmt: skip
+            "maps": fake_maps,
+            "adversarial": adversarial,
+            "feature_matching": matching,
+            "wave_gradient": wave_gradient,
+            "discriminator": loss,
+            "grads": grads,
+        }
 
     return evaluate(params, *(jnp.asarray(golden[f"in/{name}"][:, 0]) for name in ("fake", "real")))
 
@@ -140,8 +144,9 @@ def test_gradients_of_the_discriminators(golden, results):
 
 
 def test_one_kind_alone():
-    config = DiscriminatorConfig(periods=(), spectral_channels=2, fft_sizes=(128,), hop_lengths=(32,),
-                                 window_lengths=(100,))  # fmt: skip
+    config = DiscriminatorConfig(
+        periods=(), spectral_channels=2, fft_sizes=(128,), hop_lengths=(32,), window_lengths=(100,)
+    )
     wave = jax.random.normal(jax.random.key(0), (1, 640))
     maps, variables = quick_jit(Discriminators(config).init_with_output)(jax.random.key(1), wave)
     assert list(variables["params"]) == ["spectral_128"]

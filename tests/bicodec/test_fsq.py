@@ -1,4 +1,4 @@
-"""Finite scalar quantisers against the reference: odd and even levels, residual stacks."""
+"""Finite scalar quantizers against the reference: odd and even levels, residual stacks."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""BiCodec against the reference's goldens, evaluation mode; masks, initialisation, sharding."""
+"""BiCodec against the reference's goldens, evaluation mode; masks, initialization, sharding."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_compile import quick_jit
+from helpers.quick_compile import quick_jit
 
 from spark_jax.audio.mel import mel_spectrogram
 from spark_jax.bicodec.fsq import FiniteScalarQuantizer
@@ -63,7 +63,7 @@ INTERMEDIATES = {
 }
 
 
-# Half the time to compile; the goldens are compared under the optimisations that users get.
+# Half the time to compile; the goldens are compared under the optimizations that users get.
 
 
 def assert_close(actual, expected, tolerance=1e-5):
@@ -154,15 +154,15 @@ def small_codec(**changes) -> BiCodec:
 
 
 def random_variables(codec, batch, time):
-    """Random variables without compiling an initialisation, features and reference waves."""
+    """Random variables without compiling an initialization, features and reference waves."""
     random = np.random.default_rng(0)
     features = random.normal(size=(batch, time, codec.config.encoder.input_channels)).astype(np.float32)
     reference = random.normal(size=(batch, 1600)).astype(np.float32)
     shapes = jax.eval_shape(lambda: nn.unbox(codec.init(jax.random.key(0), features, reference, train=False)))
     # Positive around a half: norms, alphas, variances and layer scales all count, and none is near zero.
     variables = jax.tree.map(lambda x: (0.5 + 0.1 * random.normal(size=x.shape)).astype(np.float32), shapes)
-    centred = jax.tree.map(lambda x: x - 0.5 if x.ndim > 1 else x, variables["params"])
-    return variables | {"params": centred}, features, reference
+    centered = jax.tree.map(lambda x: x - 0.5 if x.ndim > 1 else x, variables["params"])
+    return variables | {"params": centered}, features, reference
 
 
 @pytest.mark.parametrize("ratio", [1, 2])

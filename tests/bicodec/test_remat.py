@@ -16,9 +16,14 @@ from spark_jax.config import DiscriminatorConfig, tiny
 
 SYSTEM = tiny()
 SMALL = DiscriminatorConfig(
-    periods=(3,), period_channels=(4, 4), fft_sizes=(128,), hop_lengths=(32,), window_lengths=(100,),
-    bands=(0.0, 0.5, 1.0), spectral_channels=2,
-)  # fmt: skip
+    periods=(3,),
+    period_channels=(4, 4),
+    fft_sizes=(128,),
+    hop_lengths=(32,),
+    window_lengths=(100,),
+    bands=(0.0, 0.5, 1.0),
+    spectral_channels=2,
+)
 
 
 QUICK = {"xla_backend_optimization_level": 0}  # what is compiled runs once

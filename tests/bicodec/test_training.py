@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_compile import quick_jit
+from helpers.quick_compile import quick_jit
 
 MUTABLE = ["batch_stats", "code_statistics"]
 
@@ -73,8 +73,10 @@ def test_gradients_of_inputs(trained, golden):
 
 def test_gradient_statistics_of_every_parameter(trained, golden, ours):
     gradients = trained[3][0]
-    unseen = {jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in
-              jax.tree_util.tree_leaves_with_path(gradients)}  # fmt: skip
+    unseen = {
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, _ in jax.tree_util.tree_leaves_with_path(gradients)
+    }
     wrong = []
     for key, (total, absolute, norm) in _statistics(golden):
         path, _ = ours(key, np.zeros(1))
@@ -89,10 +91,16 @@ def test_gradient_statistics_of_every_parameter(trained, golden, ours):
     assert unseen == {
         f"speaker_encoder.ecapa.{name}"
         for name in (
-            "pool.linear_1.kernel", "pool.linear_1.bias", "pool.linear_2.kernel", "pool.linear_2.bias",
-            "norm.scale", "norm.bias", "linear.kernel", "linear.bias",
+            "pool.linear_1.kernel",
+            "pool.linear_1.bias",
+            "pool.linear_2.kernel",
+            "pool.linear_2.bias",
+            "norm.scale",
+            "norm.bias",
+            "linear.kernel",
+            "linear.bias",
         )
-    }  # fmt: skip
+    }
 
 
 def _statistics(golden):

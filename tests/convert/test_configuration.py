@@ -15,10 +15,19 @@ from spark_jax.convert.configuration import (
 from spark_jax.errors import SparkError
 
 QWEN2 = {
-    "model_type": "qwen2", "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "intermediate_size": 112, "max_position_embeddings": 1024, "rope_theta": 1e6,
-    "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": True,
-}  # fmt: skip
+    "model_type": "qwen2",
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 112,
+    "max_position_embeddings": 1024,
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
 EXPECTED = Qwen2Config(512, 64, 3, 4, 2, 112, 1024)
 QWEN3 = {"model_type": "qwen3", "attention_bias": False, "head_dim": 24}
 
@@ -87,7 +96,7 @@ def test_a_sliding_window_that_no_layer_uses(read):
         (("intermediate_size",), {}, "intermediate_size missing"),
         ((), {"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_supported_is_named(read, without, changes, message):
     with pytest.raises(SparkError) as caught:
         read(*without, **changes)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spark_jax.convert.engine import Export, Import, Rule, Table, source_shapes
-from spark_jax.convert.tensors import BFLOAT16, SourceTensor
-from spark_jax.pytree import flatten, unflatten
+from spark_jax.convert.formats.tensors import BFLOAT16, SourceTensor
+from spark_jax.shared.pytree import flatten, unflatten
 
 RULES = [
     Rule("embed", "params/embed"),
@@ -50,9 +50,11 @@ def tensors():
 @pytest.fixture(scope="module")
 def target():
     shapes = {
-        "embed": (7, 6), "layers": {"query": (3, 6, 2, 4), "out": (3, 2, 4, 6)},
-        "conv": {"g": (5,), "v": (3, 4, 5)}, "flat": (6, 5),
-    }  # fmt: skip
+        "embed": (7, 6),
+        "layers": {"query": (3, 6, 2, 4), "out": (3, 2, 4, 6)},
+        "conv": {"g": (5,), "v": (3, 4, 5)},
+        "flat": (6, 5),
+    }
     is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
     return {"params": jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=is_shape)}
 
@@ -109,12 +111,19 @@ def test_all_faults_come_together_and_nothing_is_read(tensors, target):
     faulty["layers.3.q"] = SourceTensor((8, 6), float32, never)
     faulty["conv.g"] = SourceTensor((5, 1, 1), float32, never)
     faulty["counter.num"] = SourceTensor((), np.dtype("i8"), never)
-    assert sorted(Import(TABLE, faulty, target).faults) == sorted([
-        "missing layers.1.q [8, 6]", "missing embed [7, 6]",
-        "model.conv.v is transposed: [5, 3, 4], expected [5, 4, 3]", "model.flat is misshapen: [5, 7], expected [5, 6]",
-        "model.layers.0.o holds int64, expected floating-point numbers", "model.layers.2.o is truncated",
-        "conv.g and model.conv.g name the same tensor", "extra head.weight [2]", "extra layers.3.q [8, 6]",
-    ])  # fmt: skip
+    assert sorted(Import(TABLE, faulty, target).faults) == sorted(
+        [
+            "missing layers.1.q [8, 6]",
+            "missing embed [7, 6]",
+            "model.conv.v is transposed: [5, 3, 4], expected [5, 4, 3]",
+            "model.flat is misshapen: [5, 7], expected [5, 6]",
+            "model.layers.0.o holds int64, expected floating-point numbers",
+            "model.layers.2.o is truncated",
+            "conv.g and model.conv.g name the same tensor",
+            "extra head.weight [2]",
+            "extra layers.3.q [8, 6]",
+        ]
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

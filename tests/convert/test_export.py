@@ -8,21 +8,21 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_layout
 import pytest
 import yaml
+from helpers import official_layout
 from safetensors.numpy import load_file
 
 from spark_jax import config as config_lib
-from spark_jax import model_directory
 from spark_jax.convert import configuration, official, weights
 from spark_jax.convert.configuration import WAV2VEC2
 from spark_jax.convert.engine import Export
 from spark_jax.convert.export import export
 from spark_jax.errors import SparkError
-from spark_jax.parameters import abstract_part
-from spark_jax.pytree import flatten
+from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory.parameters import abstract_part
 from spark_jax.qwen2.model import Qwen2
+from spark_jax.shared.pytree import flatten
 from spark_jax.training.checkpoint import save_params
 from spark_jax.wav2vec2.model import Wav2Vec2
 
@@ -113,9 +113,10 @@ def test_the_codec_s_file_has_the_release_s_tensors_exactly():
         found = {name: [names[dtype], list(shape)] for name, (shape, dtype) in job.specifications.items()}
         assert found == {name: [kind.replace("BF16", "F32"), shape] for name, (kind, shape) in expected[part].items()}
     job = Export(
-        weights.table("wav2vec2", config_lib.RELEASE), abstract_part("wav2vec2", config_lib.RELEASE.wav2vec2),
+        weights.table("wav2vec2", config_lib.RELEASE),
+        abstract_part("wav2vec2", config_lib.RELEASE.wav2vec2),
         np.dtype("float32"),
-    )  # fmt: skip
+    )
     above = tuple(f"encoder.layers.{i}." for i in range(17, 24))
     assert job.specifications.keys() == {name for name in expected["wav2vec2"] if not name.startswith(above)}
 
@@ -288,9 +289,9 @@ def test_transformers_gives_the_tapped_hidden_states(tmp_path):
         print(f"hidden state {layer}: largest difference {worst:.1e}")
         assert worst < 1e-5
     # transformers 4 puts the final norm on the last hidden state; that must be the idle layer's.
-    normalised = theirs.encoder.layer_norm(torch.from_numpy(states[16])).detach().numpy()
-    assert np.abs(normalised - states[16]).max() > 1e-2
-    assert min(np.abs(states[17] - other).max() for other in (states[16], normalised)) < 1e-6
+    normalized = theirs.encoder.layer_norm(torch.from_numpy(states[16])).detach().numpy()
+    assert np.abs(normalized - states[16]).max() > 1e-2
+    assert min(np.abs(states[17] - other).max() for other in (states[16], normalized)) < 1e-6
 
 
 def test_a_truncated_model_is_told_before_anything_is_written(tmp_path, tiny_model_directory):

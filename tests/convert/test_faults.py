@@ -7,19 +7,18 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import corruption
 import numpy as np
-import official_layout
 import pytest
+from helpers import corruption, official_layout
 from tokenizers import Tokenizer
 
 from spark_jax.convert import official, weights
 from spark_jax.convert.engine import Import, source_shapes
-from spark_jax.convert.tensors import SourceTensor
+from spark_jax.convert.formats.tensors import SourceTensor
 from spark_jax.errors import SparkError
-from spark_jax.model_directory import part_path, stored_parts
-from spark_jax.parameters import PARTS, abstract_part
-from spark_jax.part_files import read_leaves
+from spark_jax.model_directory.directory import part_path, stored_parts
+from spark_jax.model_directory.parameters import PARTS, abstract_part
+from spark_jax.model_directory.parts import read_leaves
 
 CONFIG = official_layout.tiny()
 FLOAT32 = np.dtype(np.float32)

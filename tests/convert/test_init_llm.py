@@ -7,30 +7,38 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import official_layout
 import pytest
+from helpers import official_layout
 from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken
 
-from spark_jax import tokenizer as tokenizer_lib
 from spark_jax.config import Qwen2Config
-from spark_jax.convert import configuration, qwen2
+from spark_jax.convert import configuration
 from spark_jax.convert.engine import source_shapes
 from spark_jax.convert.export import export
 from spark_jax.convert.init_llm import init_llm
+from spark_jax.convert.tables import qwen2
+from spark_jax.data.config import TokenDataConfig
 from spark_jax.errors import SparkError
-from spark_jax.parameters import abstract_part
-from spark_jax.tokenizer import SparkTokenizer, spark_tokens
+from spark_jax.model_directory.parameters import abstract_part
+from spark_jax.performance.flops import llm_step_flops
+from spark_jax.text import tokenizer as tokenizer_lib
+from spark_jax.text.tokenizer import SparkTokenizer, spark_tokens
 from spark_jax.training.checkpoint import load_params
-from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig, TokenDataConfig
-from spark_jax.training.flops import llm_step_flops
+from spark_jax.training.config import LoopConfig, MeshConfig
+from spark_jax.training.llm.config import LLMTrainingConfig
 
 CODES = (64, 16)  # semantic, global
 ROWS = 2048
 CONFIG = Qwen2Config(
-    vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-    intermediate_size=24, max_position_embeddings=512,
-)  # fmt: skip
+    vocab_size=300,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    intermediate_size=24,
+    max_position_embeddings=512,
+)
 KNOWN = 259  # 256 bytes, 3 special tokens
 
 
@@ -126,16 +134,26 @@ def test_training_begins_there_and_its_output_is_exported(start, tmp_path, monke
     with open(tmp_path / "tokens.jsonl", "w") as file:
         for index in range(8):
             record = {
-                "index": index, "split": "train" if index else "validation", "text": "abc", "gender": "female",
-                "language": "en", "pitch": 200.0, "speed": 4.0, "global_ids": rng.integers(0, 16, 4).tolist(),
+                "index": index,
+                "split": "train" if index else "validation",
+                "text": "abc",
+                "gender": "female",
+                "language": "en",
+                "pitch": 200.0,
+                "speed": 4.0,
+                "global_ids": rng.integers(0, 16, 4).tolist(),
                 "semantic_ids": rng.integers(0, 64, 10).tolist(),
-            }  # fmt: skip
+            }
             file.write(json.dumps(record) + "\n")
     config = LLMTrainingConfig(
-        tokens=str(tmp_path / "tokens.jsonl"), model=str(start / "model.yaml"), tokenizer=str(start / "tokenizer"),
-        init_from=str(start / "llm"), loop=LoopConfig(steps=1, evaluate_every=1, checkpoint_every=1),
-        data=TokenDataConfig(row_length=64, batch_rows=4, evaluation_batches=1), mesh=MeshConfig(data=1),
-    )  # fmt: skip
+        tokens=str(tmp_path / "tokens.jsonl"),
+        model=str(start / "model.yaml"),
+        tokenizer=str(start / "tokenizer"),
+        init_from=str(start / "llm"),
+        loop=LoopConfig(steps=1, evaluate_every=1, checkpoint_every=1),
+        data=TokenDataConfig(row_length=64, batch_rows=4, evaluation_batches=1),
+        mesh=MeshConfig(data=1),
+    )
     monkeypatch.setattr(script, "peak_flops", lambda device: 1e9)
     script.train(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -8,22 +8,32 @@ import pytest
 from safetensors.numpy import save_file
 
 from spark_jax.config import Qwen2Config
-from spark_jax.convert import qwen2
 from spark_jax.convert.engine import source_shapes
+from spark_jax.convert.formats.tensors import BFLOAT16, SourceTensor
 from spark_jax.convert.lora import merge
-from spark_jax.convert.tensors import BFLOAT16, SourceTensor
+from spark_jax.convert.tables import qwen2
 from spark_jax.errors import SparkError
-from spark_jax.parameters import abstract_part
+from spark_jax.model_directory.parameters import abstract_part
 
 CONFIG = Qwen2Config(
-    vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    intermediate_size=48, max_position_embeddings=64,
-)  # fmt: skip
+    vocab_size=96,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=48,
+    max_position_embeddings=64,
+)
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 LINEAR = (
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
     "mlp.down_proj",
-)  # fmt: skip
+)
 MODULES = [f"model.layers.{layer}.{name}" for layer in range(2) for name in LINEAR]
 UNTIED = dataclasses.replace(CONFIG, tie_word_embeddings=False)
 
@@ -186,19 +196,28 @@ def test_faults_of_tensors_come_together(tmp_path):
     tensors = base()
     module = "model.layers.0.mlp.up_proj"
     whole = {
-        f"{module}.lora_magnitude_vector": values(48), "model.layers.9.mlp.up_proj.lora_A.weight": values(4, 32),
-        f"{MODULES[0]}.lora_A.weight": values(4, 31), f"{MODULES[1]}.lora_A.weight": values(3, 32),
-        "model.norm.weight": values(31), "model.rotary.weight": values(2), "model.norm.lora_A.weight": values(4, 32),
+        f"{module}.lora_magnitude_vector": values(48),
+        "model.layers.9.mlp.up_proj.lora_A.weight": values(4, 32),
+        f"{MODULES[0]}.lora_A.weight": values(4, 31),
+        f"{MODULES[1]}.lora_A.weight": values(3, 32),
+        "model.norm.weight": values(31),
+        "model.rotary.weight": values(2),
+        "model.norm.lora_A.weight": values(4, 32),
         f"{MODULES[2]}.lora_B.weight": np.ones((16, 4), np.int64),
-    }  # fmt: skip
+    }
     folder = write(tmp_path / "lora", [], tensors, whole)
     with pytest.raises(SparkError) as caught:
         merge(tensors, CONFIG, folder)
     for part in (
-        f"{module}.lora_magnitude_vector is of no known kind", "model.layers.9.mlp.up_proj is no linear layer",
-        f"{MODULES[0]} has no factor B", f"{MODULES[1]} has no factor B", "model.norm.weight is [31], expected [32]",
-        "model.rotary.weight is no tensor of the base", "model.norm is no linear layer", "holds int64",
-    ):  # fmt: skip
+        f"{module}.lora_magnitude_vector is of no known kind",
+        "model.layers.9.mlp.up_proj is no linear layer",
+        f"{MODULES[0]} has no factor B",
+        f"{MODULES[1]} has no factor B",
+        "model.norm.weight is [31], expected [32]",
+        "model.rotary.weight is no tensor of the base",
+        "model.norm is no linear layer",
+        "holds int64",
+    ):
         assert part in str(caught.value)
     whole = {f"{MODULES[0]}.lora_A.weight": values(5, 32), f"{MODULES[0]}.lora_B.weight": values(31, 4)}
     with pytest.raises(SparkError, match=r"A is \[5, 32\], expected \[4, 32\]; .*B is \[31, 4\], expected \[32, 4\]"):
@@ -228,10 +247,18 @@ def test_peft_computes_the_same_model(tmp_path, kind):
     from transformers.models.qwen2 import Qwen2Config as TheirConfig
     from transformers.models.qwen3 import Qwen3Config
 
-    sizes = {name: getattr(CONFIG, name) for name in (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "intermediate_size", "max_position_embeddings",
-    )}  # fmt: skip
+    sizes = {
+        name: getattr(CONFIG, name)
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        )
+    }
     torch.manual_seed(0)
     if kind == "qwen3":
         cls, theirs = Qwen3ForCausalLM, Qwen3Config(**sizes, head_dim=8, tie_word_embeddings=True)
@@ -271,7 +298,9 @@ def test_peft_computes_the_same_model(tmp_path, kind):
         plain.load_state_dict({name: torch.from_numpy(a) for name, a in tensors.items()}, strict=False)
         unadapted = plain.eval()(ids).logits.numpy()
     scale = np.abs(expected).max()
-    print(f"{kind}: merged differs by {np.abs(found - expected).max() / scale:.1e}, "
-          f"unadapted by {np.abs(unadapted - expected).max() / scale:.1e}")  # fmt: skip
+    print(
+        f"{kind}: merged differs by {np.abs(found - expected).max() / scale:.1e}, "
+        f"unadapted by {np.abs(unadapted - expected).max() / scale:.1e}"
+    )
     assert np.abs(found - expected).max() < 1e-5 * scale
     assert np.abs(unadapted - expected).max() > 1e-2 * scale

@@ -15,20 +15,20 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_layout
 import pytest
 import yaml
+from helpers import official_layout
 from safetensors.numpy import load_file, save_file
 
 from spark_jax import config as config_lib
-from spark_jax import model_directory
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import Wav2Vec2Config, from_mapping
 from spark_jax.convert import configuration, official, weights
 from spark_jax.convert.engine import Export
 from spark_jax.errors import SparkError
-from spark_jax.pytree import flatten
+from spark_jax.model_directory import directory as model_directory
 from spark_jax.qwen2.model import Qwen2
+from spark_jax.shared.pytree import flatten
 from spark_jax.training.checkpoint import load_params
 from spark_jax.wav2vec2.model import Wav2Vec2
 
@@ -108,8 +108,10 @@ def test_bfloat16_on_either_side(converted, tmp_path):
     for dtype in ("float32", "bfloat16"):
         info = official.convert(tmp_path / "official", tmp_path / dtype, dtype=dtype)
         assert {part: size.dtype for part, size in info.parts.items()} == {
-            "bicodec": "float32", "wav2vec2": "float32", "llm": dtype,
-        }  # fmt: skip
+            "bicodec": "float32",
+            "wav2vec2": "float32",
+            "llm": dtype,
+        }
         loaded = model_directory.load(tmp_path / dtype).variables["llm"]["params"]
         jax.tree.map(np.testing.assert_array_equal, loaded, rounded)
     bfloat16 = model_directory.load(tmp_path / "bfloat16", llm_dtype=jnp.bfloat16).variables
@@ -129,9 +131,12 @@ def test_faults_of_tensors_are_listed_at_once(copy, tmp_path):
         official.convert(copy, tmp_path / "model")
     message = str(caught.value)
     for part in (
-        "model.safetensors: 4 tensors", "missing encoder.project.bias", "missing quantizer.cluster_size",
-        "extra surprise [3]", "prenet.linear.weight is misshapen: [1, 2], expected [24, 12]",
-    ):  # fmt: skip
+        "model.safetensors: 4 tensors",
+        "missing encoder.project.bias",
+        "missing quantizer.cluster_size",
+        "extra surprise [3]",
+        "prenet.linear.weight is misshapen: [1, 2], expected [24, 12]",
+    ):
         assert part in message
     assert "\n" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["official"]  # nothing half-written
@@ -164,7 +169,7 @@ def test_a_pickle_that_runs_code_is_refused(copy, tmp_path, monkeypatch):
         ("wav2vec2-large-xlsr-53/config.json", {"num_hidden_layers": 12}, "num_hidden_layers is 12"),
         ("wav2vec2-large-xlsr-53/preprocessor_config.json", {"do_normalize": False}, "do_normalize is False"),
     ],
-)  # fmt: skip
+)
 def test_unsupported_settings_name_file_and_key(copy, tmp_path, file, change, message):
     edit_json(copy / file, **change)
     with pytest.raises(SparkError) as caught:
@@ -196,10 +201,18 @@ def test_unsupported_codec_settings(copy, tmp_path, section, change, message):
 
 @pytest.mark.parametrize(
     "file",
-    ["config.yaml", "BiCodec/config.yaml", "BiCodec/model.safetensors", "wav2vec2-large-xlsr-53/config.json",
-     "wav2vec2-large-xlsr-53/preprocessor_config.json", "wav2vec2-large-xlsr-53/pytorch_model.bin",
-     "LLM/config.json", "LLM/model.safetensors", "LLM/tokenizer.json"],
-)  # fmt: skip
+    [
+        "config.yaml",
+        "BiCodec/config.yaml",
+        "BiCodec/model.safetensors",
+        "wav2vec2-large-xlsr-53/config.json",
+        "wav2vec2-large-xlsr-53/preprocessor_config.json",
+        "wav2vec2-large-xlsr-53/pytorch_model.bin",
+        "LLM/config.json",
+        "LLM/model.safetensors",
+        "LLM/tokenizer.json",
+    ],
+)
 @pytest.mark.parametrize("fault", ["missing", "truncated"])
 def test_missing_and_truncated_files_are_named(copy, tmp_path, file, fault):
     path = copy / file
@@ -245,8 +258,9 @@ def test_a_fine_tuned_llm_in_shards_takes_the_release_s_place(layout, converted,
         jax.tree.map(np.testing.assert_array_equal, found.variables[part], before.variables[part])
     sources = model_directory.info(tmp_path / "model").provenance.sources
     assert [(source.role, source.name, len(source.files)) for source in sources] == [
-        ("model", "pickled", 2), ("llm", "LLM", 3),
-    ]  # fmt: skip
+        ("model", "pickled", 2),
+        ("llm", "LLM", 3),
+    ]
     edit_json(llm / "config.json", vocab_size=1000)
     with pytest.raises(SparkError, match="the tokenizer has .* tokens, the LLM's vocab_size is 1000"):
         official.convert(layout, tmp_path / "no", llm=llm)
@@ -394,8 +408,11 @@ def test_full_size_within_a_minute_and_the_largest_file_plus_a_gigabyte(tmp_path
     start = time.perf_counter()
     run = subprocess.run(
         [sys.executable, "-c", MEASURED_CONVERSION, tmp_path / "official", tmp_path / "model"],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     seconds, peak = map(float, run.stdout.split())
     print(f"conversion {seconds:.1f} s, process {time.perf_counter() - start:.1f} s, peak {peak / 1e9:.2f} GB")
     assert seconds <= FULL_SIZE_SECONDS

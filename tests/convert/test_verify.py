@@ -8,13 +8,14 @@ import shutil
 
 import jax
 import numpy as np
-import official_layout
 import pytest
+from helpers import official_layout
 
-from spark_jax import cli, model_directory
+from spark_jax import cli
 from spark_jax.convert import official, verify
-from spark_jax.convert.verify import Report, Row, compare
+from spark_jax.convert.verify import ParityReport, Row, compare
 from spark_jax.errors import SparkError
+from spark_jax.model_directory import directory as model_directory
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not installed: pip install -e '.[parity]'"
@@ -34,13 +35,15 @@ def test_rows_and_report():
     assert wave.passed and not dataclasses.replace(wave, absolute=False, tolerance=1e-5).passed
     assert not dataclasses.replace(wave, difference=2e-4).passed
     close = Row("close", 10.0, 9e-5)
-    assert Report((close,), {"ids": ([1, 2], [1, 2])}).passed
+    assert ParityReport((close,), {"ids": ([1, 2], [1, 2])}).passed
     for report in (
-        Report((close, row), {}), Report((close,), {"ids": ([1, 2], [1, 3])}), Report((close,), {"ids": ([1], [1, 3])}),
-        Report((Row("nan", float("nan"), float("nan")),), {}),
-    ):  # fmt: skip
+        ParityReport((close, row), {}),
+        ParityReport((close,), {"ids": ([1, 2], [1, 3])}),
+        ParityReport((close,), {"ids": ([1], [1, 3])}),
+        ParityReport((Row("nan", float("nan"), float("nan")),), {}),
+    ):
         assert not report.passed and str(report).endswith("NOT equal to PyTorch")
-    text = str(Report((close, row), {"greedy tokens": ([1, 2], [1, 3])}))
+    text = str(ParityReport((close, row), {"greedy tokens": ([1, 2], [1, 3])}))
     assert "greedy tokens: 1 of 2 identical" in text and "0.2  above 1e-05" in text and "9e-06\n" in text
 
 
@@ -69,8 +72,10 @@ def test_a_true_conversion_is_equal(source, tmp_path, dtype):
     print(report)
     assert report.passed
     assert [row.name for row in report.rows] == [
-        *(f"wav2vec2 hidden state {i}" for i in range(17)), *(f"llm hidden state {i}" for i in range(4)), "llm logits"
-    ]  # fmt: skip
+        *(f"wav2vec2 hidden state {i}" for i in range(17)),
+        *(f"llm hidden state {i}" for i in range(4)),
+        "llm logits",
+    ]
     ours, theirs = report.ids["greedy tokens"]
     assert len(ours) == len(theirs) == verify.NEW_TOKENS and len(set(ours)) > 3
 
@@ -86,8 +91,11 @@ def test_a_changed_tensor_is_told_from_its_layer_on(source, tmp_path):
     report = verify.verify(source, tmp_path / "changed")
     outside = [row.name for row in report.rows if not row.passed]
     assert outside == [
-        *(f"wav2vec2 hidden state {i}" for i in range(10, 17)), "llm hidden state 2", "llm hidden state 3", "llm logits"
-    ]  # fmt: skip
+        *(f"wav2vec2 hidden state {i}" for i in range(10, 17)),
+        "llm hidden state 2",
+        "llm hidden state 3",
+        "llm logits",
+    ]
     assert not report.passed
 
 
@@ -101,7 +109,7 @@ def test_the_command(source, tmp_path, capsys, monkeypatch):
     code, out = run(tmp_path / "model")
     assert code == 0 and "llm logits" in out and out.endswith("equal to PyTorch\n")
     monkeypatch.setattr(verify, "TEXT", "x")
-    monkeypatch.setattr(verify.Report, "passed", False)
+    monkeypatch.setattr(verify.ParityReport, "passed", False)
     code, out = run(tmp_path / "other")
     assert code == 1 and out.endswith("NOT equal to PyTorch\n") and (tmp_path / "other" / "config.json").exists()
 
@@ -126,9 +134,12 @@ def test_an_adapter_is_merged_on_both_sides(source, tmp_path):
 
     base = transformers.AutoModelForCausalLM.from_pretrained(source / "LLM", dtype=torch.float32)
     settings = peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False,
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        init_lora_weights=False,
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     peft.get_peft_model(base, settings).save_pretrained(tmp_path / "adapter")
     official.convert(source, tmp_path / "model", parts=("llm",), lora=tmp_path / "adapter")

@@ -48,9 +48,11 @@ def test_shards_that_differ_from_the_index(shards):
     with pytest.raises(SparkError) as caught:
         weights.read(shards / INDEX)
     for part in (
-        "gone.safetensors is missing", "model-00001-of-00002.safetensors holds b, which the index does not say",
-        "model-00002-of-00002.safetensors lacks d", "model-00002-of-00002.safetensors holds c",
-    ):  # fmt: skip
+        "gone.safetensors is missing",
+        "model-00001-of-00002.safetensors holds b, which the index does not say",
+        "model-00002-of-00002.safetensors lacks d",
+        "model-00002-of-00002.safetensors holds c",
+    ):
         assert part in str(caught.value)
 
 

@@ -10,7 +10,7 @@ import soundfile
 
 from spark_jax.config import RELEASE, tiny
 from spark_jax.data import audio_sources, codec, pipeline
-from spark_jax.data.sources import Dropped
+from spark_jax.data.sources import DropCounter
 from spark_jax.errors import SparkError
 from spark_jax.wav2vec2.model import num_frames
 
@@ -42,12 +42,14 @@ def test_batch_is_aligned_and_repeatable(records):
     load = lambda: examples.load(np.array([0, 1, 2]), generators(3, 5))  # noqa: E731
     batch = load()
     assert {name: array.shape for name, array in batch.items()} == {
-        "wave": (3, 6400), "input_values": (3, 9600), "reference": (3, 8000),
-    }  # fmt: skip
+        "wave": (3, 6400),
+        "input_values": (3, 9600),
+        "reference": (3, 8000),
+    }
     assert all(array.dtype == np.float32 for array in batch.values())
     for name, array in load().items():
         np.testing.assert_array_equal(array, batch[name])
-    # The window's middle is the segment, normalised; beyond the utterance both are zero.
+    # The window's middle is the segment, normalized; beyond the utterance both are zero.
     middle = batch["input_values"][:, 1600:8000]
     np.testing.assert_array_equal(batch["wave"][0, 2000:], 0)
     np.testing.assert_array_equal(middle[0, 2000:], 0)
@@ -161,7 +163,7 @@ def test_audio_that_cannot_be_read_is_an_error_or_another_stands_in(records, cap
         make_examples(records, 0.4, 0.1).load(np.array([0, 1]), generators(2))
     loaded = []
     for _ in range(2):
-        source = audio_sources.FolderAudio(records, 16_000, dropped=Dropped("skip"))
+        source = audio_sources.FolderAudio(records, 16_000, dropped=DropCounter("skip"))
         examples = codec.CodecExamples([source], CONFIG, 0.4, 0.1)
         loaded.append(examples.load(np.array([0, 1, 2]), generators(3)))
         assert examples.dropped["unreadable"] >= 1 and "1.flac: cannot be read as audio" in caplog.text

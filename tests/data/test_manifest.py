@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from spark_jax.data import manifest
-from spark_jax.data.sources import Dropped
+from spark_jax.data.sources import DropCounter
 from spark_jax.errors import SparkError
 
 
@@ -46,13 +46,13 @@ def test_audio_of_the_wrong_rate_and_no_audio(tmp_path):
 def test_what_is_no_record_can_be_skipped_and_counted(tmp_path, caplog):
     path = tmp_path / "tokens.jsonl"
     path.write_text('{"index": 1, "text": "a"}\n{\n{"index": 2}\n[]\n{"index": 3, "text": "c"}\n')
-    dropped = Dropped("skip")
+    dropped = DropCounter("skip")
     assert [record["index"] for record in manifest.read_jsonl(path, ["index", "text"], None, dropped)] == [1, 3]
     assert dropped.counts == {"unreadable": 1, "missing fields": 2}
     with pytest.raises(SparkError, match="no record"):
-        manifest.read_jsonl(path, ["index", "voice"], None, Dropped("skip"))
+        manifest.read_jsonl(path, ["index", "voice"], None, DropCounter("skip"))
     path.write_text("{\n" * 50 + '{"index": 1}\n')
     caplog.clear()
-    dropped = Dropped("skip")
+    dropped = DropCounter("skip")
     assert len(manifest.read_jsonl(path, ["index"], None, dropped)) == 1 and dropped.counts == {"unreadable": 50}
     assert len(caplog.records) == 10 and "tokens.jsonl:1: not a JSON object" in caplog.text

@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-import record_files
+from helpers import record_files
 
 from spark_jax.data import records
 from spark_jax.errors import SparkError
-from spark_jax.tokenizer import build_tokenizer
+from spark_jax.text.tokenizer import build_tokenizer
 
 TRAIN = "train" + records.INDEX_SUFFIX
 SECOND = "train-00001-of-00003.array_record"
@@ -45,7 +45,7 @@ def test_records_are_read_by_number_from_any_shard(folder, lines):
     assert reader.where(17) == f"{folder / SECOND}: record 0"
     assert sorted(path.name for path in folder.iterdir()) == [
         f"train-0000{i}-of-00003.array_record" for i in range(3)
-    ] + [TRAIN]  # fmt: skip
+    ] + [TRAIN]
 
 
 def test_an_encoded_record_has_one_form():

@@ -6,12 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
-import record_files
+from helpers import record_files
 
 from spark_jax.data import pipeline, records, sources, token_sources, tokens
 from spark_jax.data.config import SourceConfig, TokenDataConfig
 from spark_jax.errors import SparkError
-from spark_jax.tokenizer import build_tokenizer
+from spark_jax.text.tokenizer import build_tokenizer
 
 DATA = TokenDataConfig(row_length=96, batch_rows=4, controllable_weight=0.5, semantic_noise=0.2)
 
@@ -118,20 +118,20 @@ def test_a_mixture_of_files_folders_and_patterns(jsonl, folder, tokenizer):
 
 def test_the_report_is_a_line_and_a_file(jsonl, folder, tokenizer, tmp_path):
     parts = {"train": read(str(folder), tokenizer), "validation": read(jsonl, tokenizer, training=False)}
-    line = sources.Report(tmp_path / "run" / "data.json", parts).line()
+    line = sources.DataReport(tmp_path / "run" / "data.json", parts).line()
     assert "\n" not in line and "train: 87.50 sequences" in line and "4 too fast" in line
     written = json.loads((tmp_path / "run" / "data.json").read_text())
     assert written["train"]["dropped"]["too fast"] == 4 and written["validation"]["sequences"] == 87.5
-    assert sources.Report(tmp_path / "run" / "data.json", parts).line() == line  # a resumed run on the same data
+    assert sources.DataReport(tmp_path / "run" / "data.json", parts).line() == line  # a resumed run on the same data
     mixed = {"train": read(jsonl, tokenizer, tts_weight=0.5)}
-    changed = sources.Report(tmp_path / "run" / "data.json", mixed | {"validation": parts["validation"]}).line()
+    changed = sources.DataReport(tmp_path / "run" / "data.json", mixed | {"validation": parts["validation"]}).line()
     assert "data.json had other figures before" in changed
 
 
 def test_the_report_follows_what_is_skipped_when_it_is_read(folder, jsonl, tokenizer, tmp_path):
     record_files.garble(folder / "train-00001-of-00003.array_record", '"train-30"')
     path, sequences = tmp_path / "data.json", read(str(folder), tokenizer, on_error="skip")
-    report = sources.Report(path, {"train": sequences, "validation": read(jsonl, tokenizer)})
+    report = sources.DataReport(path, {"train": sequences, "validation": read(jsonl, tokenizer)})
     before = json.loads(path.read_text())
     assert report.update() == {} and "unreadable" not in before["train"]["dropped"]
     batches(sequences, 60)  # several epochs
@@ -146,12 +146,15 @@ def test_the_report_follows_what_is_skipped_when_it_is_read(folder, jsonl, token
 @pytest.mark.parametrize(
     "source, message",
     [
-        ((), "list of sources is empty"), ("nowhere.jsonl", "nowhere.jsonl: cannot be read"),
-        ("{}/no*thing", "no.thing: matches nothing"), ((SourceConfig("a", 0.0),), "source a: weight is 0.0"),
-        ((SourceConfig("a", float("nan")),), "weight is nan"), ((SourceConfig("a", True),), "weight is True"),
+        ((), "list of sources is empty"),
+        ("nowhere.jsonl", "nowhere.jsonl: cannot be read"),
+        ("{}/no*thing", "no.thing: matches nothing"),
+        ((SourceConfig("a", 0.0),), "source a: weight is 0.0"),
+        ((SourceConfig("a", float("nan")),), "weight is nan"),
+        ((SourceConfig("a", True),), "weight is True"),
         ("{}", "train.index.safetensors: no such file"),
     ],
-)  # fmt: skip
+)
 def test_sources_that_are_none(tokenizer, tmp_path, source, message):
     source = source.format(tmp_path) if isinstance(source, str) else source
     with pytest.raises(SparkError, match=message):

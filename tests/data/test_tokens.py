@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from spark_jax.data import tokens
-from spark_jax.data.sources import Dropped
+from spark_jax.data.sources import DropCounter
 from spark_jax.data.token_sources import MemoryTokens, fragments
 from spark_jax.errors import SparkError
-from spark_jax.tokenizer import build_tokenizer
+from spark_jax.text.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +26,18 @@ def make_records(count, seed=0):
     rng = np.random.default_rng(seed)
     return [
         {
-            "index": i, "split": "train", "text": "ab " * rng.integers(1, 6) + "c", "gender": "female",
-            "language": "en", "pitch": 200.0, "speed": 4.0, "global_ids": rng.integers(0, 8, 4).tolist(),
+            "index": i,
+            "split": "train",
+            "text": "ab " * rng.integers(1, 6) + "c",
+            "gender": "female",
+            "language": "en",
+            "pitch": 200.0,
+            "speed": 4.0,
+            "global_ids": rng.integers(0, 8, 4).tolist(),
             "semantic_ids": rng.integers(0, 16, rng.integers(3, 20)).tolist(),
         }
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def test_rows_hold_whole_sequences_with_shifted_targets(tokenizer):
@@ -81,31 +87,42 @@ def test_long_sequences_are_dropped_and_counted(tokenizer):
 def test_what_training_cannot_use_is_dropped_by_reason(tokenizer):
     """A voice creation example needs labels that a language or a gender may lack; cloning goes on without."""
     changes = [
-        {"speed": 10.5}, {"language": "fr"}, {"gender": "unknown"}, {"pitch": None}, {"pitch": float("nan")},
-        {"speed": None}, {"speed": 10.0}, {},
-    ]  # fmt: skip
+        {"speed": 10.5},
+        {"language": "fr"},
+        {"gender": "unknown"},
+        {"pitch": None},
+        {"pitch": float("nan")},
+        {"speed": None},
+        {"speed": 10.0},
+        {},
+    ]
     records = [record | change for record, change in zip(make_records(8), changes, strict=True)]
     sequences = make_sequences(records, tokenizer, 96)
     assert len(sequences) == 7 + 2 and sequences.dropped == {
-        "too fast": 1, "controllable_tts: unsupported language": 1, "controllable_tts: unknown gender": 1,
-        "controllable_tts: no pitch": 2, "controllable_tts: no speed": 1,
-    }  # fmt: skip
+        "too fast": 1,
+        "controllable_tts: unsupported language": 1,
+        "controllable_tts: unknown gender": 1,
+        "controllable_tts: no pitch": 2,
+        "controllable_tts: no speed": 1,
+    }
     assert sequences.summary()["sequences"] == 9
 
 
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"text": " "}, "text is ' '"), ({"global_ids": [0, 8]}, "global id 8 is out of range"),
-        ({"semantic_ids": []}, "expected a list of integers"), ({"semantic_ids": "abc"}, "expected a list of integers"),
+        ({"text": " "}, "text is ' '"),
+        ({"global_ids": [0, 8]}, "global id 8 is out of range"),
+        ({"semantic_ids": []}, "expected a list of integers"),
+        ({"semantic_ids": "abc"}, "expected a list of integers"),
     ],
-)  # fmt: skip
+)
 def test_a_record_that_cannot_be_used_is_an_error_or_counted(tokenizer, change, reason):
     records = make_records(3)
     records[1] |= change
     with pytest.raises(SparkError, match=f"^file.jsonl: utterance 1: .*{reason}"):
         make_sequences(records, tokenizer, 96, name="file.jsonl")
-    sequences = make_sequences(records, tokenizer, 96, dropped=Dropped("skip"))
+    sequences = make_sequences(records, tokenizer, 96, dropped=DropCounter("skip"))
     assert len(sequences) == 4 and sequences.dropped == {"unusable": 1}
 
 
@@ -123,8 +140,10 @@ def test_task_weights_choose_how_often_a_sequence_comes(tokenizer):
 
 
 def test_a_mixture_draws_from_its_sources_by_weight(tokenizer):
-    parts = [MemoryTokens(make_records(30, seed), tokenizer, 96, weights) for seed, weights in
-             enumerate([(1.0, 0.0), (0.25, 0.0), (3.0, 0.0)])]  # fmt: skip
+    parts = [
+        MemoryTokens(make_records(30, seed), tokenizer, 96, weights)
+        for seed, weights in enumerate([(1.0, 0.0), (0.25, 0.0), (3.0, 0.0)])
+    ]
     sequences = tokens.TokenSequences(parts, tokenizer, 128)
     counts = [np.bincount(drawn(sequences, 5, epoch), minlength=90).reshape(3, 30) for epoch in range(2)]
     for first, second, third in counts:
@@ -173,9 +192,11 @@ def test_common_globals_are_those_of_each_voices_typical_utterance():
 
 def test_fragments_are_the_utterance_cut_between_words():
     record = {
-        "text": "I see, you!", "phonemes": "aj siː, juː!", "semantic_ids": list(range(60)),
+        "text": "I see, you!",
+        "phonemes": "aj siː, juː!",
+        "semantic_ids": list(range(60)),
         "phoneme_bounds": np.linspace(0.1, 1.1, 13).tolist(),
-    }  # fmt: skip
+    }
     parts = fragments(record, 1, np.random.default_rng(0))
     assert [part["text"] for part in parts] == ["I", "see,", "you!"]
     # Word two's first phoneme is character 3, the space after it character 7; ends are whole, margins the utterance's.

@@ -6,10 +6,10 @@ from spark_jax.errors import SparkError
 from spark_jax.evaluation import metrics
 
 
-def test_counts_are_over_all_words_after_normalisation():
+def test_counts_are_over_all_words_after_normalization():
     pytest.importorskip("jiwer", reason="needs the extra evaluation")
     pytest.importorskip("whisper_normalizer", reason="needs the extra evaluation")
-    references = ["The colour of it.", "He doesn't see twenty-two birds!", "A tree."]
+    references = ["The color of it.", "He doesn't see twenty-two birds!", "A tree."]
     hypotheses = ["the color of it", "he does not see 22 bird", ""]
     measured = metrics.word_errors(references, hypotheses)
     assert measured.sentences == 3

@@ -13,13 +13,12 @@ from spark_jax import config
 from spark_jax.errors import SparkError
 from spark_jax.inference.generate import Generator, decode, prefill
 from spark_jax.inference.sampling import Greedy, Sampling
-from spark_jax.prompt import Grammar, cloning_prompt, creation_prompt
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.tokenizer import build_tokenizer
+from spark_jax.text.grammar import Grammar
+from spark_jax.text.prompt import cloning_prompt, creation_prompt
+from spark_jax.text.tokenizer import build_tokenizer
 
-spec = importlib.util.spec_from_file_location(
-    "qwen2_reference", Path(__file__).parents[1] / "qwen2" / "reference.py"
-)
+spec = importlib.util.spec_from_file_location("qwen2_reference", Path(__file__).parents[1] / "qwen2" / "reference.py")
 reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reference)
 
@@ -62,9 +61,17 @@ def test_greedy_equals_the_golden():
     model = Qwen2(golden_config)
     padded = np.pad(prompt, ((0, 0), (0, 5)))
     state = jax.jit(prefill, static_argnums=(0, 9))(
-        model, golden_params, padded, jnp.array([prompt.shape[1]]), jnp.array([0]), jnp.array([24]),
-        jax.random.split(jax.random.key(0), 1), everything, Greedy(), 24,
-    )  # fmt: skip
+        model,
+        golden_params,
+        padded,
+        jnp.array([prompt.shape[1]]),
+        jnp.array([0]),
+        jnp.array([24]),
+        jax.random.split(jax.random.key(0), 1),
+        everything,
+        Greedy(),
+        24,
+    )
     state = jax.jit(decode, static_argnums=0)(model, golden_params, state, everything, Greedy())
     assert state.tokens[0].tolist() == golden["greedy/new_ids"].tolist()
 

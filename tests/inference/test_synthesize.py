@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-import tiny_model
+from helpers import tiny_model
 
 from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
@@ -17,7 +17,7 @@ from spark_jax.errors import SparkError
 from spark_jax.inference import synthesize
 from spark_jax.inference.request import Request
 from spark_jax.inference.synthesize import SparkTTS
-from spark_jax.inference.voice import Voice
+from spark_jax.model_directory.voice import Voice
 from spark_jax.wav2vec2.model import Wav2Vec2, normalize_input, num_frames, num_samples
 
 

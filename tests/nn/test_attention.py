@@ -14,12 +14,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
-from spark_jax.nn.attention import (
-    causal_mask,
-    choose_backend,
-    grouped_query_attention,
-    self_attention,
-)
+from spark_jax.nn.attention import causal_mask, choose_backend, grouped_query_attention, self_attention
 from spark_jax.nn.blockwise_attention import blockwise_attention
 from spark_jax.nn.fused_attention import cudnn_attention, segment_mask, splash_attention
 
@@ -160,9 +155,7 @@ def test_cudnn_attention_is_attention():
 
 def check_cudnn_attention():
     query, key, value, weight, segments = random_inputs(2, 301, 14, 2, 64, jnp.bfloat16)
-    found = value_and_gradients(
-        lambda *x: cudnn_attention(*x, segment_mask(segments)), query, key, value, weight
-    )
+    found = value_and_gradients(lambda *x: cudnn_attention(*x, segment_mask(segments)), query, key, value, weight)
     expected = value_and_gradients(
         lambda *x: plain(*x, segments), *(x.astype(jnp.float32) for x in (query, key, value)), weight
     )
@@ -183,9 +176,14 @@ class Mesh:
 
 @pytest.mark.parametrize(
     ("platform", "dtype", "expected"),
-    [("tpu", "float32", "splash"), ("tpu", "bfloat16", "splash"), ("gpu", "bfloat16", "cudnn"),
-     ("gpu", "float32", "xla"), ("cpu", "float32", "xla")],
-)  # fmt: skip
+    [
+        ("tpu", "float32", "splash"),
+        ("tpu", "bfloat16", "splash"),
+        ("gpu", "bfloat16", "cudnn"),
+        ("gpu", "float32", "xla"),
+        ("cpu", "float32", "xla"),
+    ],
+)
 def test_the_devices_decide(platform, dtype, expected):
     assert choose_backend("auto", Mesh(platform, 4), jnp.dtype(dtype)) == expected
     assert choose_backend("xla", Mesh(platform, 4), jnp.dtype(dtype)) == "xla"

@@ -30,9 +30,14 @@ def reference_transpose(inputs, kernel, stride, padding, output_padding, groups=
     """lax.conv_general_dilated on the input with zeros inserted: torch's definition."""
     length = kernel.shape[0]
     return lax.conv_general_dilated(
-        inputs, kernel[::-1], (1,), [(length - 1 - padding, length - 1 - padding + output_padding)],
-        lhs_dilation=(stride,), dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups,
-    )  # fmt: skip
+        inputs,
+        kernel[::-1],
+        (1,),
+        [(length - 1 - padding, length - 1 - padding + output_padding)],
+        lhs_dilation=(stride,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+    )
 
 
 @pytest.mark.parametrize(

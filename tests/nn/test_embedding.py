@@ -28,9 +28,9 @@ def test_the_mesh_changes_nothing(shape):
 
     params, shardings = sharding.initialize(mesh, init)
     table = np.asarray(params["params"]["embedding"])
-    rows, gradient = jax.jit(
-        sharding.under_mesh(run, mesh), out_shardings=(sharding.batch_sharding(mesh), shardings)
-    )(params, sharding.put_batch(mesh, {"ids": ids, "weight": weight}))
+    rows, gradient = jax.jit(sharding.under_mesh(run, mesh), out_shardings=(sharding.batch_sharding(mesh), shardings))(
+        params, sharding.put_batch(mesh, {"ids": ids, "weight": weight})
+    )
     np.testing.assert_array_equal(rows, table[ids])
     expected = np.zeros_like(table)
     np.add.at(expected, ids, weight)

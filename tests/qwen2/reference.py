@@ -49,8 +49,9 @@ def to_tree(tensors: dict[str, np.ndarray], config: Qwen2Config, layers: int) ->
                 "out": {"kernel": stack("self_attn.o_proj.weight", out)},
                 **{ours: {"scale": stack(f"self_attn.{theirs}.weight")} for ours, theirs in norms.items()},
             },
-            "mlp": {name: {"kernel": stack(f"mlp.{name}_proj.weight", np.transpose)}
-                    for name in ("gate", "up", "down")},
+            "mlp": {
+                name: {"kernel": stack(f"mlp.{name}_proj.weight", np.transpose)} for name in ("gate", "up", "down")
+            },
         },
     }
 

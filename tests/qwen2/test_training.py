@@ -1,4 +1,4 @@
-"""What training asks of the decoder: rematerialisation, the type of every product, attention by a kernel."""
+"""What training asks of the decoder: rematerialization, the type of every product, attention by a kernel."""
 
 import dataclasses
 import re
@@ -13,14 +13,20 @@ from spark_jax import sharding
 from spark_jax.config import tiny
 from spark_jax.nn import attention
 from spark_jax.nn.fused_attention import splash_attention
+from spark_jax.performance.flops import traced_flops
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.training import step
-from spark_jax.training.flops import traced_flops
 
 CONFIG = dataclasses.replace(
-    tiny().llm, vocab_size=64, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=16,
-)  # fmt: skip
+    tiny().llm,
+    vocab_size=64,
+    hidden_size=64,
+    intermediate_size=192,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+)
 ROWS, TIME = 4, 128
 
 
@@ -60,7 +66,7 @@ def plain(params):
     return compiled, compiled(params, make_batch())
 
 
-def test_rematerialisation_changes_memory_alone(params, plain):
+def test_rematerialization_changes_memory_alone(params, plain):
     sizes = {"none": plain[0].memory_analysis().temp_size_in_bytes}
     for remat in ("dots", "attention", "full"):
         model = Qwen2(CONFIG, remat=remat)
@@ -86,7 +92,7 @@ def test_what_is_computed_again_beside_splash_attention(params, monkeypatch):
 
 
 def test_splash_attention_in_the_model(params, plain, monkeypatch):
-    """In the loop over layers, rematerialised, on eight devices."""
+    """In the loop over layers, rematerialized, on eight devices."""
     monkeypatch.setattr(attention, "splash_attention", partial(splash_attention, interpret=True))
     mesh = sharding.make_mesh(2, 2, 2)
     model = Qwen2(CONFIG, attention="splash", remat="dots")

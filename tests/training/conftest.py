@@ -66,9 +66,17 @@ class Toy:
 
         try:
             return loop.fit(
-                state, step, data, config=self.config, checkpoints=checkpoints, directory=self.directory,
-                put=lambda batch: sharding.put_batch(self.mesh, batch), evaluate=evaluate, parts=parts, **reported,
-            )  # fmt: skip
+                state,
+                step,
+                data,
+                config=self.config,
+                checkpoints=checkpoints,
+                directory=self.directory,
+                put=lambda batch: sharding.put_batch(self.mesh, batch),
+                evaluate=evaluate,
+                parts=parts,
+                **reported,
+            )
         finally:
             checkpoints.close()
 

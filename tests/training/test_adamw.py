@@ -65,9 +65,11 @@ def test_five_updates_equal_torch(name):
     tensors = {key.removeprefix("param/"): value for key, value in golden.items() if key.startswith("param/")}
     expected = reference.to_tree(tensors, config, config.num_hidden_layers)
     for (path, ours), theirs, first in zip(
-        jax.tree_util.tree_leaves_with_path(jax.device_get(state.params)), jax.tree.leaves(expected),
-        jax.tree.leaves(start), strict=True,
-    ):  # fmt: skip
+        jax.tree_util.tree_leaves_with_path(jax.device_get(state.params)),
+        jax.tree.leaves(expected),
+        jax.tree.leaves(start),
+        strict=True,
+    ):
         where = jax.tree_util.keystr(path)
         assert distance(ours, theirs) < 1e-5, where
         assert distance(first, theirs) > 1e-4, where  # it has moved

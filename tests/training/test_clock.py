@@ -22,12 +22,20 @@ def test_each_second_is_counted_once(monkeypatch):
         now[0] += 5.0
         raise KeyError
     assert watch.take() == {
-        "step_seconds": 5.0, "data_wait_seconds": 1.5, "compute_seconds": 3.5, "checkpoint_seconds": 5.0,
-        "evaluation_seconds": 7.0, "window_seconds": 10.0,
-    }  # fmt: skip
+        "step_seconds": 5.0,
+        "data_wait_seconds": 1.5,
+        "compute_seconds": 3.5,
+        "checkpoint_seconds": 5.0,
+        "evaluation_seconds": 7.0,
+        "window_seconds": 10.0,
+    }
     step(0.5, 0.5)
     assert watch.take()["step_seconds"] == 1.0
     assert watch.totals() == {
-        "steps": 3, "seconds": 23.0, "compute_seconds": 7.5, "data_wait_seconds": 3.5, "checkpoint_seconds": 5.0,
+        "steps": 3,
+        "seconds": 23.0,
+        "compute_seconds": 7.5,
+        "data_wait_seconds": 3.5,
+        "checkpoint_seconds": 5.0,
         "evaluation_seconds": 7.0,
-    }  # fmt: skip
+    }

@@ -11,8 +11,11 @@ from spark_jax.config import SparkConfig
 from spark_jax.convert.configuration import read_llm_config
 from spark_jax.data.config import SourceConfig
 from spark_jax.errors import SparkError
-from spark_jax.training.codec_config import BiCodecTrainingConfig
-from spark_jax.training.config import CTCTrainingConfig, LLMTrainingConfig, MeshConfig, load_config
+from spark_jax.shared.config_files import load_config
+from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.config import MeshConfig
+from spark_jax.training.ctc.config import CTCTrainingConfig
+from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.program import codec_program, llm_program
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -75,11 +78,23 @@ def test_meshes_divide_the_recipes(name, meshes):
 def test_sizes_of_qwen3(tmp_path):
     """Those of Qwen3-0.6B-Base's published config.json, but for the vocabulary."""
     published = {
-        "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128, "hidden_act": "silu",
-        "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 32768, "model_type": "qwen3",
-        "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
-        "rope_theta": 1000000, "tie_word_embeddings": True, "vocab_size": 151936, "use_sliding_window": False,
-    }  # fmt: skip
+        "architectures": ["Qwen3ForCausalLM"],
+        "attention_bias": False,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 32768,
+        "model_type": "qwen3",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000,
+        "tie_word_embeddings": True,
+        "vocab_size": 151936,
+        "use_sliding_window": False,
+    }
     (tmp_path / "config.json").write_text(json.dumps(published))
     ours = load_config(SparkConfig, CONFIGS / "qwen3_0_6b_model.yaml").llm
     assert ours == dataclasses.replace(read_llm_config(tmp_path / "config.json"), vocab_size=166_000)

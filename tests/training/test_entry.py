@@ -7,8 +7,10 @@ import jax
 import pytest
 
 from spark_jax.config import SparkConfig
+from spark_jax.shared.config_files import load_config
 from spark_jax.training import entry
-from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig, load_config
+from spark_jax.training.config import LoopConfig, MeshConfig
+from spark_jax.training.llm.config import LLMTrainingConfig
 
 
 @pytest.fixture

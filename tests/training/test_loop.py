@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from event_files import read_values
+from helpers.event_files import read_values
 
 from spark_jax.errors import SparkError
 from spark_jax.training import checkpoint, loop
@@ -172,7 +172,7 @@ def test_the_best_parts_and_checkpoints_stay(toy, tmp_path):
 
 
 def test_where_the_time_goes(toy, tmp_path):
-    """Waiting for data, evaluation and the rest, a step and in all; learning rate and utilisation beside the losses."""
+    """Waiting for data, evaluation and the rest, a step and in all; learning rate and utilization beside the losses."""
     slow = lambda x: time.sleep(0.05)  # noqa: E731
 
     def evaluate(state):
@@ -181,9 +181,11 @@ def test_where_the_time_goes(toy, tmp_path):
 
     run = toy(tmp_path, 8, load_hook=slow, log_every=4, evaluate_every=4, checkpoint_every=4)
     run.run(
-        evaluate, schedules={"learning_rate": lambda count: 10.0 * count}, peak_flops=1e9,
+        evaluate,
+        schedules={"learning_rate": lambda count: 10.0 * count},
+        peak_flops=1e9,
         flops_per_step=lambda means: 3e9 * means["grad_norm"],
-    )  # fmt: skip
+    )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["group"] == "train"]
     assert [line["learning_rate"] for line in train] == [30.0, 70.0]  # of updates 3 and 7, counted from 0
@@ -206,14 +208,20 @@ def test_tensorboard_has_what_the_lines_have(toy, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     expected = {
         (f"{line['group']}/{name}", line["step"]): value
-        for line in lines for name, value in line.items() if name not in ("group", "step")
-    }  # fmt: skip
+        for line in lines
+        for name, value in line.items()
+        if name not in ("group", "step")
+    }
     assert values.keys() == expected.keys()
     for place, value in expected.items():
         assert values[place].simple_value == np.float32(value), place
     assert {(tag, step) for tag, step in values if tag.endswith("/loss")} == {
-        ("train/loss", 2), ("train/loss", 4), ("train/loss", 6), ("validation/loss", 3), ("validation/loss", 6)
-    }  # fmt: skip
+        ("train/loss", 2),
+        ("train/loss", 4),
+        ("train/loss", 6),
+        ("validation/loss", 3),
+        ("validation/loss", 6),
+    }
     assert values["validation/loss", 3].simple_value == 3.0
 
 

@@ -6,19 +6,21 @@ import jax
 import numpy as np
 import optax
 import pytest
-from quick_compile import quickly
+from helpers.quick_compile import quickly
 
 from spark_jax import sharding
 from spark_jax.config import DiscriminatorConfig, Qwen2Config, VocosConfig, tiny
-from spark_jax.pytree import flatten
-from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig
-from spark_jax.training.config import LLMTrainingConfig, MeshConfig, TokenDataConfig
+from spark_jax.data.config import CodecDataConfig, TokenDataConfig
+from spark_jax.shared.pytree import flatten
+from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.config import MeshConfig
+from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.optimizer import OptimizerConfig
 from spark_jax.training.program import codec_program, llm_program
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 STEPS = 5
-# Adam's epsilon is large: some biases have no gradient in exact arithmetic (those that a normalisation takes out again;
+# Adam's epsilon is large: some biases have no gradient in exact arithmetic (those that a normalization takes out again;
 # keys' have almost none), and with 1e-8 Adam makes whole steps of their rounding errors, which no two orders of
 # summation share.
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup_steps=2, eps=1e-4)
@@ -26,14 +28,21 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-3, schedule="constant", warmup_step
 LLM_SYSTEM = dataclasses.replace(
     tiny(),
     llm=Qwen2Config(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, max_position_embeddings=64,
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
     ),
-)  # fmt: skip
+)
 LLM = LLMTrainingConfig(
-    accumulate=2, loss_chunk=20, optimizer=dataclasses.replace(OPTIMIZER, weight_decay=0.1),
+    accumulate=2,
+    loss_chunk=20,
+    optimizer=dataclasses.replace(OPTIMIZER, weight_decay=0.1),
     data=TokenDataConfig(row_length=24, batch_rows=8),
-)  # fmt: skip
+)
 # As tiny(), with sizes that eight devices divide.
 CODEC_SYSTEM = dataclasses.replace(
     tiny(),
@@ -48,13 +57,18 @@ CODEC_SYSTEM = dataclasses.replace(
 CODEC = BiCodecTrainingConfig(
     d_vector_train_start=2,
     discriminator=DiscriminatorConfig(
-        periods=(3,), period_channels=(4, 4), fft_sizes=(128,), hop_lengths=(32,), window_lengths=(100,),
-        bands=(0.0, 0.5, 1.0), spectral_channels=2,
+        periods=(3,),
+        period_channels=(4, 4),
+        fft_sizes=(128,),
+        hop_lengths=(32,),
+        window_lengths=(100,),
+        bands=(0.0, 0.5, 1.0),
+        spectral_channels=2,
     ),
     data=CodecDataConfig(segment_seconds=0.1, context_seconds=0.02, batch_segments=8),
     generator_optimizer=OPTIMIZER,
     discriminator_optimizer=OPTIMIZER,
-)  # fmt: skip
+)
 
 
 def llm_batch(shapes, rng):

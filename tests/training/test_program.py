@@ -10,19 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
-import tiny_model
+from helpers import tiny_model
 
 from spark_jax import sharding
 from spark_jax.config import tiny
 from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
+from spark_jax.data.config import CodecDataConfig, TokenDataConfig
 from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.data.tokens import TokenSequences
 from spark_jax.errors import SparkError
-from spark_jax.tokenizer import build_tokenizer
-from spark_jax.training import checkpoint, codec_step
-from spark_jax.training.codec_config import BiCodecTrainingConfig, CodecDataConfig
-from spark_jax.training.config import LLMTrainingConfig, LoopConfig, MeshConfig, TokenDataConfig
+from spark_jax.text.tokenizer import build_tokenizer
+from spark_jax.training import checkpoint
+from spark_jax.training.codec import step as codec_step
+from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.config import LoopConfig, MeshConfig
+from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.program import Program, codec_program, llm_program
 from spark_jax.training.state import TrainState
 from spark_jax.training.step import completion_metrics
@@ -38,9 +41,16 @@ def shapes(batch):
 
 def test_the_language_models_batch_is_what_its_data_gives():
     record = {
-        "index": "0", "split": "train", "text": "a b", "gender": "female", "language": "en", "pitch": 200.0,
-        "speed": 4.0, "global_ids": [1] * 32, "semantic_ids": list(range(20)),
-    }  # fmt: skip
+        "index": "0",
+        "split": "train",
+        "text": "a b",
+        "gender": "female",
+        "language": "en",
+        "pitch": 200.0,
+        "speed": 4.0,
+        "global_ids": [1] * 32,
+        "semantic_ids": list(range(20)),
+    }
     tokenizer = build_tokenizer("bytes", 64, 64)
     sequences = TokenSequences([MemoryTokens([record] * 40, tokenizer, 96)], tokenizer, 96)
     rows = sequences.plan(LLM.data.batch_rows * LLM.accumulate, 0)(0)[0]
@@ -63,9 +73,13 @@ def test_the_codecs_batch_is_what_its_data_gives(tmp_path, kind):
         config = dataclasses.replace(config, phase="wave")
     data = config.data
     examples = CodecExamples(
-        [FolderAudio([record] * 8, SYSTEM.sample_rate)], SYSTEM, data.segment_seconds, data.context_seconds,
-        whole_utterances=data.whole_utterances, from_tokens=kind == "wave",
-    )  # fmt: skip
+        [FolderAudio([record] * 8, SYSTEM.sample_rate)],
+        SYSTEM,
+        data.segment_seconds,
+        data.context_seconds,
+        whole_utterances=data.whole_utterances,
+        from_tokens=kind == "wave",
+    )
     loaded = examples.load(np.arange(8), [np.random.default_rng(0)] * 8)
     assert shapes(codec_program(config, SYSTEM).batch) == shapes(loaded)
 
@@ -147,6 +161,7 @@ def test_trainings_start_from_the_parts_of_a_model(tiny_model_directory):
     loaded["llm"] = checkpoint.load_params(parts / "llm", program.abstract_state().params)
     assert loaded["llm"]["embed"]["embedding"].sharding.spec == jax.P("tensor", "fsdp")
     jax.tree.map(
-        np.testing.assert_array_equal, loaded,
+        np.testing.assert_array_equal,
+        loaded,
         {"codec": expected["bicodec"], "wav2vec2": expected["wav2vec2"]["params"], "llm": expected["llm"]["params"]},
-    )  # fmt: skip
+    )

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import record_files
 import soundfile
+from helpers import record_files
 from safetensors.numpy import load_file
 
 from spark_jax import cli, config
 from spark_jax.convert.configuration import read_llm_config
-from spark_jax.pytree import flatten
-from spark_jax.tokenizer import open_tokenizer
+from spark_jax.shared.pytree import flatten
+from spark_jax.text.tokenizer import open_tokenizer
 from spark_jax.training.checkpoint import load_params
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 KILL, TERMINATE = (f"os.kill(os.getpid(), signal.{name})" for name in ("SIGKILL", "SIGTERM"))
-# Once step 5 is saved, room for metrics and the part, not for the state with its optimiser: every write beyond fails,
+# Once step 5 is saved, room for metrics and the part, not for the state with its optimizer: every write beyond fails,
 # as on a full disk.
 NO_ROOM = """
 while not os.path.isdir(os.path.join(sys.argv[3], "checkpoints", "5")):
@@ -59,20 +59,27 @@ def settings(tmp_path_factory):
     rng = np.random.default_rng(0)
     records = [
         {
-            "index": f"u{i}", "split": "validation" if i % 6 == 0 else "train", "text": "ab " * int(rng.integers(1, 6)),
-            "gender": "female", "language": "en", "pitch": 200.0, "speed": 4.0,
-            "global_ids": rng.integers(0, 64, 32).tolist(), "semantic_ids": rng.integers(0, 64, 12).tolist(),
+            "index": f"u{i}",
+            "split": "validation" if i % 6 == 0 else "train",
+            "text": "ab " * int(rng.integers(1, 6)),
+            "gender": "female",
+            "language": "en",
+            "pitch": 200.0,
+            "speed": 4.0,
+            "global_ids": rng.integers(0, 64, 32).tolist(),
+            "semantic_ids": rng.integers(0, 64, 12).tolist(),
         }
         for i in range(60)
-    ]  # fmt: skip
+    ]
     (folder / "tokens.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "model.yaml").write_text(json.dumps(config.to_mapping(config.tiny())))  # JSON is YAML
     run = {
-        "tokens": str(folder / "tokens.jsonl"), "model": os.path.relpath(folder / "model.yaml", ROOT),
+        "tokens": str(folder / "tokens.jsonl"),
+        "model": os.path.relpath(folder / "model.yaml", ROOT),
         "data": {"row_length": 128, "batch_rows": 4, "max_length": 128},
         "optimizer": {"warmup_steps": 2},
         "loop": {"steps": STEPS, "log_every": 1, "evaluate_every": 10, "checkpoint_every": 5},
-    }  # fmt: skip
+    }
     (folder / "llm.yaml").write_text(json.dumps(run))
     return folder / "llm.yaml"
 
@@ -90,23 +97,32 @@ def codec_settings(tmp_path_factory):
     (folder / "model.yaml").write_text(json.dumps(config.to_mapping(config.tiny())))
     optimizer = {"warmup_steps": 0, "decay_steps": 100, "eps": 1e-4}
     run = {
-        "corpus": str(folder), "model": str(folder / "model.yaml"), "adversarial_start": 1, "d_vector_train_start": 1,
+        "corpus": str(folder),
+        "model": str(folder / "model.yaml"),
+        "adversarial_start": 1,
+        "d_vector_train_start": 1,
         "discriminator": {
-            "periods": [3], "period_channels": [4, 4], "fft_sizes": [128], "hop_lengths": [32],
-            "window_lengths": [100], "bands": [0.0, 0.5, 1.0], "spectral_channels": 2,
+            "periods": [3],
+            "period_channels": [4, 4],
+            "fft_sizes": [128],
+            "hop_lengths": [32],
+            "window_lengths": [100],
+            "bands": [0.0, 0.5, 1.0],
+            "spectral_channels": 2,
         },
         "data": {"segment_seconds": 0.1, "context_seconds": 0.02, "batch_segments": 4, "threads": 1},
-        "generator_optimizer": optimizer, "discriminator_optimizer": optimizer,
+        "generator_optimizer": optimizer,
+        "discriminator_optimizer": optimizer,
         "loop": {"steps": 5, "log_every": 1, "evaluate_every": 5, "checkpoint_every": 2},
-    }  # fmt: skip
+    }
     (folder / "bicodec.yaml").write_text(json.dumps(run))
     return folder / "bicodec.yaml"
 
 
 @pytest.fixture(scope="module")
-def recogniser_settings(tmp_path_factory):
-    """A recogniser of one layer on noise; the last batch of an epoch has one utterance, the second process none."""
-    folder = tmp_path_factory.mktemp("recogniser")
+def recognizer_settings(tmp_path_factory):
+    """A recognizer of one layer on noise; the last batch of an epoch has one utterance, the second process none."""
+    folder = tmp_path_factory.mktemp("recognizer")
     rng = np.random.default_rng(0)
     with (folder / "metadata.jsonl").open("w") as lines:
         for i in range(10):
@@ -117,10 +133,13 @@ def recogniser_settings(tmp_path_factory):
     system["wav2vec2"] |= {"num_hidden_layers": 1, "feature_layers": [1]}
     (folder / "model.yaml").write_text(json.dumps(system))
     run = {
-        "corpus": str(folder), "model": str(folder / "model.yaml"), "target": "text",
-        "data": {"bucket_seconds": [0.25], "batch_seconds": 1.0}, "optimizer": {"warmup_steps": 0},
+        "corpus": str(folder),
+        "model": str(folder / "model.yaml"),
+        "target": "text",
+        "data": {"bucket_seconds": [0.25], "batch_seconds": 1.0},
+        "optimizer": {"warmup_steps": 0},
         "loop": {"steps": 3, "log_every": 1, "evaluate_every": 3, "checkpoint_every": 3},
-    }  # fmt: skip
+    }
     (folder / "wav2vec2.yaml").write_text(json.dumps(run))
     return folder / "wav2vec2.yaml"
 
@@ -131,9 +150,11 @@ def start(settings, output, *arguments, at=None, event=None, devices=2):
     command = [str(program), str(settings), "--output", str(output), *map(str, arguments)]
     head = ["-c", WITH_EVENT, str(at), event] if event else []
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    }
     return subprocess.Popen(
         [sys.executable, *head, *command], env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -156,12 +177,13 @@ def metrics(output):
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [
         {name: value for name, value in line.items() if not name.endswith(TIMES)}
-        for line in lines if line["group"] != "run"
-    ]  # fmt: skip
+        for line in lines
+        if line["group"] != "run"
+    ]
 
 
 def last_checksums(output):
-    """Checksums of the whole last state, optimiser included."""
+    """Checksums of the whole last state, optimizer included."""
     step = max(int(name) for name in os.listdir(output / "checkpoints") if name.isdigit())
     description = json.loads((output / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").read_text())
     return step, description["custom_metadata"]["checksums"]
@@ -250,11 +272,18 @@ def in_two_processes(settings, output, *arguments, at=None, event=None, index=1)
     several = ("--coordinator", f"localhost:{port}", "--num-processes", 2)
     return [
         start(
-            settings, output, *several, "--process-id", i, *arguments, devices=1, at=at,
+            settings,
+            output,
+            *several,
+            "--process-id",
+            i,
+            *arguments,
+            devices=1,
+            at=at,
             event=event if i == index else None,
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -327,12 +356,12 @@ def test_the_codec_in_two_processes_is_that_of_one_and_resumes_after_a_kill(code
 
 
 @pytest.mark.slow
-def test_the_recogniser_in_two_processes_is_that_of_one(recogniser_settings, tmp_path, monkeypatch):
+def test_the_recognizer_in_two_processes_is_that_of_one(recognizer_settings, tmp_path, monkeypatch):
     """Its validation counts the utterances of both."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of it
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(start(recogniser_settings, one))
-    for process in in_two_processes(recogniser_settings, two):
+    finish(start(recognizer_settings, one))
+    for process in in_two_processes(recognizer_settings, two):
         finish(process)
     expected = metrics(one)
     assert expected[-1]["group"] == "validation" and expected[-1]["items"] == 5

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import soundfile
-from event_files import read_values
+from helpers.event_files import read_values
 
 from spark_jax.training import samples
 
@@ -18,7 +18,7 @@ def tone(hertz, amplitude=0.5, seconds=0.25):
 
 
 def pixels_of(image):
-    """A grey PNG of filter type 0, chunk by chunk."""
+    """A gray PNG of filter type 0, chunk by chunk."""
     assert image[:8] == b"\x89PNG\r\n\x1a\n"
     chunks, start = {}, 8
     while start < len(image):
@@ -29,7 +29,7 @@ def pixels_of(image):
         start += 12 + length
     assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
     width, height, *settings = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    assert settings == [8, 0, 0, 0, 0]  # bits a pixel, grey, and the only methods there are; not interlaced
+    assert settings == [8, 0, 0, 0, 0]  # bits a pixel, gray, and the only methods there are; not interlaced
     rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, 1 + width)
     assert (rows[:, 0] == 0).all()
     return rows[:, 1:]
@@ -41,10 +41,10 @@ def test_a_png_holds_the_pixels():
 
 
 def test_a_spectrogram_shows_the_tone_at_its_place():
-    grey, quieter = (samples.spectrogram(tone(1000, amplitude)) for amplitude in (0.02, 0.002))
-    assert grey.dtype == np.uint8 and grey.shape == (257, 1 + (4000 - 512) // 128)
-    assert (grey.argmax(axis=0) == 256 - 1000 * 512 // RATE).all()  # low frequencies at the bottom
-    assert grey[224, 3] - quieter[224, 3] in (50, 51, 52)  # 20 dB, of 100 that 255 levels show
+    gray, quieter = (samples.spectrogram(tone(1000, amplitude)) for amplitude in (0.02, 0.002))
+    assert gray.dtype == np.uint8 and gray.shape == (257, 1 + (4000 - 512) // 128)
+    assert (gray.argmax(axis=0) == 256 - 1000 * 512 // RATE).all()  # low frequencies at the bottom
+    assert gray[224, 3] - quieter[224, 3] in (50, 51, 52)  # 20 dB, of 100 that 255 levels show
     assert (samples.spectrogram(np.zeros(512)) == 0).all()
 
 

@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import record_files
+from helpers import record_files
 
 from spark_jax import sharding
 from spark_jax.config import tiny
 from spark_jax.data import tokens
 from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.errors import SparkError
+from spark_jax.performance.flops import causal_pairs, llm_step_flops
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.tokenizer import build_tokenizer
+from spark_jax.text.tokenizer import build_tokenizer
 from spark_jax.training import step
-from spark_jax.training.flops import causal_pairs, llm_step_flops
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer
 from spark_jax.training.state import new_state
 
@@ -75,8 +75,9 @@ def check(found, expected):
     # Adam's first steps are ±rate where the gradient is rounding noise: an absolute tolerance.
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-4),
-        jax.device_get(state.params), expected[1],
-    )  # fmt: skip
+        jax.device_get(state.params),
+        expected[1],
+    )
 
 
 def test_the_mesh_changes_nothing(expected):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from quick_compile import quick_jit
+from helpers.quick_compile import quick_jit
 
 from spark_jax import config as config_lib
 from spark_jax.wav2vec2 import ctc, model
@@ -34,8 +34,7 @@ def test_padding_does_not_change_the_loss():
     frames, targets, lengths = np.array([9, 6]), np.array([[1, 2, 2], [4, 3, 9]]), np.array([3, 2])
     loss = jax.jit(ctc.ctc_loss)
     singles = [
-        loss(logits[i : i + 1, : frames[i]], frames[[i]], targets[[i], : lengths[i]], lengths[[i]])
-        for i in range(2)
+        loss(logits[i : i + 1, : frames[i]], frames[[i]], targets[[i], : lengths[i]], lengths[[i]]) for i in range(2)
     ]
     np.testing.assert_allclose(loss(logits, frames, targets, lengths), np.mean(singles), rtol=1e-6)
     # An empty row, as a padded batch has it, counts for nothing and has no gradient.
@@ -78,5 +77,5 @@ def test_logits_of_a_padded_batch_equal_single_items_and_gradients_are_finite():
 
 def test_path_loss_is_the_cross_entropy_of_the_counted_frames():
     logits = np.log(np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]], np.float32))
-    loss = ctc.path_loss(logits, np.array([[0, 1, -1]]))
+    loss = ctc.alignment_loss(logits, np.array([[0, 1, -1]]))
     np.testing.assert_allclose(loss, -(np.log(0.5) + np.log(0.8)) / 2, rtol=1e-6)

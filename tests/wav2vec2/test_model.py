@@ -64,7 +64,8 @@ def from_torch(tensors, config, depth):
     for i in range(len(config.conv_dim)):
         conv = f"feature_extractor.conv_layers.{i}"
         extractor[f"conv_{i}"] = {
-            "kernel": tensors[f"{conv}.conv.weight"].transpose(2, 1, 0), "bias": tensors[f"{conv}.conv.bias"],
+            "kernel": tensors[f"{conv}.conv.weight"].transpose(2, 1, 0),
+            "bias": tensors[f"{conv}.conv.bias"],
         }
         extractor[f"norm_{i}"] = norm(f"{conv}.layer_norm")
     position = "encoder.pos_conv_embed.conv"
@@ -84,7 +85,7 @@ def from_torch(tensors, config, depth):
 
 
 def random_variables(module, samples):
-    """Variables without compiling the initialisers, which would take most of a test's time."""
+    """Variables without compiling the initializers, which would take most of a test's time."""
     rng = np.random.default_rng(0)
     shapes = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), samples))
     return jax.tree.map(lambda leaf: rng.normal(0.3, 0.3, leaf.shape).astype(np.float32), shapes)
@@ -109,9 +110,7 @@ def test_intermediates_and_hidden_states(golden, tensors):
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected_tree)
 
     apply = jax.jit(
-        lambda params, x: module.apply(
-            {"params": params}, x, method="hidden_states", mutable=["intermediates"]
-        )
+        lambda params, x: module.apply({"params": params}, x, method="hidden_states", mutable=["intermediates"])
     )
     states, extra = apply(params, inputs)
     seen = extra["intermediates"]
@@ -186,9 +185,7 @@ def test_bfloat16_computation_keeps_float32_parameters():
     close(features, jax.jit(model.Wav2Vec2(TINY).apply)(variables, samples), 0.05)
 
 
-@pytest.mark.parametrize(
-    "length, frames", [(10, 0), (399, 0), (400, 1), (720, 2), (16_000, 49), (159_253, 497)]
-)
+@pytest.mark.parametrize("length, frames", [(10, 0), (399, 0), (400, 1), (720, 2), (16_000, 49), (159_253, 497)])
 def test_num_frames(length, frames):
     config = config_lib.Wav2Vec2Config()
     assert model.num_frames(length, config) == frames

@@ -1,0 +1,77 @@
+"""The grammar of what may follow a prompt, as tables on the device (paper §3.2; spec "Prompts")."""
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from spark_jax.errors import SparkError
+from spark_jax.text.prompt import END
+from spark_jax.text.tokenizer import SparkTokenizer
+
+
+@flax.struct.dataclass
+class Grammar:
+    """Which tokens each stage allows, as arrays for use inside a compiled loop.
+
+    `stages` names the stages in their order; a generation is at one of them, by index. It starts at
+    `grammar.index(prompt.start)` and ends at `grammar.index("done")`, where only <|im_end|> is left.
+    """
+
+    allowed: Bool[Array, "masks vocab"]
+    mask_of_stage: Int[Array, " stages"]
+    end_id: Int[Array, ""]
+    stages: tuple[str, ...] = flax.struct.field(pytree_node=False)
+
+    def index(self, stage: str) -> int:
+        """The first stage of this name."""
+        return self.stages.index(stage)
+
+    def mask(self, stage: Int[Array, " batch"]) -> Bool[Array, "batch vocab"]:
+        """The tokens that each item may take next."""
+        return self.allowed[self.mask_of_stage[stage]]
+
+    def advance(self, stage: Int[Array, " batch"], token: Int[Array, " batch"]) -> Int[Array, " batch"]:
+        """The stage after a token: always the next one, but "semantic" stays until <|im_end|>."""
+        stays = (stage == self.index("semantic")) & (token != self.end_id)
+        return jnp.where(stays, stage, jnp.minimum(stage + 1, len(self.stages) - 1))
+
+
+def build_grammar(tokenizer: SparkTokenizer, global_tokens: int = 32, vocab_size: int | None = None) -> Grammar:
+    """The grammar of a tokenizer.
+
+    Args:
+      global_tokens: global tokens of an utterance (`SpeakerEncoderConfig.token_num`).
+      vocab_size: rows of the model's logits; at least the tokenizer's, which is the default.
+
+    Raises:
+      SparkError: the model has fewer rows than the tokenizer has tokens.
+    """
+    vocab_size = tokenizer.vocab_size if vocab_size is None else vocab_size
+    if vocab_size < tokenizer.vocab_size:
+        needed = tokenizer.vocab_size
+        raise SparkError(f"vocab_size of the model is {vocab_size}, expected {needed} tokens or more")
+    end_id = tokenizer.id(END)
+    allowed = {
+        f"{edge}_{section}": [tokenizer.id(f"<|{edge}_{section}_token|>")]
+        for section in ("acoustic", "global", "semantic")
+        for edge in ("start", "end")
+    }
+    allowed |= {
+        "pitch": tokenizer.pitch_value_ids,
+        "speed": tokenizer.speed_value_ids,
+        "global": tokenizer.global_ids,
+        "first_semantic": tokenizer.semantic_ids,  # at least one token of speech
+        "semantic": np.append(tokenizer.semantic_ids, end_id),
+        "done": [end_id],
+    }
+    stages = (
+        "start_acoustic", "pitch", "speed", "end_acoustic", "start_global", *("global",) * global_tokens,
+        "end_global", "start_semantic", "first_semantic", "semantic", "done",
+    )  # fmt: skip
+    kinds = sorted(set(stages))
+    masks = np.zeros((len(kinds), vocab_size), bool)
+    for row, kind in enumerate(kinds):
+        masks[row, allowed[kind]] = True
+    rows = np.array([kinds.index(stage) for stage in stages], np.int32)
+    return Grammar(jnp.asarray(masks), jnp.asarray(rows), jnp.int32(end_id), stages)

@@ -1,0 +1,281 @@
+"""The command line in this process, so that JAX is imported once; what concerns the process itself, in others."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from helpers import tiny_model
+
+from spark_jax.cli import main as cli
+from spark_jax.errors import SparkError
+from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.model_directory.parameters import PARTS
+
+
+@pytest.fixture(scope="module")
+def load():
+    """Loads each model once and whole for all tests; what a command compiled, the next one finds."""
+    original = cli._load
+    whole = functools.cache(lambda directory: original(directory, *PARTS))
+    return lambda directory, *parts: whole(directory)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Inputs, good and bad, with a voice and tokens made by the commands themselves."""
+    return tmp_path_factory.mktemp("inputs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def inputs(folder, tiny_model_directory):
+    speech = tiny_model.speech(1.0)
+    for name, samples in {
+        "ref.wav": speech,
+        "stereo.flac": np.stack([speech, speech * 0], axis=1),
+        "silent.wav": speech * 0,
+        "short.wav": speech[:1500],
+        "empty.wav": speech[:0],
+    }.items():
+        soundfile.write(folder / name, samples, 16000)
+    speech[777] = np.nan
+    soundfile.write(folder / "nan.wav", speech, 16000, subtype="FLOAT")
+    (folder / "text.wav").write_text("this is no audio")
+    (folder / "broken.json").write_text("{")
+    (folder / "taken").mkdir()
+
+
+@pytest.fixture
+def run(folder, load, tiny_model_directory, capsys, monkeypatch):
+    """Runs a command in the folder; "MODEL" stands for the tiny model. Gives exit code, output, errors."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(cli, "_load", load)
+
+    def run(*arguments):
+        arguments = [str(tiny_model_directory) if argument == "MODEL" else argument for argument in arguments]
+        with pytest.raises(SystemExit) as exit:
+            cli.main(arguments)
+        captured = capsys.readouterr()
+        return exit.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def fails(run, folder):
+    """Runs a command that must fail well: exit code 2, one line of error, no new file. Gives the line."""
+
+    def fails(*arguments):
+        before = sorted(folder.rglob("*"))
+        code, _, errors = run(*arguments)
+        assert code == 2, errors
+        assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n")
+        assert sorted(folder.rglob("*")) == before
+        return errors
+
+    return fails
+
+
+SPEAK = ("synthesize", "Hello.", "-o", "out.wav", "--model", "MODEL")
+CREATE = (*SPEAK, "--gender", "female", "--max-seconds", "0.04")
+
+
+def test_encode_and_decode(run, folder):
+    code, out, errors = run("encode", "ref.wav", "-o", "tokens.json", "--model", "MODEL")
+    assert (code, errors) == (0, "")
+    tokens = json.loads((folder / "tokens.json").read_text())
+    assert sorted(tokens) == ["global_ids", "sample_rate", "semantic_ids"]
+    assert (len(tokens["global_ids"]), len(tokens["semantic_ids"]), tokens["sample_rate"]) == (32, 49, 16000)
+    assert "32 global and 49 semantic tokens" in out
+    assert run("decode", "tokens.json", "-o", "decoded.wav", "--model", "MODEL")[0] == 0
+    decoded = soundfile.info(folder / "decoded.wav")
+    assert (decoded.frames, decoded.samplerate, decoded.channels) == (49 * 320, 16000, 1)
+    assert run("encode", "stereo.flac", "-o", "stereo.json", "--model", "MODEL")[0] == 0
+    assert len(json.loads((folder / "stereo.json").read_text())["semantic_ids"]) == 49
+
+
+def test_a_made_up_voice_warns_at_its_limit(run, folder):
+    """A random model seldom ends within two tokens."""
+    code, out, errors = run(*CREATE, "--greedy")
+    assert code == 0
+    assert errors == "warning: the speech has no end: cut off after 0.04 s\n"
+    assert out.startswith("out.wav: 0.04 s of speech")
+    assert soundfile.info(folder / "out.wav").frames == 640
+
+
+def test_a_kept_voice_speaks(run, folder):
+    arguments = ("voice", "ref.wav", "--transcript", "Good morning.", "--model", "MODEL")
+    assert run(*arguments, "-o", "voice.json")[0] == 0
+    assert json.loads((folder / "voice.json").read_text())["transcript"] == "Good morning."
+    limits = ("--max-seconds", "0.5", "--greedy")
+    assert run(*SPEAK, "--voice", "voice.json", *limits)[0] == 0
+    from_voice = (folder / "out.wav").read_bytes()
+    reference = ("--reference", "ref.wav", "--transcript", "Good morning.")
+    assert run(*SPEAK, *reference, *limits)[0] == 0
+    assert (folder / "out.wav").read_bytes() == from_voice
+
+
+def test_the_codec_works_without_the_llm(folder, tiny_model_directory, monkeypatch):
+    """Each command asks for the parts it needs, and works with no more than them."""
+    monkeypatch.chdir(folder)
+    asked, original = [], SparkTTS.load.__func__
+
+    def load(cls, directory, parts):
+        asked.append(original(cls, directory, parts))
+        assert tuple(asked[-1]._variables) == parts
+        return asked[-1]
+
+    monkeypatch.setattr(SparkTTS, "load", classmethod(load))
+    for command in ("encode", "ref.wav", "tokens.json"), ("decode", "tokens.json", "out.wav"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*command[:2], "-o", command[2], "--model", str(tiny_model_directory)])
+        assert not stop.value.code
+        with pytest.raises(SparkError, match="this needs llm"):
+            asked[-1].synthesize("Hello.", gender="female")
+    assert [tuple(tts._variables) for tts in asked] == [("bicodec", "wav2vec2"), ("bicodec",)]
+    with pytest.raises(SparkError, match="this needs wav2vec2, loaded are only bicodec"):
+        asked[-1].encode(tiny_model.speech(1.0))
+
+
+def test_info(run):
+    code, out, _ = run("info", "MODEL")
+    assert code == 0
+    for fact in ("bicodec", "wav2vec2", "llm", "float32", "64 semantic codes, 50 tokens", "voices: none"):
+        assert fact in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("synthesize", "", "-o", "out.wav"), "text is '', expected something to say"),
+        (("synthesize", " \n", "-o", "out.wav"), "text is ' \\n'"),
+        ((*SPEAK, "--voice", "v.json", "--reference", "ref.wav"), "voice and reference exclude each other"),
+        ((*SPEAK, "--gender", "male", "--reference", "ref.wav"), "reference and gender exclude each other"),
+        ((*SPEAK, "--transcript", "Hi."), "transcript needs a reference"),
+        ((*SPEAK, "--reference", "ref.wav", "--transcript", ""), "transcript is '', expected what the reference"),
+        ((*SPEAK, "--gender", "robot"), "gender 'robot' is unknown, expected female or male"),
+        ((*SPEAK, "--gender", "male", "--pitch", "loud"), "pitch level 'loud' is unknown, expected one of very_low"),
+        ((*SPEAK, "--gender", "male", "--speed", "5"), "speed level '5' is unknown"),
+        ((*SPEAK, "--speed", "high"), "speed needs a gender"),
+        ((*SPEAK, "--pitch-hz", "200"), "pitch_hz and syllables_per_second go together"),
+        (
+            (*CREATE, "--pitch", "low", "--pitch-hz", "200", "--syllables-per-second", "4"),
+            "pitch and pitch_hz exclude each other",
+        ),
+        ((*CREATE, "--pitch-hz", "nan", "--syllables-per-second", "4"), "pitch_hz is nan, expected a number above 0"),
+        ((*CREATE, "--temperature", "0"), "temperature is 0.0, expected a number above 0"),
+        ((*CREATE, "--temperature", "inf"), "temperature is inf, expected a finite number"),
+        ((*CREATE, "--top-k", "0"), "top_k is 0, expected a whole number from 1"),
+        ((*CREATE, "--top-p", "1.5"), "top_p is 1.5, expected a number above 0 and at most 1"),
+        ((*CREATE, "--seed", "-1"), "seed is -1, expected a whole number from 0 to 4294967295"),
+        ((*SPEAK, "--gender", "female", "--max-seconds", "0"), "max_seconds is 0.0, expected a number above 0"),
+        ((*CREATE, "--top-k", "many"), "Invalid value for '--top-k'"),
+        ((*CREATE, "--louder"), "No such option: --louder"),
+        (("synthesize", "Hello."), "Missing option '--output' / '-o'"),
+        (("speak",), "No such command 'speak'"),
+    ],
+)
+def test_a_bad_request_is_told_before_anything_is_loaded(fails, monkeypatch, arguments, message):
+    monkeypatch.setattr(cli, "_load", None)
+    assert message in fails(*arguments)
+
+
+@pytest.mark.parametrize(
+    "output, message",
+    [
+        ("absent/out.wav", "absent/out.wav: the folder absent does not exist"),
+        ("ref.wav/out.wav", "ref.wav/out.wav: the folder ref.wav does not exist"),
+        ("taken", "taken: is a folder, expected the name of a file"),
+        ("/proc/out.wav", "/proc/out.wav: the folder /proc cannot be written"),
+    ],
+)
+@pytest.mark.parametrize("command", ["synthesize", "voice", "encode", "decode"])
+def test_an_output_is_checked_before_anything_is_loaded(fails, monkeypatch, command, output, message):
+    monkeypatch.setattr(cli, "_load", None)
+    assert message in fails(command, "ref.wav", "-o", output)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("absent.wav", "absent.wav: no such file"),
+        ("taken", "taken: is not a file"),
+        ("text.wav", "text.wav: not readable as audio"),
+        ("silent.wav", "silent.wav: the audio is silent"),
+        ("short.wav", "short.wav: 0.094 s of audio, expected at least 0.1 s"),
+        ("empty.wav", "empty.wav: the audio is empty"),
+        ("nan.wav", "nan.wav: 1 of 16000 samples are NaN or infinite"),
+    ],
+)
+def test_a_bad_recording(fails, name, message):
+    assert message in fails("voice", name, "-o", "v.json", "--model", "MODEL")
+    assert message in fails("encode", name, "-o", "t.json", "--model", "MODEL")
+    assert message in fails(*SPEAK, "--reference", name)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "bad.json: not a JSON file"),
+        ('{"global_ids": [], "semantic_ids": [], "sample_rate": 16000}', "bad.json: global_ids is empty"),
+        ('{"global_ids": [1], "semantic_ids": [1], "sample_rate": 16000}', "bad.json: global_ids has 1 ids"),
+        ('{"semantic_ids": [1], "sample_rate": 16000}', "bad.json: key global_ids is missing"),
+    ],
+)
+def test_bad_tokens(fails, folder, content, message):
+    (folder / "bad.json").write_text(content)
+    assert message in fails("decode", "bad.json", "-o", "out2.wav", "--model", "MODEL")
+    voice_message = message if content == "{" else "bad.json: not a voice file"
+    assert voice_message in fails(*SPEAK, "--voice", "bad.json")
+
+
+def test_a_model_without_a_default_voice(fails):
+    assert "the model has no default voice: give a voice, a reference or a gender" in fails(*SPEAK)
+
+
+@pytest.mark.parametrize("command", [("info", "taken"), (*SPEAK[:4], "--gender", "male", "--model", "taken")])
+def test_what_is_no_model_directory(fails, command):
+    assert "config.json: cannot be read" in fails(*command)
+
+
+def test_convert_refuses_what_is_not_the_official_layout(fails):
+    assert "config.yaml: cannot be read" in fails("convert", "taken", "converted")
+    assert "dtype is 'float8'" in fails("convert", "taken", "converted", "--dtype", "float8")
+    assert "no such directory" in fails("convert", "nowhere", "converted")
+    assert "parts are voice, expected" in fails("convert", "taken", "converted", "--parts", "voice")
+
+
+def test_export_and_convert_back(run, fails, folder):
+    code, out, errors = run("export", "MODEL", "exported", "--dtype", "bfloat16", "--parts", "llm")
+    assert (code, errors) == (0, "") and out.startswith("exported: llm 0.2 MB, in ")
+    assert [path.name for path in (folder / "exported").iterdir()] == ["LLM"]
+    code, out, errors = run("convert", "exported", "again", "--dtype", "bfloat16", "--parts", "llm")
+    assert (code, errors) == (0, "") and "parameters" in out
+    assert "bfloat16" in run("info", "again")[1]
+    assert "exists already" in fails("export", "MODEL", "exported")
+    assert "nowhere: no such directory" in fails("export", "MODEL", "more", "--llm", "nowhere")
+
+
+def test_help_and_version_answer_without_jax():
+    script = (
+        "import sys, spark_jax.cli.main as cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "finally: assert not {'jax', 'numpy', 'transformers', 'rich'} & set(sys.modules), 'slow imports'"
+    )
+    for arguments, expected in (([], "synthesize"), (["synthesize", "--help"], "--pitch-hz"), (["--version"], "0.")):
+        process = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
+        assert process.returncode == 0, process.stderr
+        assert expected in process.stdout and process.stderr == ""
+
+
+def test_the_process_ends_with_code_2_and_one_line(tmp_path):
+    arguments = ["synthesize", "Hello.", "-o", str(tmp_path / "absent" / "out.wav")]
+    process = subprocess.run(
+        [sys.executable, "-m", "spark_jax.cli.main", *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 2
+    assert process.stderr == f"error: {arguments[-1]}: the folder {tmp_path / 'absent'} does not exist\n"
+    assert process.stdout == ""

@@ -1,0 +1,99 @@
+"""The phases of the codec's training without discriminators: features, whole utterances, waveform from tokens."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from helpers.tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make_batch, start
+
+from spark_jax.training.codec.config import LossWeights
+
+
+def test_frozen_statistics():
+    config = dataclasses.replace(GAN, freeze=("encoder", "quantizer", "speaker_encoder"), phase="features")
+    state, step = start(config, 1, adversarial=False)
+    before = host(state)
+    state, metrics = step(state, make_batch())
+    assert equal(host(state.collections), before.collections)
+    assert set(state.params["generator"]) == {"prenet", "postnet"}
+    assert "discriminator" not in state.params and "mel" not in metrics
+    assert equal(host(state.params["frozen"]), before.params["frozen"])
+
+
+def test_whole_utterances_count_without_their_padding():
+    """Losses, gradients and statistics of padded utterances are those of the trimmed ones."""
+    system = dataclasses.replace(
+        SYSTEM,
+        bicodec=dataclasses.replace(
+            SYSTEM.bicodec,
+            encoder=dataclasses.replace(SYSTEM.bicodec.encoder, out_channels=16),
+            quantizer=dataclasses.replace(SYSTEM.bicodec.quantizer, input_dim=16),
+            prenet=dataclasses.replace(SYSTEM.bicodec.prenet, input_channels=16),
+        ),
+    )
+    # The speaker encoder hears the reference clip, which is not padded; frozen it costs no time to compile.
+    config = dataclasses.replace(
+        GAN, phase="features", losses=LossWeights(codes=1.0), freeze=("encoder", "speaker_encoder")
+    )
+    rng = np.random.default_rng(0)
+    trimmed = {
+        "wave": np.zeros((8, 2000), np.float32),
+        "input_values": rng.normal(0, 1, (8, 2000)).astype(np.float32),
+        "lengths": np.full(8, 2000, np.int32),
+        "reference": rng.normal(0, 0.3, (8, system.ref_segment_samples)).astype(np.float32),
+    }
+    padded = trimmed | {name: np.pad(trimmed[name], ((0, 0), (0, 1500))) for name in ("wave", "input_values")}
+    results = []
+    for batch in (trimmed, padded):
+        state, step = start(config, 1, False, system)
+        state, metrics = step(state, batch)
+        results.append((host(metrics), host(state.collections)))
+    (ours, statistics), (theirs, other) = results
+    for name in ("loss", "vq", "features", "codes", "speaker", "perplexity", "active_codes", "grad_norm"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(
+        ours["loss"], ours["vq"] + ours["features"] + ours["codes"], rtol=1e-5
+    )  # step 0 hears the x-vector
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), statistics, other)
+
+
+def test_waveform_from_tokens():
+    """Phase "wave": prenet and wave generator alone, on given ids, without a feature extractor."""
+    config = dataclasses.replace(GAN, phase="wave", freeze=(), adversarial_start=None)
+    state, step = start(config, 1, adversarial=False)
+    assert set(state.params) == {"generator", "frozen"}
+    assert set(state.params["generator"]) == {"prenet", "wave_generator"}
+    before = host(state)
+    rng = np.random.default_rng(0)
+    batch = {
+        "wave": rng.normal(0, 0.3, (8, 1600)).astype(np.float32),
+        "semantic_ids": rng.integers(0, SYSTEM.bicodec.quantizer.codebook_size, (8, 5), np.int32),
+        "global_ids": rng.integers(0, 64, (8, SYSTEM.bicodec.speaker_encoder.token_num), np.int32),
+    }
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["mel"]))
+    assert losses[2] < losses[0] and set(metrics) == {"loss", "mel", "grad_norm", "skipped", "audio_seconds"}
+    assert equal(host(state.params["frozen"]), before.params["frozen"])
+    assert equal(host(state.collections), before.collections)
+
+
+def test_revival_puts_dead_codes_onto_latents():
+    state, step = start(dataclasses.replace(FEATURES, freeze=("speaker_encoder", "prenet")), 1, adversarial=False)
+    state, _ = step(state, make_batch(0))
+    usage = np.array(state.collections["code_statistics"]["quantizer"]["cluster_size"])
+    before = np.array(state.params["generator"]["quantizer"]["codebook"])
+    state, _ = step(state, make_batch(1))
+    after = np.array(state.params["generator"]["quantizer"]["codebook"])
+    even = 8 * 5 / SYSTEM.bicodec.quantizer.codebook_size
+    assert np.all(usage < even)  # one step: the moving averages are still small
+    assert np.all(np.any(np.abs(after - before) > 0.01, axis=1))
+    np.testing.assert_allclose(state.collections["code_statistics"]["quantizer"]["cluster_size"], even, rtol=1e-6)
+    state, _ = step(state, make_batch(2))  # not due
+    third = np.array(state.params["generator"]["quantizer"]["codebook"])
+    assert np.abs(third - after).max() < 0.01
+    broken = make_batch(3) | {"input_values": np.full((8, 2240), np.nan, np.float32)}
+    state, metrics = step(state, broken)  # due, but there is nothing to move codes onto
+    assert float(metrics["skipped"]) == 1
+    np.testing.assert_array_equal(state.params["generator"]["quantizer"]["codebook"], third)

@@ -1,0 +1,241 @@
+"""The codec's train step and runs of it: both players, skipped steps, bfloat16, validation, exact resume."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from helpers.quick_compile import quickly
+from helpers.tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make_batch, start
+from jax.extend.core import jaxprs_in_params
+
+from spark_jax import sharding
+from spark_jax.config import SpeakerEncoderConfig, WaveGeneratorConfig
+from spark_jax.errors import SparkError
+from spark_jax.training import checkpoint
+from spark_jax.training.codec import step as codec_step
+from spark_jax.training.program import codec_models
+from spark_jax.training.state import TrainState
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def entry_point():
+    spec = importlib.util.spec_from_file_location("train_bicodec", ROOT / "train" / "bicodec.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_both_players():
+    """On all devices; that one computes the same is shown in test_mesh.py."""
+    state, step = start(GAN, 8, adversarial=True)
+    first, history = host(state), []
+    for seed in range(2):
+        state, metrics = step(state, make_batch(seed))
+        history.append(host(metrics))
+    last = host(state)
+    assert int(state.step) == 2 and int(state.skipped) == 0
+    broken = make_batch(2) | {"wave": np.full((8, 1600), np.nan, np.float32)}
+    state, metrics = step(state, broken)
+    assert float(metrics["skipped"]) == 1 and int(state.skipped) == 1 and int(state.step) == 3
+    assert equal(host(state.params), last.params) and equal(host(state.collections), last.collections)
+
+    expected = {
+        "loss",
+        "mel",
+        "vq",
+        "features",
+        "speaker",
+        "adversarial",
+        "feature_matching",
+        "discriminator",
+        "grad_norm",
+        "discriminator_grad_norm",
+        "perplexity",
+        "active_codes",
+        "skipped",
+        "audio_seconds",
+    }
+    assert set(history[0]) == expected
+    # What is trained moves, what is frozen does not.
+    for group in ("discriminator", "generator"):
+        for name, part in last.params[group].items():
+            assert not equal(part, first.params[group][name]), name
+    assert set(last.params["frozen"]) == {"encoder"} and equal(last.params["frozen"], first.params["frozen"])
+    assert equal(last.params["wav2vec2"], first.params["wav2vec2"])
+    # Step 0 hears the x-vector and has no speaker loss, step 1 has it.
+    terms = lambda m: 15 * m["mel"] + sum(m[n] for n in ("vq", "features", "adversarial", "feature_matching"))  # noqa: E731
+    np.testing.assert_allclose(history[0]["loss"], terms(history[0]), rtol=1e-4)
+    np.testing.assert_allclose(history[1]["loss"], terms(history[1]) + history[1]["speaker"], rtol=1e-4)
+
+
+def test_validation_gives_the_first_rows_to_listen_to(monkeypatch):
+    """Those of the global batch, which no process may have whole; its codec here doubles the samples."""
+    config = dataclasses.replace(GAN, phase="wave", freeze=(), adversarial_start=None)
+    models = codec_models(config, SYSTEM)
+    doubled = lambda codec, variables, batch: SimpleNamespace(recons=2 * batch["wave"])  # noqa: E731
+    monkeypatch.setattr(codec_step, "_from_tokens", doubled)
+    zero = np.zeros((), np.int32)
+    state = TrainState(zero, {"generator": {}, "frozen": {}}, opt_state={}, collections={}, skipped=zero)
+    mesh, wave = sharding.make_mesh(4), make_batch()["wave"]
+    places = jax.tree.map(lambda _: sharding.replicated(mesh), state)
+    evaluate = sharding.jit_eval(codec_step.codec_evaluation(models, config, SYSTEM), mesh, places)
+    values = quickly(evaluate)(state, sharding.put_batch(mesh, {"wave": wave}))
+    assert set(values) == {"loss", "mel", "samples"}
+    np.testing.assert_array_equal(values["samples"], [wave[:4], 2 * wave[:4]])
+
+
+def test_a_process_reads_its_rows_of_the_validation_only(entry_point, tmp_path, monkeypatch):
+    class Started(Exception):
+        pass
+
+    def stop(*_):
+        raise Started
+
+    loaded, load = [], entry_point.CodecExamples.load
+    counted = lambda self, rows, rngs: loaded.append(rows) or load(self, rows, rngs)  # noqa: E731
+    monkeypatch.setattr(entry_point.CodecExamples, "load", counted)
+    monkeypatch.setattr(entry_point.sharding, "batch_share", lambda mesh: (1, 4))
+    monkeypatch.setattr(entry_point.loop, "initialize_or_restore", stop)
+    with pytest.raises(Started):
+        entry_point.train(corpus_run(tmp_path), tmp_path / "run")
+    [rows] = loaded
+    assert len(rows) == GAN.data.batch_segments // 4
+
+
+def products(jaxpr):
+    """(name, types) of every convolution and product in a traced program, loops and branches included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            yield equation.primitive.name, {str(variable.aval.dtype) for variable in equation.invars}
+        for body in jaxprs_in_params(equation.params):
+            yield from products(body)
+
+
+def test_bfloat16_is_the_type_of_the_stacks_alone():
+    """Convolutions, nine in ten products by size; not parameters, moments, statistics, losses."""
+    config = dataclasses.replace(GAN, dtype="bfloat16", freeze=())
+    models = codec_models(config, SYSTEM)
+    state = jax.eval_shape(lambda: sharding.unbox(codec_step.init_state(models, config, SYSTEM)))
+    step = codec_step.codec_step(models, config, SYSTEM, True)
+    jaxpr, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, make_batch())
+    types = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert types(after) == types(state)
+    assert {metric.dtype for metric in metrics.values()} == {np.dtype(np.float32)}
+    convolutions = [kinds for name, kinds in products(jaxpr.jaxpr) if name == "conv_general_dilated"]
+    # All but wav2vec2's embedding of positions.
+    assert len(convolutions) > 200 and sum(kinds != {"bfloat16"} for kinds in convolutions) == 1
+
+
+@pytest.mark.slow
+def test_bfloat16_computes_the_same_within_its_precision():
+    """With the release's number of layers. The gradient's norm is that of this draw: on others, logarithms of a random
+    network's spectra make it differ by up to 26 %."""
+    codec = SYSTEM.bicodec
+    decoder = WaveGeneratorConfig(codec.decoder.input_channel, codec.decoder.channels)
+    speaker_encoder = dataclasses.replace(codec.speaker_encoder, res2_scale=SpeakerEncoderConfig.res2_scale)
+    codec = dataclasses.replace(codec, decoder=decoder, speaker_encoder=speaker_encoder)
+    system = dataclasses.replace(SYSTEM, bicodec=codec)
+    history = {}
+    for dtype in ("float32", "bfloat16"):
+        state, step = start(dataclasses.replace(GAN, dtype=dtype), 1, adversarial=True, system=system)
+        state, metrics = step(state, make_batch())
+        history[dtype] = host(metrics)
+    ours, theirs = history["bfloat16"], history["float32"]
+    for name in ("loss", "mel", "vq", "features", "adversarial", "feature_matching", "discriminator", "grad_norm"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0.02, err_msg=name)
+        assert ours[name] != theirs[name], name
+
+
+def corpus_run(folder):
+    """The configuration of a run on a corpus of noise in the folder."""
+    rng = np.random.default_rng(0)
+    with (folder / "metadata.jsonl").open("w") as lines:
+        for i in range(12):
+            soundfile.write(folder / f"{i}.flac", rng.uniform(-0.5, 0.5, 3000 + 500 * i), 16_000)
+            split = "train" if i < 10 else "validation"
+            record = {"index": str(i), "split": split, "wav_path": f"{i}.flac", "duration": 0.2}
+            lines.write(json.dumps(record) + "\n")
+    (folder / "model.yaml").write_text(json.dumps(as_lists(dataclasses.asdict(SYSTEM))))
+    return dataclasses.replace(FEATURES, corpus=str(folder), model=str(folder / "model.yaml"))
+
+
+@pytest.mark.slow
+def test_stopped_run_resumes_exactly(entry_point, tmp_path, monkeypatch):
+    """Train 4 steps; train 2, resume to 4; the same metrics, validation included, and the same codec."""
+    cache = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+    try:
+        config = corpus_run(tmp_path)
+        entry_point.train(config, tmp_path / "whole")
+
+        # The first half is a whole run that is stopped after two steps, as by a signal.
+        fit, steps = entry_point.loop.fit, []
+
+        def stopping(state, step_fn, data, **arguments):
+            def step(state, batch):
+                steps.append(batch)
+                if len(steps) == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return step_fn(state, batch)
+
+            return fit(state, step, data, **arguments)
+
+        monkeypatch.setattr(entry_point.loop, "fit", stopping)
+        entry_point.train(config, tmp_path / "halves")
+        assert len(steps) == 2
+        monkeypatch.setattr(entry_point.loop, "fit", fit)
+        entry_point.train(config, tmp_path / "halves")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", cache)
+    whole, halves = (read_metrics(tmp_path / name) for name in ("whole", "halves"))
+    assert [line["step"] for line in whole if line["group"] == "train"] == [1, 2, 3, 4]
+    assert whole == halves
+    ours, theirs = (checkpoint.load_params(tmp_path / name / "codec") for name in ("whole", "halves"))
+    assert equal(ours, theirs) and set(ours) == {"params", "batch_stats", "code_statistics"}
+
+    # The part is a start for another run, and a wrong size is refused.
+    mesh = sharding.make_mesh(1)
+    models = codec_models(config, SYSTEM)
+    state, shardings = sharding.initialize(mesh, lambda: codec_step.init_state(models, config, SYSTEM))
+    config = dataclasses.replace(config, init_from=str(tmp_path / "whole" / "codec"))
+    pretrained = entry_point.load_pretrained(state, config)
+    state = codec_step.with_pretrained(state, shardings, pretrained)
+    assert equal(host(codec_step.codec_variables(state)), ours)
+    quantizer = dataclasses.replace(SYSTEM.bicodec.quantizer, codebook_size=32)
+    smaller = dataclasses.replace(SYSTEM, bicodec=dataclasses.replace(SYSTEM.bicodec, quantizer=quantizer))
+    models = codec_models(config, smaller)
+    fresh = jax.eval_shape(lambda: sharding.unbox(codec_step.init_state(models, config, smaller)))
+    with pytest.raises(SparkError, match="codebook"):
+        entry_point.load_pretrained(fresh, config)
+
+
+def test_parts_are_checked():
+    assert dataclasses.replace(GAN, phase="features").frozen_parts == ("encoder", "wave_generator")
+    with pytest.raises(SparkError, match="freeze: unknown part 'decoder'"):
+        _ = dataclasses.replace(GAN, freeze=("decoder",)).frozen_parts
+
+
+def as_lists(value):
+    if isinstance(value, dict):
+        return {key: as_lists(item) for key, item in value.items()}
+    return [as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def read_metrics(directory):
+    """Lines without the wall clock's figures."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in line.items() if "seconds" not in name or name == "audio_seconds"}
+        for line in lines
+        if line["group"] != "run"
+    ]

@@ -1,0 +1,69 @@
+"""The sentences of a corpus: found, normalized, chosen so that their words can be learned, and divided into splits."""
+
+import hashlib
+import re
+from collections import Counter
+from pathlib import Path
+
+ALLOWED_CHARACTERS = re.compile(r"[A-Za-z][A-Za-z',.?\- ]*")
+WORD = re.compile(r"[a-z']+")
+QUOTED_EXAMPLE = re.compile(r'"([^"]+)"')
+
+
+class CorpusError(Exception):
+    """Something the caller can mend; its message is one line."""
+
+
+def wordnet_sentences(folder: Path) -> list[str]:
+    """The quoted examples in the glosses of WordNet's `data.*` files, in file order."""
+    files = sorted(folder.glob("data.*"))
+    if not files:
+        raise CorpusError(f"{folder}: no WordNet data.* files (apt install wordnet-base, or use --text FILE)")
+    sentences = []
+    for file in files:
+        for line in file.read_text(encoding="latin-1").splitlines():
+            if not line.startswith("  ") and "|" in line:  # the license header is indented
+                sentences += QUOTED_EXAMPLE.findall(line.split("|", 1)[1])
+    return sentences
+
+
+def normalize(sentence: str) -> str:
+    """Single spaces, a capital first letter, and a full stop unless the sentence ends with `.` or `?`."""
+    sentence = " ".join(sentence.split()).rstrip(" ,;:-")
+    sentence = sentence[:1].upper() + sentence[1:]
+    return sentence if sentence.endswith((".", "?")) else sentence + "."
+
+
+def words(sentence: str) -> list[str]:
+    """Lower-case words; a hyphen separates words, an apostrophe belongs to its word."""
+    return [word for word in (w.strip("'") for w in WORD.findall(sentence.lower())) if word]
+
+
+def select(
+    sentences: list[str], min_characters: int, max_characters: int, min_words: int, min_word_count: int
+) -> list[str]:
+    """Normalized sentences of allowed characters and lengths, in the order given, no two with the same words.
+
+    Sentences with a word that occurs less than `min_word_count` times among the kept ones are removed until
+    none is left (a fixed point), so the vocabulary is learnable and held-out words are mostly known ones.
+    """
+    kept: dict[str, str] = {}
+    for raw in sentences:
+        sentence = normalize(raw)
+        if ALLOWED_CHARACTERS.fullmatch(sentence) and min_characters <= len(sentence) <= max_characters:
+            spoken = words(sentence)
+            if len(spoken) >= min_words:
+                kept.setdefault(" ".join(spoken), sentence)
+    while True:
+        counts = Counter(word for key in kept for word in key.split())
+        frequent = {k: s for k, s in kept.items() if all(counts[w] >= min_word_count for w in k.split())}
+        if len(frequent) == len(kept):
+            return list(kept.values())
+        kept = frequent
+
+
+def split_of(sentence: str, validation: float, test: float) -> str:
+    """The split of a sentence: a hash of its words, so it never depends on what else is in the corpus."""
+    digest = hashlib.sha256(" ".join(words(sentence)).encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    return "test" if place < test else "validation" if place < test + validation else "train"
