@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import dacite
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 T = TypeVar("T")
 
@@ -268,7 +268,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
     try:
         config = dacite.from_dict(cls, dict(mapping), settings)
     except (dacite.DaciteError, TypeError) as error:  # the latter from a class that computes with its sizes
-        raise SparkError(f"{source}: {' '.join(str(error).split())}") from error
+        raise SparkError(f"{source}: {one_line(error)}") from error
     _refuse_booleans(config, source)
     return config
 

@@ -18,7 +18,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 MESH_AXES = (DATA, FSDP, TENSOR)
@@ -83,7 +83,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
                 (data // slices, fsdp, tensor), (slices, 1, 1), chosen, allow_split_physical_axes=True
             )
     except (AssertionError, NotImplementedError, ValueError) as error:  # chips that make up no whole block
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit these devices ({reason})") from error
     # Auto axes: Linen's logical boxes need them.
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)

@@ -22,7 +22,7 @@ from spark_jax.audio.mel import mel_spectrogram
 from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.convert.verify import ParityReport, Row, compare, fixed_speech
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.inference.synthesize import SparkTTS
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared.extra import needs_extra
@@ -141,7 +141,7 @@ def load_reference(reference: Path, source: Path) -> Any:
     try:
         return BiCodecTokenizer(source, torch.device("cpu"))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise SparkError(f"{source}: the official code cannot load it ({reason})") from error
 
 

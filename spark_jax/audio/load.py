@@ -9,7 +9,7 @@ import soundfile
 import soxr
 from jaxtyping import Float
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 MIN_SECONDS = 0.1
 SILENCE_PEAK = 1e-4  # −80 dB of full scale, three steps of 16-bit audio: nothing can be heard below
@@ -29,7 +29,7 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> Float[np.ndarray, "
     try:
         samples, rate = soundfile.read(path, dtype="float64", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise SparkError(f"{path}: not readable as audio (WAV, FLAC, OGG, MP3): {reason}") from error
     if not len(samples):
         raise SparkError(f"{path}: the audio is empty")

@@ -3,6 +3,8 @@
 The recipe is that of DAC (Kumar et al. 2023, arXiv 2306.06546, §3.3), which BiCodec follows (paper §3.1.4).
 """
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -72,7 +74,7 @@ class PeriodDiscriminator(nn.Module):
         wave = jnp.pad(wave, ((0, 0), (0, padding)), mode="reflect")
         x = wave.reshape(wave.shape[0], -1, self.period).swapaxes(1, 2)
         x = x.reshape(-1, x.shape[2], 1)
-        settings = dict(weight_norm=True, dtype=self.dtype)
+        settings = {"weight_norm": True, "dtype": self.dtype}
         maps = []
         for i, channels in enumerate(self.channels):
             stride = 1 if i == len(self.channels) - 1 else 3
@@ -99,7 +101,7 @@ class SpectralDiscriminator(nn.Module):
         edges = [int(fraction * (self.n_fft // 2 + 1)) for fraction in self.bands]
         layers = (((3, 9), (1, 1)), *((((3, 9), (1, 2)),) * 3), ((3, 3), (1, 1)))
         maps, outputs = [], []
-        for band, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for band, (low, high) in enumerate(itertools.pairwise(edges)):
             x = spectrum[:, :, low:high]
             for i, (kernel, stride) in enumerate(layers):
                 x = WeightNormConv2d(self.channels, kernel, stride, dtype=self.dtype, name=f"band_{band}_conv_{i}")(x)

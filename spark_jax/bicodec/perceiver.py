@@ -23,7 +23,7 @@ class CrossAttention(nn.Module):
         self, latents: Float[Array, "batch latents dim"], context: Float[Array, "batch frames dim"]
     ) -> Float[Array, "batch latents dim"]:
         inner = self.heads * self.head_dim
-        settings = dict(use_bias=False, dtype=self.dtype)
+        settings = {"use_bias": False, "dtype": self.dtype}
         query = Linear(inner, ("embed", "heads"), name="to_q", **settings)(latents)
         context = jnp.concatenate([latents.astype(self.dtype), context.astype(self.dtype)], axis=1)
         key, value = jnp.split(Linear(2 * inner, ("embed", "heads"), name="to_kv", **settings)(context), 2, axis=-1)

@@ -62,7 +62,7 @@ class ConvNeXtBlock(nn.Module):
         mask: Mask = None,
     ) -> Float[Array, "batch time channels"]:
         dim = inputs.shape[-1]
-        settings = dict(kernel_init=BACKBONE_INIT, dtype=self.dtype)
+        settings = {"kernel_init": BACKBONE_INIT, "dtype": self.dtype}
         x = DepthwiseConv(7, padding=3, name="depthwise", **settings)(zero_padding(inputs, mask))
         x = _normalize("norm", x, condition, self.dtype)
         x = Linear(self.intermediate_dim, ("embed", "mlp"), name="expand", **settings)(x)

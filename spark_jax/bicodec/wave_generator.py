@@ -27,7 +27,7 @@ class ResidualUnit(nn.Module):
         self, inputs: Float[Array, "batch time channels"], mask: Mask = None
     ) -> Float[Array, "batch time channels"]:
         channels = inputs.shape[-1]
-        settings = dict(weight_norm=True, dtype=self.dtype)
+        settings = {"weight_norm": True, "dtype": self.dtype}
         x = Snake(self.dtype, name="snake_0")(zero_padding(inputs, mask))
         x = Conv(channels, 7, padding=3 * self.dilation, dilation=self.dilation, name="conv_0", **settings)(x)
         x = Snake(self.dtype, name="snake_1")(x)
@@ -81,7 +81,7 @@ class WaveGenerator(nn.Module):
     ) -> Float[Array, "batch samples"]:
         """Returns tokens · product of the rates samples in −1…1, zero outside the mask."""
         c = self.config
-        settings = dict(padding=3, weight_norm=True, dtype=self.dtype)
+        settings = {"padding": 3, "weight_norm": True, "dtype": self.dtype}
         x = Conv(c.channels, 7, name="conv_in", **settings)(zero_padding(latents, mask))
         block_class = nn.remat(UpsamplingBlock) if self.remat else UpsamplingBlock
         for i, (rate, kernel_size) in enumerate(zip(c.rates, c.kernel_sizes, strict=True)):

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 # ClickException, the base of all mistakes on the command line. Older versions of typer take it from click,
 # newer ones from a copy of their own, so it is found through a class that all of them export.
@@ -350,12 +350,8 @@ def _check_output(path: Path) -> None:
         raise SparkError(f"{path}: the folder {path.parent} cannot be written: {error.strerror}") from error
 
 
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
-
-
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"warning: {_one_line(message)}", file=sys.stderr)
+    print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -377,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: object) -> int:
-    print(f"error: {_one_line(message)}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
 
 

@@ -28,7 +28,7 @@ from spark_jax.config import (
     WaveGeneratorConfig,
     from_mapping,
 )
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 T = TypeVar("T")
 
@@ -322,7 +322,7 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     except OSError as error:
         raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise SparkError(f"{path}: malformed ({' '.join(str(error).split())})") from error
+        raise SparkError(f"{path}: malformed ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise SparkError(f"{path}: expected a mapping, found {type(content).__name__}")
     return content

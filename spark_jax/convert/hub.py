@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 
 def local_directory(source: str | Path, patterns: Sequence[str] = ("*",)) -> tuple[Path, str | None]:
@@ -32,5 +32,5 @@ def local_directory(source: str | Path, patterns: Sequence[str] = ("*",)) -> tup
     except errors.RepositoryNotFoundError as error:
         raise SparkError(f"{name}: no such directory here, and no (public) repository of the Hub") from error
     except Exception as error:  # offline mode, no network, time-outs, a full disk: of many libraries
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise SparkError(f"{name}: no such directory here, and the Hub cannot be reached ({reason})") from error

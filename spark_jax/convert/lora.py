@@ -19,7 +19,7 @@ from spark_jax.config import Qwen2Config
 from spark_jax.convert.formats.safetensors_file import read_safetensors
 from spark_jax.convert.formats.tensors import SourceTensor, is_finite, is_float
 from spark_jax.convert.tables.qwen2 import EMBEDDING, HEAD
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 CONFIG, WEIGHTS = ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _PREFIX = "base_model.model."
@@ -150,7 +150,7 @@ def _read_settings(path: Path) -> _Settings:
     except OSError as error:
         raise SparkError(f"{path}: cannot be read ({error.strerror}); expected a PEFT adapter") from error
     except (ValueError, RecursionError) as error:
-        raise SparkError(f"{path}: not valid JSON ({' '.join(str(error).split())})") from error
+        raise SparkError(f"{path}: not valid JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise SparkError(f"{path}: expected a mapping, found {type(content).__name__}")
     if content.get("peft_type") != "LORA":

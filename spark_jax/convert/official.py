@@ -25,7 +25,7 @@ from spark_jax.convert.engine import Import
 from spark_jax.convert.formats.tensors import DTYPES
 from spark_jax.convert.hub import local_directory
 from spark_jax.convert.lora import ADAPTER_FILES, merge
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.parameters import PARTS, abstract_part, with_weight_dtype
 from spark_jax.model_directory.parts import write_part
@@ -232,5 +232,5 @@ def copy_tokenizer(source: Path, destination: Path) -> None:
                 if path.suffix == ".json" and not isinstance(json.loads(text), dict):
                     raise ValueError("no mapping")
             except (ValueError, RecursionError) as error:
-                raise SparkError(f"{path}: malformed ({' '.join(str(error).split())})") from error
+                raise SparkError(f"{path}: malformed ({one_line(error)})") from error
             shutil.copyfile(path, destination / name)

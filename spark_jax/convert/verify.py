@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from spark_jax.config import Qwen2Config, SparkConfig, Wav2Vec2Config
 from spark_jax.convert.configuration import LLM, WAV2VEC2
 from spark_jax.convert.hub import local_directory
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.qwen2.cache import init_cache
 from spark_jax.qwen2.model import DecoderLayer, Qwen2
@@ -236,4 +236,4 @@ def _from_pretrained(cls: Any, folder: Path) -> Any:
             str(folder), dtype=torch.float32, attn_implementation="eager", local_files_only=True
         ).eval()
     except (OSError, ValueError, RuntimeError) as error:
-        raise SparkError(f"{folder}: PyTorch cannot load it ({' '.join(str(error).split())[:300]})") from error
+        raise SparkError(f"{folder}: PyTorch cannot load it ({one_line(error, 300)})") from error

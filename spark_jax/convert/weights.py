@@ -10,7 +10,7 @@ from spark_jax.convert.formats.safetensors_file import read_safetensors
 from spark_jax.convert.formats.tensors import SourceTensor
 from spark_jax.convert.formats.torch_pickle import read_torch_pickle
 from spark_jax.convert.tables import bicodec, qwen2, wav2vec2
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 _READERS: dict[str, Callable[[Path], dict[str, SourceTensor]]] = {
     ".safetensors": read_safetensors,
@@ -85,7 +85,7 @@ def _index(path: Path) -> dict[str, str]:
     except OSError as error:
         raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise SparkError(f"{path}: not an index of shards: expected weight_map, names to files ({reason})") from error
     for shard in sorted(shards):  # a path could lead anywhere
         if Path(shard).name != shard or Path(shard).suffix not in _READERS:

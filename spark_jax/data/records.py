@@ -30,7 +30,7 @@ import safetensors.numpy
 from array_record.python import array_record_module
 from jaxtyping import Int
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 VERSION = 1
 INDEX_SUFFIX = ".index.safetensors"
@@ -125,7 +125,7 @@ class ShardWriter:
             return action()
         except (RuntimeError, ValueError, OSError) as error:
             self.discard()
-            raise SparkError(f"{self._path}: cannot be written ({_brief(error)})") from error
+            raise SparkError(f"{self._path}: cannot be written ({one_line(error, 300)})") from error
 
 
 def write_index(
@@ -159,7 +159,7 @@ def write_index(
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise SparkError(f"{path}: cannot be written ({_brief(error)})") from error
+        raise SparkError(f"{path}: cannot be written ({one_line(error, 300)})") from error
 
 
 def splits(folder: str | Path) -> list[str]:
@@ -207,7 +207,7 @@ class RecordReader:
         except SparkError:
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise SparkError(f"{path}: not an index of records ({_brief(error)})") from error
+            raise SparkError(f"{path}: not an index of records ({one_line(error, 300)})") from error
         if not self._shards or not self._ends[-1]:
             raise SparkError(f"{path}: holds no record")
         self._check_files()
@@ -233,7 +233,7 @@ class RecordReader:
                 try:
                     result[place] = decode(data) if isinstance(data, bytes) else data
                 except ValueError as error:
-                    result[place] = SparkError(f"{self.where(numbers[place])}: not a record ({_brief(error)})")
+                    result[place] = SparkError(f"{self.where(numbers[place])}: not a record ({one_line(error, 300)})")
         return result
 
     def where(self, number: int) -> str:
@@ -250,7 +250,7 @@ class RecordReader:
             if len(inside) > 1:  # one of them: which?
                 return [record for number in inside for record in self._read_shard(shard, [number])]
             name = self.folder / self._shards[shard].name
-            return [SparkError(f"{name}: record {inside[0]}: damaged ({_brief(error)})")]
+            return [SparkError(f"{name}: record {inside[0]}: damaged ({one_line(error, 300)})")]
 
     def _reader(self, shard: int) -> Any:
         with self._lock:
@@ -264,7 +264,7 @@ class RecordReader:
                     if reader.num_records() != count:
                         raise RuntimeError(f"holds {reader.num_records()} records, its index says {count}")
                 except RuntimeError as error:
-                    raise SparkError(f"{self.folder / name}: {_brief(error)}") from error
+                    raise SparkError(f"{self.folder / name}: {one_line(error, 300)}") from error
                 self._readers[shard] = reader
             return self._readers[shard]
 
@@ -282,7 +282,3 @@ class RecordReader:
         if problems:
             more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise SparkError("; ".join(problems[:3]) + more)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,5 +1,6 @@
 """Speech recognition examples: audio and the characters of a transcript, in buckets of duration."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -86,7 +87,7 @@ class SpeechExamples:
         # A CTC label needs a frame of 20 ms, and one more between equal neighbors.
         fits = np.array(
             [
-                len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False)) < duration * 49
+                len(labels) + sum(a == b for a, b in itertools.pairwise(labels)) < duration * 49
                 for labels, duration in zip(self._labels, durations, strict=True)
             ]
         )

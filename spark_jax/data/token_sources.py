@@ -1,5 +1,6 @@
 """Where training sequences come from: JSON Lines read into memory, or ArrayRecord shards read as they are needed."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from spark_jax.data import manifest, sources, tokens
 from spark_jax.data.config import Sources, TokenDataConfig
 from spark_jax.data.records import RecordReader
 from spark_jax.data.speech import FRAME_SECONDS
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.text import attributes
 from spark_jax.text.tokenizer import SparkTokenizer
 
@@ -303,7 +304,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return f"field {error.args[0]!r} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return f"field {error.args[0]!r} is missing" if isinstance(error, KeyError) else one_line(error)
 
 
 def fragments(record: dict[str, Any], max_words: int, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -321,7 +322,7 @@ def fragments(record: dict[str, Any], max_words: int, rng: np.random.Generator) 
     ids, cuts, parts = record["semantic_ids"], [0], []
     while cuts[-1] < len(words):
         cuts.append(min(cuts[-1] + int(rng.integers(1, max_words + 1)), len(words)))
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in itertools.pairwise(cuts):
         start, end = 0, len(ids)
         if first > 0:
             start = int(record["phoneme_bounds"][starts[first]] * tokens_per_second)

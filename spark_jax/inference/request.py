@@ -105,6 +105,6 @@ def _check_number(name: str, value: Any, above: float, most: float = math.inf) -
 
 
 def _check_whole(name: str, value: Any, least: int, most: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or most is not None and value > most:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         limit = "" if most is None else f" to {most}"
         raise SparkError(f"{name} is {value!r}, expected a whole number from {least}{limit}")

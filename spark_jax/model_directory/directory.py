@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 
 from spark_jax import config as config_lib
 from spark_jax.config import SparkConfig
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.model_directory import manifest
 from spark_jax.model_directory import provenance as provenance_lib
 from spark_jax.model_directory.parameters import (
@@ -48,9 +48,9 @@ from spark_jax.sharding import unbox
 from spark_jax.shared.pytree import flatten
 
 __all__ = [
+    "PARTS",
     "LoadedModel",
     "ModelInfo",
-    "PARTS",
     "PartInfo",
     "Provenance",
     "abstract_part",
@@ -352,4 +352,4 @@ def _expected_sizes(directory: Path) -> dict[str, int]:
     try:
         return {f"params/{name}": size for name, size in json.loads(older.read_text()).items()}
     except (OSError, ValueError, AttributeError) as error:
-        raise SparkError(f"{older}: cannot be read ({' '.join(str(error).split())})") from error
+        raise SparkError(f"{older}: cannot be read ({one_line(error)})") from error

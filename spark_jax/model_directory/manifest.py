@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 MANIFEST = "manifest.json"
 
@@ -90,7 +90,7 @@ def read_manifest(directory: str | Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise SparkError(f"{path}: not a list of files with bytes and sha256 ({reason})") from error
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.sharding import tree_shardings, unbox
 from spark_jax.shared.pytree import flatten
@@ -114,8 +114,4 @@ def _boxed_part(part: str, config: Any) -> Any:
             lambda: module.init(jax.random.key(0), *(jnp.zeros(shape, dtype) for shape in inputs), **arguments)
         )
     except (TypeError, ValueError, ArithmeticError, FlaxError) as error:
-        raise SparkError(f"{part}: the sizes do not fit together ({_brief(error)})") from error
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        raise SparkError(f"{part}: the sizes do not fit together ({one_line(error, 300)})") from error

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.shared.pytree import flatten, unflatten
 
 # Orbax divides the longest axis until a chunk is this small: only then are the embedding's short axis, 896, and so
@@ -75,7 +75,7 @@ def stored_part(folder: Path) -> Any:
     try:
         stored = ocp.metadata(str(folder.absolute())).metadata
     except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
-        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
+        raise SparkError(f"{folder}: cannot be read, a file is damaged ({one_line(error, 300)})") from error
     if stored is None:  # Orbax's other answer to unreadable metadata
         raise SparkError(f"{folder}: cannot be read, its metadata is damaged")
     return stored
@@ -90,7 +90,7 @@ def load_part(folder: Path, wanted: Any) -> Any:
     try:
         return ocp.load(str(folder.absolute()), wanted)
     except Exception as error:  # as for `stored_part`
-        raise SparkError(f"{folder}: cannot be read, a file is damaged ({_brief(error)})") from error
+        raise SparkError(f"{folder}: cannot be read, a file is damaged ({one_line(error, 300)})") from error
 
 
 def _groups(leaves: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -116,7 +116,3 @@ def _without_chunk_warnings() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(quiet)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Int
 
 from spark_jax.config import SparkConfig
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 FORMAT = "spark-jax-voice"
 VERSION = 1
@@ -55,7 +55,7 @@ class Voice:
             raise SparkError(f"{path}: voice file version is {version!r}, expected {VERSION}")
         _check_keys(content, _VOICE_KEYS, path)
         transcript = content["transcript"]
-        if not (transcript is None or isinstance(transcript, str) and transcript.strip()):
+        if not (transcript is None or (isinstance(transcript, str) and transcript.strip())):
             raise SparkError(f"{path}: transcript is {transcript!r}, expected text or null")
         return cls(*_token_ids(content, config, path), transcript)
 
@@ -153,7 +153,7 @@ def _read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise SparkError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise SparkError(f"{path}: not a JSON file: {' '.join(str(error).split())}") from error
+        raise SparkError(f"{path}: not a JSON file: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise SparkError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content

@@ -23,7 +23,7 @@ import jax
 from jax.experimental import topologies
 
 from spark_jax.config import SparkConfig
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.performance import flops, hlo
 from spark_jax.performance.hardware import GIB, Accelerator, accelerator
 from spark_jax.shared.config_files import load_config
@@ -154,7 +154,7 @@ def topology_devices(name: str) -> list[Any]:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except Exception as error:  # several kinds, by what is missing
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if "not installed" in reason or "libtpu.so" in reason:
             raise SparkError('the TPU compiler is missing: pip install -e ".[plan]"') from error
         raise SparkError(f"--topology {name}: {reason[:300]}") from error
@@ -254,7 +254,7 @@ def does_not_fit(message: str) -> DoesNotFit:
 
 
 def failure(error: jax.errors.JaxRuntimeError) -> str:
-    return f"the compiler failed: {' '.join(str(error).split())[:1000]}"
+    return f"the compiler failed: {one_line(error, 1000)}"
 
 
 def model_flops(config: Any, system: SparkConfig) -> float:
@@ -303,7 +303,7 @@ def neighbors(config: Any) -> list[list[str]]:
     if isinstance(config, BiCodecTrainingConfig):
         # Its batch cannot be accumulated: discriminators, batch statistics and code usage are of the whole batch.
         found += [] if config.remat else [["remat=true"]]
-        return found + [[f"data.batch_segments={config.data.batch_segments // 2}"]]
+        return [*found, [f"data.batch_segments={config.data.batch_segments // 2}"]]
     found += [[f"remat={policy}"] for policy in REMAT[REMAT.index(config.remat) + 1 :]]
     found += [[f"accumulate={2 * config.accumulate}", f"data.batch_rows={config.data.batch_rows // 2}"]]
     if config.loss_chunk >= 512:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from spark_jax.config import SparkConfig
 from spark_jax.data import audio_sources, manifest, records, sources, token_sources, tokens
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.shared.config_files import load_config
 from spark_jax.text.tokenizer import open_tokenizer
 
@@ -270,7 +270,7 @@ def write_shard(job: Job, shard: int) -> records.Record:
             try:
                 item = convert_record(record)
             except (SparkError, TypeError, ValueError) as error:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 left_out.fault("unusable", SparkError(f"{where}: utterance {record['index']}: {reason}"))
                 continue
             if isinstance(item, str):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import yaml
 
 from spark_jax.config import from_mapping, to_mapping
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] 
         except (OSError, UnicodeDecodeError) as error:
             raise SparkError(f"{source}: cannot be read ({error})") from error
         except yaml.YAMLError as error:
-            raise SparkError(f"{source}: not YAML ({' '.join(str(error).split())})") from error
+            raise SparkError(f"{source}: not YAML ({one_line(error)})") from error
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:

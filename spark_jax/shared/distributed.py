@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long ends the others
 _START_SECONDS = 300
@@ -67,7 +67,7 @@ def initialize(
             **given, heartbeat_timeout_seconds=heartbeat_seconds, initialization_timeout=_START_SECONDS
         )
     except (RuntimeError, ValueError, OSError) as error:  # OSError: of the TPU's metadata server
-        raise SparkError(f"the processes of the run did not find each other ({_brief(error)})") from error
+        raise SparkError(f"the processes of the run did not find each other ({one_line(error, 300)})") from error
 
 
 def cluster(environ: Mapping[str, str]) -> str | None:
@@ -176,7 +176,3 @@ def stop_signals() -> Iterator[StopSignals]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

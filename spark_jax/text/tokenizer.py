@@ -5,6 +5,7 @@ it writes are loaded by transformers' AutoTokenizer as they are. Ids are always 
 """
 
 import base64
+import itertools
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from spark_jax.config import SparkConfig
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 # Qwen2.5's added tokens in the order of their ids (151643 onwards); those of the second tuple count as text.
 SPECIAL_TOKENS = (
@@ -286,7 +287,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers package raises bare Exception
-        raise SparkError(f"{path}: not a tokenizer: {' '.join(str(error).split())}") from error
+        raise SparkError(f"{path}: not a tokenizer: {one_line(error)}") from error
 
 
 def _byte_letters() -> list[str]:
@@ -314,7 +315,7 @@ def _recover_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     for token, limit in sorted(ranks.items(), key=lambda item: item[1]):
         parts = [token[index : index + 1] for index in range(len(token))]
         while len(parts) > 2:
-            pairs = [ranks.get(left + right, limit) for left, right in zip(parts, parts[1:], strict=False)]
+            pairs = [ranks.get(left + right, limit) for left, right in itertools.pairwise(parts)]
             best = min(pairs)
             if best >= limit:
                 break

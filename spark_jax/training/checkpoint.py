@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.shared import distributed
 from spark_jax.shared.pytree import flatten
 from spark_jax.training.checksum import checksums
@@ -328,9 +328,8 @@ def load_params(directory: str | Path, abstract_params: Any = None) -> Any:
     inside = abstract_params is not None and stored.keys() == {"params"} and "params" not in abstract_params
     if inside:
         stored = stored["params"]
-    if abstract_params is not None:
-        if problems := _misfits(_shapes(stored), _shapes(abstract_params)):
-            raise SparkError(f"{directory}: " + "; ".join(problems))
+    if abstract_params is not None and (problems := _misfits(_shapes(stored), _shapes(abstract_params))):
+        raise SparkError(f"{directory}: " + "; ".join(problems))
     # Orbax would otherwise place arrays where they lay when they were saved.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if abstract_params is None:
@@ -374,5 +373,5 @@ def _told_here(record: logging.LogRecord) -> bool:
 
 def _brief(error: BaseException) -> str:
     """In one line; of a long one both ends, since the reason comes first or last."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:100]} … {text[-190:]}"

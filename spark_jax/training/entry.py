@@ -13,7 +13,7 @@ from typing import Any, TextIO, TypeVar
 import jax
 
 from spark_jax.config import SparkConfig, to_mapping
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.shared import compilation_cache, distributed
 from spark_jax.shared.config_files import load_config
 from spark_jax.shared.pytree import flatten
@@ -58,7 +58,7 @@ def run(config_class: type[T], train: Callable[[T, Path], Any], description: str
         if str(error).startswith(_OWN_FAULTS):
             traceback.print_exc()
             _exit(1)
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         where = f"process {jax.process_index()}"
         print(f"error: {where}: another process has ended or is out of reach ({reason})", file=sys.stderr)
         _exit(1)

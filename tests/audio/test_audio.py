@@ -66,7 +66,7 @@ def bad_file(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "kind, words",
+    ("kind", "words"),
     [
         ("missing", "no such"),
         ("folder", "no such"),

@@ -52,7 +52,7 @@ def direct_stft(samples, n_fft, hop, window_length):
 SIZES = [(32, 8, 32), (2048, 512, 1200), (512, 128, 300), (1024, 320, 640)]
 
 
-@pytest.mark.parametrize("n_fft, hop, window", SIZES)
+@pytest.mark.parametrize(("n_fft", "hop", "window"), SIZES)
 def test_stft_equals_the_direct_one(n_fft, hop, window):
     samples = np.random.default_rng(0).normal(size=(2, 2551)).astype(np.float32)
     output = stft.stft(samples, n_fft, hop, window)
@@ -61,7 +61,7 @@ def test_stft_equals_the_direct_one(n_fft, hop, window):
         close(item, direct_stft(expected.astype(np.float64), n_fft, hop, window), 2e-6)
 
 
-@pytest.mark.parametrize("n_fft, window", [(64, 64), (1024, 640), (512, 300)])
+@pytest.mark.parametrize(("n_fft", "window"), [(64, 64), (1024, 640), (512, 300)])
 def test_the_product_of_accelerators_equals_the_fast_transform(n_fft, window):
     framed = np.random.default_rng(0).normal(size=(1, 3, window)).astype(np.float32)
     left = (n_fft - window) // 2

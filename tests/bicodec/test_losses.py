@@ -13,7 +13,7 @@ from spark_jax.bicodec import losses
 GOLDEN = load_file(Path(__file__).parent.parent / "assets" / "gan" / "golden.safetensors")
 
 
-@pytest.mark.parametrize("window, bands", list(zip(losses.MEL_WINDOWS, losses.MEL_BANDS, strict=True)))
+@pytest.mark.parametrize(("window", "bands"), list(zip(losses.MEL_WINDOWS, losses.MEL_BANDS, strict=True)))
 def test_each_resolution(window, bands):
     loss = jax.jit(losses.mel_loss, static_argnums=(2, 3))(GOLDEN["mel/in_x"], GOLDEN["mel/in_y"], window, bands)
     np.testing.assert_allclose(loss, GOLDEN[f"mel/loss_{window}"], rtol=1e-5)

@@ -148,7 +148,7 @@ def test_info(run):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (("synthesize", "", "-o", "out.wav"), "text is '', expected something to say"),
         (("synthesize", " \n", "-o", "out.wav"), "text is ' \\n'"),
@@ -184,7 +184,7 @@ def test_a_bad_request_is_told_before_anything_is_loaded(fails, monkeypatch, arg
 
 
 @pytest.mark.parametrize(
-    "output, message",
+    ("output", "message"),
     [
         ("absent/out.wav", "absent/out.wav: the folder absent does not exist"),
         ("ref.wav/out.wav", "ref.wav/out.wav: the folder ref.wav does not exist"),
@@ -199,7 +199,7 @@ def test_an_output_is_checked_before_anything_is_loaded(fails, monkeypatch, comm
 
 
 @pytest.mark.parametrize(
-    "name, message",
+    ("name", "message"),
     [
         ("absent.wav", "absent.wav: no such file"),
         ("taken", "taken: is not a file"),
@@ -217,7 +217,7 @@ def test_a_bad_recording(fails, name, message):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         ("{", "bad.json: not a JSON file"),
         ('{"global_ids": [], "semantic_ids": [], "sample_rate": 16000}', "bad.json: global_ids is empty"),

@@ -160,7 +160,7 @@ def test_goldens_pass_through_both_directions(tmp_path, part):
     golden = load_file(folder / "model.safetensors")
     if part == "wav2vec2":
         golden = {name: values for name, values in golden.items() if name in exported}
-        golden |= {name: value for name, value in weights.table(part, system).constants.items()}
+        golden |= dict(weights.table(part, system).constants.items())
     if part == "bicodec":  # the golden was saved after a step of training
         counters = {name for name in golden if name.endswith("num_batches_tracked")}
         assert all(exported[name] == 0 for name in counters)
@@ -233,7 +233,7 @@ def test_other_decoders_have_no_official_form(tmp_path):
         configuration.write_llm_config(tmp_path, llama, "float32", 1, 0)
 
 
-@pytest.mark.parametrize("kind, dtype", [*((kind, "float32") for kind in LLMS), ("qwen2", "bfloat16")])
+@pytest.mark.parametrize(("kind", "dtype"), [*((kind, "float32") for kind in LLMS), ("qwen2", "bfloat16")])
 def test_transformers_gives_the_same_logits(tmp_path, kind, dtype):
     torch = pytest.importorskip("torch", reason="torch is in the extra parity only")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig

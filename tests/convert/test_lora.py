@@ -166,7 +166,7 @@ def test_biases_and_wrapped_layers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"use_dora": True}, "use_dora is True: such an adapter cannot be merged"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),

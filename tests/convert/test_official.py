@@ -156,7 +156,7 @@ def test_a_pickle_that_runs_code_is_refused(copy, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "file, change, message",
+    ("file", "change", "message"),
     [
         ("LLM/config.json", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
         ("LLM/config.json", {"rope_scaling": {"type": "yarn"}}, "rope_type is 'yarn'"),
@@ -179,7 +179,7 @@ def test_unsupported_settings_name_file_and_key(copy, tmp_path, file, change, me
 
 
 @pytest.mark.parametrize(
-    "section, change, message",
+    ("section", "change", "message"),
     [
         ("quantizer", {"use_l2_normlize": False}, "quantizer: use_l2_normlize is False; only True"),
         ("decoder", {"rates": [8, 5, 4]}, "latent_hop_length is 320, the codec's rates give 160"),

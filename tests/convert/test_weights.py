@@ -57,7 +57,7 @@ def test_shards_that_differ_from_the_index(shards):
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ("{", "not an index of shards"),
         ("[]", "not an index of shards"),

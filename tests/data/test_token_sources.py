@@ -144,7 +144,7 @@ def test_the_report_follows_what_is_skipped_when_it_is_read(folder, jsonl, token
 
 
 @pytest.mark.parametrize(
-    "source, message",
+    ("source", "message"),
     [
         ((), "list of sources is empty"),
         ("nowhere.jsonl", "nowhere.jsonl: cannot be read"),

@@ -109,7 +109,7 @@ def test_what_training_cannot_use_is_dropped_by_reason(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "change, reason",
+    ("change", "reason"),
     [
         ({"text": " "}, "text is ' '"),
         ({"global_ids": [0, 8]}, "global id 8 is out of range"),

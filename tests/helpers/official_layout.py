@@ -48,7 +48,7 @@ def tensor_shapes(config: SparkConfig) -> dict[str, Shapes]:
     codec = source_shapes(bicodec.rules(config.bicodec), targets["bicodec"])
     counters = {name.replace("running_mean", "num_batches_tracked"): () for name in codec if "running_mean" in name}
     hidden = config.wav2vec2.hidden_size
-    unused = {name: (hidden,) for name in ("masked_spec_embed", "encoder.layer_norm.weight", "encoder.layer_norm.bias")}
+    unused = dict.fromkeys(("masked_spec_embed", "encoder.layer_norm.weight", "encoder.layer_norm.bias"), (hidden,))
     return {
         "bicodec": codec | counters,
         "wav2vec2": source_shapes(wav2vec2.rules(everything), targets["wav2vec2"]) | unused,

@@ -190,7 +190,7 @@ def test_the_default_voice(tts, tokens, tiny_model_directory, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "samples, message",
+    ("samples", "message"),
     [
         (np.zeros(16000), "samples: the audio is silent"),
         (np.ones(1599), "samples: 0.100 s of audio, expected at least 0.1 s"),

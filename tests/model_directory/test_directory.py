@@ -147,7 +147,7 @@ def test_a_damaged_file_of_the_right_size(copy):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (None, "config.json: cannot be read"),
         ("{", "config.json: not valid JSON"),

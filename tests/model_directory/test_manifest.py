@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spark_jax import cli
+from spark_jax.cli import main as cli
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import manifest
 

@@ -47,7 +47,7 @@ def test_tokens_survive_their_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"format": "other"}, 'not a voice file: expected "format": "spark-jax-voice"'),
         ({"version": 2}, "version is 2, expected 1"),
@@ -73,7 +73,7 @@ def test_a_fault_names_the_file_and_the_key(voice_file, changes, message):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (b"", "not a JSON file"),
         (b"\xff\xfe", "not a JSON file"),

@@ -185,7 +185,7 @@ def test_bfloat16_computation_keeps_float32_parameters():
     close(features, jax.jit(model.Wav2Vec2(TINY).apply)(variables, samples), 0.05)
 
 
-@pytest.mark.parametrize("length, frames", [(10, 0), (399, 0), (400, 1), (720, 2), (16_000, 49), (159_253, 497)])
+@pytest.mark.parametrize(("length", "frames"), [(10, 0), (399, 0), (400, 1), (720, 2), (16_000, 49), (159_253, 497)])
 def test_num_frames(length, frames):
     config = config_lib.Wav2Vec2Config()
     assert model.num_frames(length, config) == frames
@@ -193,7 +193,7 @@ def test_num_frames(length, frames):
     assert model.num_frames(jnp.array([length]), config).tolist() == [frames]
 
 
-@pytest.mark.parametrize("frames, kernel", [(5, 16), (16, 16), (37, 16), (20, 7)])
+@pytest.mark.parametrize(("frames", "kernel"), [(5, 16), (16, 16), (37, 16), (20, 7)])
 def test_both_positional_convolutions_equal_the_sum(frames, kernel):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, frames, 12)).astype(np.float32)

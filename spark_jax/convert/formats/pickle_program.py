@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spark_jax.convert.formats.tensors import BFLOAT16
+from spark_jax.errors import one_line
 
 STORAGE_DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
@@ -85,7 +86,7 @@ def evaluate(program: bytes) -> Any:
     except UnsafePickleError:
         raise
     except Exception as error:  # pickletools answers malformed bytes with many types
-        raise UnsafePickleError(f"is malformed ({' '.join(str(error).split())[:200]})") from error
+        raise UnsafePickleError(f"is malformed ({one_line(error, 200)})") from error
     raise UnsafePickleError("does not end")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from spark_jax.convert.formats.tensors import BFLOAT16, SourceTensor, faulty_tensor
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -52,7 +52,7 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     except FileNotFoundError as error:
         raise SparkError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError, struct.error) as error:
-        raise SparkError(f"{path}: not a safetensors file ({' '.join(str(error).split())})") from error
+        raise SparkError(f"{path}: not a safetensors file ({one_line(error)})") from error
     header.pop("__metadata__", None)
     start = 8 + header_size
     tensors = {name: _tensor(path, name, entry, start, file_size) for name, entry in header.items()}
@@ -65,7 +65,7 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
             with safe_open(path, framework="np"):
                 pass
         except (SafetensorError, OSError, ValueError) as error:
-            raise SparkError(f"{path}: not a safetensors file ({' '.join(str(error).split())})") from error
+            raise SparkError(f"{path}: not a safetensors file ({one_line(error)})") from error
     return tensors
 
 

@@ -181,7 +181,8 @@ def _ada_norm(source: str, target: str) -> list[Rule]:
 
 def _batch_norm(source: str, target: str) -> list[Rule]:
     """`target` without its collection: parameters and running statistics live in two."""
-    return _norm(source, f"params/{target}") + [
+    return [
+        *_norm(source, f"params/{target}"),
         Rule(f"{source}.running_mean", f"batch_stats/{target}/mean"),
         Rule(f"{source}.running_var", f"batch_stats/{target}/var"),
     ]

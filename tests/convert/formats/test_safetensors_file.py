@@ -58,7 +58,7 @@ def with_header(path, header, data=bytes(64)):
 
 
 @pytest.mark.parametrize(
-    "change, fault",
+    ("change", "fault"),
     [
         ({"shape": [5, 4]}, "takes 80 bytes"),
         ({"shape": [4, -4]}, "has shape"),
