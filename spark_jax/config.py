@@ -1,7 +1,7 @@
-"""Frozen dataclasses: the only schema of a model. Field names follow the release's own configuration files.
+"""Frozen dataclasses, the only schema of a model. Their field names follow the release's configuration files.
 
-A model directory's `config.json` is `SparkConfig` written out; a size is a value of these classes, never a
-branch in code. `RELEASE` holds the sizes of the 0.5B release, `tiny()` those that tests can afford.
+The `config.json` of a model directory holds a `SparkConfig`. Sizes are values of these classes, never branches in code.
+`RELEASE` has the sizes of the 0.5B release, and `tiny()` has sizes for tests.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class MelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VocosConfig:
-    """A stack of Vocos (ConvNeXt) blocks with sampling stages: semantic encoder, prenet and postnet."""
+    """A stack of Vocos (ConvNeXt) blocks with sampling stages: semantic encoder, prenet, and postnet."""
 
     input_channels: int
     vocos_dim: int
@@ -54,12 +54,12 @@ class QuantizerConfig:
     commitment: float = 0.25
     codebook_loss_weight: float = 2.0
     decay: float = 0.99  # of the moving average of code usage
-    threshold_ema_dead_code: float = 0.2  # a code with less usage than this counts as inactive
+    threshold_ema_dead_code: float = 0.2  # codes with less usage count as inactive
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeakerEncoderConfig:
-    """ECAPA-TDNN, Perceiver resampler and residual FSQ: the global tokens (paper §3.1.3)."""
+    """ECAPA-TDNN, Perceiver resampler, and residual FSQ of the global tokens (paper §3.1.3)."""
 
     input_dim: int = 128  # mel bands
     out_dim: int = 1024
@@ -80,7 +80,7 @@ class SpeakerEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WaveGeneratorConfig:
-    """Snake / transposed-convolution generator (DAC decoder); the product of `rates` is the hop."""
+    """Wave generator of Snake and transposed convolutions (DAC's decoder); the product of `rates` is the hop."""
 
     input_channel: int = 1024
     channels: int = 1536
@@ -90,7 +90,7 @@ class WaveGeneratorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BiCodecConfig:
-    """BiCodec (paper §3.1); the defaults are the 0.5B release's."""
+    """BiCodec (paper §3.1); the defaults are those of the 0.5B release."""
 
     mel_params: MelConfig = MelConfig()
     encoder: VocosConfig = VocosConfig(1024, 384, 2048, 12, 1024)
@@ -105,7 +105,7 @@ class BiCodecConfig:
 class DiscriminatorConfig:
     """Multi-period and multi-band STFT discriminators of the codec's training; the defaults are DAC's.
 
-    They are no part of a model directory. Empty `periods` or `fft_sizes` leave that kind out.
+    Model directories do not contain them. Empty `periods` or `fft_sizes` leave out discriminators of that kind.
     """
 
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
@@ -119,10 +119,9 @@ class DiscriminatorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Wav2Vec2Config:
-    """wav2vec2 with layer-norm feature extractor and stable layer norm; defaults: wav2vec2-large-xlsr-53.
+    """wav2vec2 with layer-norm feature extractor and stable layer norm; the defaults are wav2vec2-large-xlsr-53.
 
-    Only the first `max(feature_layers)` transformer layers exist in this library: nothing above the last tap
-    is ever needed.
+    Features need only the first `max(feature_layers)` transformer layers, so this library keeps no others.
     """
 
     hidden_size: int = 1024
@@ -143,7 +142,7 @@ class Wav2Vec2Config:
 class Qwen2Config:
     """Qwen2 or Qwen3 decoder; the defaults are Qwen2.5-0.5B with the release's vocabulary.
 
-    Qwen3 is `attention_bias=False, qk_norm=True` with a `head_dim` of its own.
+    Qwen3 has `attention_bias=False`, `qk_norm=True`, and a `head_dim` of its own.
     """
 
     vocab_size: int = 166_000
@@ -162,13 +161,13 @@ class Qwen2Config:
 
     def __post_init__(self):
         if self.head_dim is None:
-            # Equal to the one that names the size, and so in comparisons, hashes and config.json.
+            # Set here, so that comparisons and hashes do not depend on whether the size was given.
             object.__setattr__(self, "head_dim", self.hidden_size // max(1, self.num_attention_heads))
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How a model's tokens are drawn where a request does not say; the defaults are the release's."""
+    """Default sampling of a model's tokens, which a request may override; the defaults are those of the release."""
 
     temperature: float = 0.8
     top_k: int = 50
@@ -177,11 +176,11 @@ class SamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SparkConfig:
-    """The whole text-to-speech system: what `config.json` of a model directory holds."""
+    """The whole text-to-speech system, as `config.json` of a model directory holds it."""
 
     sample_rate: int = 16_000
-    latent_hop_length: int = 320  # samples a semantic token
-    ref_segment_duration: float = 6.0  # seconds of reference audio behind the global tokens
+    latent_hop_length: int = 320  # samples per semantic token
+    ref_segment_duration: float = 6.0  # seconds of reference audio from which global tokens are made
     volume_normalize: bool = True
     bicodec: BiCodecConfig = BiCodecConfig()
     wav2vec2: Wav2Vec2Config = Wav2Vec2Config()
@@ -190,7 +189,7 @@ class SparkConfig:
 
     @property
     def ref_segment_samples(self) -> int:
-        """Length of the reference clip: whole tokens only (reference BiCodecTokenizer.get_ref_clip)."""
+        """Number of samples of the reference clip, a multiple of the hop (reference BiCodecTokenizer.get_ref_clip)."""
         hop = self.latent_hop_length
         return int(self.sample_rate * self.ref_segment_duration) // hop * hop
 
@@ -199,8 +198,9 @@ RELEASE = SparkConfig()
 
 
 def tiny() -> SparkConfig:
-    """A whole system of some 100 thousand parameters with every part of the release, and few layers of each: for tests,
-    whose time is mostly that of compiling layers.
+    """Returns a system of about 100,000 parameters for tests.
+
+    It has every part of the release but few layers of each, because tests spend most of their time on compiling layers.
     """
     return SparkConfig(
         ref_segment_duration=0.5,
@@ -251,15 +251,15 @@ def tiny() -> SparkConfig:
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
-    """Builds a configuration dataclass from plain data (YAML, JSON); unknown keys and wrong types are errors.
+    """Makes a configuration from plain data (YAML, JSON); unknown keys and wrong types are errors.
 
     Args:
       cls: a dataclass of this library.
-      mapping: nested plain data; lists stand for tuples.
-      source: where the data comes from, for the message (a file name).
+      mapping: nested plain data, with lists for tuples.
+      source: origin of the data for messages, such as a file name.
 
     Raises:
-      SparkError: an unknown or missing key, or a value of another type than the field's.
+      SparkError: a key is unknown or missing, or a value has another type than its field.
     """
     if not isinstance(mapping, Mapping):
         raise SparkError(f"{source}: expected a mapping of {cls.__name__} fields, found {type(mapping).__name__}")
@@ -274,7 +274,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
 
 
 def _refuse_booleans(config: Any, source: str) -> None:
-    """To Python True is a number, and dacite lets it pass for one."""
+    """Refuses booleans as numbers: Python counts True as one, and so does dacite."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -284,20 +284,21 @@ def _refuse_booleans(config: Any, source: str) -> None:
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`: nested dictionaries, ready for JSON or YAML.
+    """Returns a configuration as nested dictionaries for JSON or YAML: the inverse of `from_mapping`.
 
-    A decoder's `head_dim` that follows from its other sizes is left out: where they are changed, it follows them.
+    A decoder's `head_dim` is left out if it follows from the other sizes, so that it follows changes of these.
     """
     mapping = dataclasses.asdict(config)
     for decoder in (mapping, mapping.get("llm")):
-        if isinstance(decoder, dict) and "head_dim" in decoder:
-            if decoder["head_dim"] == decoder["hidden_size"] // max(1, decoder["num_attention_heads"]):
-                del decoder["head_dim"]
+        if not isinstance(decoder, dict) or "head_dim" not in decoder:
+            continue
+        if decoder["head_dim"] == decoder["hidden_size"] // max(1, decoder["num_attention_heads"]):
+            del decoder["head_dim"]
     return mapping
 
 
 def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
-    """dacite makes tuples of lists, and fails without the field's name where there is none."""
+    """Checks that tuples come from lists: dacite converts anything, and its error does not name the field."""
     for field in dataclasses.fields(cls):
         value = mapping.get(field.name)
         if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
@@ -312,7 +313,7 @@ def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
 
 
 def _as_float(value: Any) -> Any:
-    """YAML writes 10 and, without a dot, 1e-4 (a string): both mean a float where a field is one."""
+    """Converts YAML's 10 (an integer) and 1e-4 (a string, for want of a dot) to floats in fields of floats."""
     if isinstance(value, bool):
         return value  # left for the type check, which names the field
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""Configurations from YAML files that hold only what differs from the defaults, and `--set`."""
+"""Configurations from YAML files, which hold only what differs from the defaults, and from `--set`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,24 +8,29 @@ import yaml
 
 from spark_jax.config import from_mapping, to_mapping
 from spark_jax.errors import SparkError, one_line
+from spark_jax.shared import files
 
 T = TypeVar("T")
 
 
 def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
-    """A configuration from a YAML file (None: the defaults) and overrides `a.b=value` (values read as YAML).
+    """Reads a configuration from a YAML file and overrides.
+
+    Args:
+      cls: the dataclass of the configuration.
+      path: the file; None: the defaults.
+      overrides: texts `a.b=value`, whose values are YAML.
 
     Raises:
-      SparkError: a file that cannot be read, an unknown key, or a value of a wrong type; the message names
-        the file and the key.
+      SparkError: the file cannot be read, a key is unknown, or a value has a wrong type; the message names the file and
+        the key.
     """
     source, data = "defaults", {}
     if path is not None:
         source = str(path)
+        text = files.read_text(path)
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise SparkError(f"{source}: cannot be read ({error})") from error
+            data = yaml.safe_load(text) or {}
         except yaml.YAMLError as error:
             raise SparkError(f"{source}: not YAML ({one_line(error)})") from error
     for override in overrides:
@@ -34,12 +39,8 @@ def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] 
             raise SparkError(f"--set {override}: expected key=value")
         _assign(data, key.split("."), yaml.safe_load(value), override)
         source = f"{source} with --set {override}" if override == overrides[-1] else source
-    # Merged over the defaults, so that a section that sets one key keeps this run's other defaults.
-    return (
-        from_mapping(cls, _merge(to_mapping(cls()), data), source)
-        if isinstance(data, dict)
-        else (from_mapping(cls, data, source))
-    )
+    # Merged over the defaults, so that a section that sets one key keeps the other defaults of this class.
+    return from_mapping(cls, _merge(to_mapping(cls()), data) if isinstance(data, dict) else data, source)
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
