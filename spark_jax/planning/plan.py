@@ -27,8 +27,9 @@ from spark_jax.errors import SparkError, one_line
 from spark_jax.performance import flops, hlo
 from spark_jax.performance.hardware import GIB, Accelerator, accelerator
 from spark_jax.shared.config_files import load_config
+from spark_jax.training.catalog import load_training, training_of
 from spark_jax.training.codec.config import BiCodecTrainingConfig
-from spark_jax.training.program import PROGRAMS, Program, load_training
+from spark_jax.training.program import Program
 
 # An hour of speech in the language model's tokens: 50 semantic ones a second and about 4 of text; and for each
 # utterance 32 global ones and some 10 of its frame.
@@ -210,9 +211,9 @@ def compile_step(
       JaxRuntimeError: the compiler failed for another reason than memory.
     """
     system = load_config(SparkConfig, config.model)
-    program = PROGRAMS[type(config)](config, system, devices)
+    program = training_of(config).program(config, system, devices)
     state = program.abstract_state()
-    step = program.jit_late_step(jax.tree.map(lambda leaf: leaf.sharding, state))
+    step = program.jit_step(jax.tree.map(lambda leaf: leaf.sharding, state))
     traced = step.trace(state, program.batch)
     options = {"exec_time_optimization_effort": effort} if effort and devices[0].platform == "tpu" else None
     start = time.perf_counter()
@@ -259,10 +260,7 @@ def failure(error: jax.errors.JaxRuntimeError) -> str:
 
 def model_flops(config: Any, system: SparkConfig) -> float:
     """Of a step; rows of tokens count as one sequence each, all of them targets (several shorter ones take less)."""
-    if isinstance(config, BiCodecTrainingConfig):
-        return flops.codec_step_flops(config, system)
-    rows, length = config.data.batch_rows * config.accumulate, config.data.row_length
-    return flops.llm_step_flops(system.llm, rows * length, rows * length, rows * flops.causal_pairs([length]))
+    return training_of(config).step_flops(config, system)
 
 
 def search(

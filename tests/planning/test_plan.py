@@ -14,10 +14,10 @@ from spark_jax.data.config import TokenDataConfig
 from spark_jax.errors import SparkError
 from spark_jax.performance import hlo
 from spark_jax.performance.hardware import GIB, Accelerator, accelerator
+from spark_jax.training.catalog import load_training
 from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.config import MeshConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
-from spark_jax.training.program import load_training
 
 ROOT = Path(__file__).parents[2]
 
