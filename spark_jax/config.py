@@ -183,6 +183,7 @@ class SparkConfig:
     latent_hop_length: int = 320  # samples a semantic token
     ref_segment_duration: float = 6.0  # seconds of reference audio behind the global tokens
     volume_normalize: bool = True
+    max_semantic_tokens: int = 3000  # of one utterance: 60 s at the release's rates
     bicodec: BiCodecConfig = BiCodecConfig()
     wav2vec2: Wav2Vec2Config = Wav2Vec2Config()
     llm: Qwen2Config = Qwen2Config()

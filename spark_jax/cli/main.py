@@ -173,9 +173,9 @@ def encode(
     _check_output(output)
     _check_files(recording)
     tts = _load(model, "bicodec", "wav2vec2")
-    kept = tts.voice(recording)
-    save_tokens(output, kept.global_ids, kept.semantic_ids, tts.config.sample_rate)
-    typer.echo(f"{output}: {len(kept.global_ids)} global and {len(kept.semantic_ids)} semantic tokens")
+    [(global_ids, semantic_ids)] = tts.codec.encode_files([recording])
+    save_tokens(output, global_ids, semantic_ids, tts.config.sample_rate)
+    typer.echo(f"{output}: {len(global_ids)} global and {len(semantic_ids)} semantic tokens")
 
 
 @app.command()
