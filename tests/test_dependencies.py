@@ -1,6 +1,7 @@
 """What is imported is declared in pyproject.toml, and what is declared has bounds and is imported."""
 
 import ast
+import itertools
 import re
 import sys
 import tomllib
@@ -106,7 +107,7 @@ def test_what_is_declared_is_imported():
 
 
 def test_versions_have_bounds():
-    requirements = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    requirements = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
     own = re.compile(r"spark-jax\[")  # an extra of extras
     report(
         [

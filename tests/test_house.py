@@ -126,7 +126,7 @@ def test_imports_have_no_circles():
 
 
 def test_imports_have_one_style():
-    """`from spark_jax.room import module` or `from spark_jax.room.module import name`; a module has one name everywhere."""
+    """`from spark_jax.room import module` or `from spark_jax.room.module import name`; a module has one name."""
     violations, names = [], {}
     for path in sources("spark_jax", "train", "tools", "tests"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -13,10 +13,7 @@ def install() -> None:
     """Has every function and dataclass of the package checked that is imported from now on."""
     jax.tree_util.register_dataclass = _register_dataclass
     jaxtyping.install_import_hook(
-        [
-            f"spark_jax.{x}"
-            for x in ("nn", "qwen2", "wav2vec2", "text", "bicodec", "config", "sharding", "shared", "errors")
-        ],
+        PACKAGE,
         "beartype.beartype",
     )
 
