@@ -7,14 +7,11 @@ The `config.json` of a model directory holds a `SparkConfig`. Sizes are values o
 import contextlib
 import dataclasses
 import math
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-import dacite
-
-from spark_jax.errors import SparkError, one_line
+from spark_jax.dataclass_reader import read_dataclass
+from spark_jax.errors import SparkError
 
 T = TypeVar("T")
 
@@ -230,7 +227,7 @@ class SparkConfig:
 
     @property
     def token_rate(self) -> float:
-        """Semantic tokens a second."""
+        """Number of semantic tokens per second."""
         return self.sample_rate / self.latent_hop_length
 
     @property
@@ -241,7 +238,7 @@ class SparkConfig:
 
 
 def _contradictions(config: SparkConfig) -> Iterator[str]:
-    """What does not fit in a system's rates, a line each."""
+    """Yields the contradictions among a system's rates, one line each."""
     codec, front_end = config.bicodec, config.wav2vec2
     for name in ("sample_rate", "latent_hop_length", "max_semantic_tokens"):
         if getattr(config, name) < 1:
@@ -329,7 +326,7 @@ def tiny() -> SparkConfig:
     )
 
 
-def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
+def from_mapping(cls: type[T], mapping: Any, source: str) -> T:
     """Makes a configuration from plain data (YAML, JSON); unknown keys and wrong types are errors.
 
     Args:
@@ -340,31 +337,22 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
     Raises:
       SparkError: a key is unknown or missing, or a value has another type than its field.
     """
-    if not isinstance(mapping, Mapping):
-        raise SparkError(f"{source}: expected a mapping of {cls.__name__} fields, found {type(mapping).__name__}")
-    _check_lists(cls, mapping, source)
-    if cls is SparkConfig:
+    if cls is SparkConfig and isinstance(mapping, Mapping):
         mapping = _absent_sections(mapping) | dict(mapping)
-    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
-    try:
-        config = dacite.from_dict(cls, dict(mapping), settings)
-    except (dacite.DaciteError, TypeError, SparkError) as error:  # the last two from a class that looks at its sizes
-        raise SparkError(f"{source}: {one_line(error)}") from error
-    _refuse_booleans(config, source)
-    return config
+    return read_dataclass(cls, mapping, source)
 
 
 def _absent_sections(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of the parts that a model directory does not have, at the directory's own rates.
+    """Returns sections at a model directory's own rates for the parts that it does not have.
 
-    Their sizes are never read; but the release's would contradict the sections that are there where these have other
-    rates than the release.
+    Their sizes are never read, but the defaults would contradict the other sections if the rates are not those of the
+    release.
     """
     rate, hop = (mapping.get(name, getattr(RELEASE, name)) for name in ("sample_rate", "latent_hop_length"))
     if (rate, hop) == (RELEASE.sample_rate, RELEASE.latent_hop_length) or {type(rate), type(hop)} != {int}:
         return {}
     codec, front_end, ratio = {"mel_params": {"sample_rate": rate}}, RELEASE.wav2vec2, 1
-    with contextlib.suppress(AttributeError, TypeError):  # malformed sections are told when they are read
+    with contextlib.suppress(AttributeError, TypeError):  # malformed sections are reported when they are read
         if "wav2vec2" in mapping:
             ratio = max(1, hop // math.prod(mapping["wav2vec2"].get("conv_stride", front_end.conv_stride)))
         elif "bicodec" in mapping:
@@ -375,16 +363,6 @@ def _absent_sections(mapping: Mapping[str, Any]) -> dict[str, Any]:
     stride = hop // max(1, ratio)
     wav2vec2 = {"conv_dim": (front_end.conv_dim[0],), "conv_kernel": (stride,), "conv_stride": (stride,)}
     return {"bicodec": codec, "wav2vec2": wav2vec2}
-
-
-def _refuse_booleans(config: Any, source: str) -> None:
-    """Refuses booleans as numbers: Python counts True as one, and so does dacite."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            _refuse_booleans(value, f"{source}: {field.name}")
-        elif "bool" not in str(field.type) and bool in map(type, value if type(value) is tuple else (value,)):
-            raise SparkError(f"{source}: {field.name} is {value!r}, expected a number")
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -399,32 +377,3 @@ def to_mapping(config: Any) -> dict[str, Any]:
         if decoder["head_dim"] == decoder["hidden_size"] // max(1, decoder["num_attention_heads"]):
             del decoder["head_dim"]
     return mapping
-
-
-def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
-    """Checks that tuples come from lists: dacite converts anything, and its error does not name the field."""
-    for field in dataclasses.fields(cls):
-        value = mapping.get(field.name)
-        if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
-            _check_lists(field.type, value, f"{source}: {field.name}")
-            continue
-        kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
-        plain = tuple(kind for kind in kinds if typing.get_origin(kind) is None)
-        if field.name not in mapping or isinstance(value, (list, tuple, *plain)):
-            continue
-        if tuple in map(typing.get_origin, kinds):
-            raise SparkError(f"{source}: {field.name} is {value!r}, expected a list")
-
-
-def _as_float(value: Any) -> Any:
-    """Converts YAML's 10 (an integer) and 1e-4 (a string, for want of a dot) to floats in fields of floats."""
-    if isinstance(value, bool):
-        return value  # left for the type check, which names the field
-    if isinstance(value, int):
-        return float(value)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

@@ -7,15 +7,13 @@ import jax
 import jaxtyping
 
 PACKAGE = "spark_jax"
+TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float, too
 
 
 def install() -> None:
     """Has every function and dataclass of the package checked that is imported from now on."""
     jax.tree_util.register_dataclass = _register_dataclass
-    jaxtyping.install_import_hook(
-        PACKAGE,
-        "beartype.beartype",
-    )
+    jaxtyping.install_import_hook(PACKAGE, TYPECHECKER)
 
 
 _original = jax.tree_util.register_dataclass
