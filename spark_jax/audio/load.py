@@ -43,7 +43,7 @@ def resample(samples: Float[np.ndarray, " time"], source: int, target: int) -> F
     return samples if source == target else soxr.resample(samples, source, target, quality="VHQ")
 
 
-def check_reference(samples: Float[np.ndarray, " time"], source: str | os.PathLike, sample_rate: int = 16_000) -> None:
+def check_reference(samples: np.ndarray, source: str | os.PathLike, sample_rate: int = 16_000) -> None:
     """Refuses audio from which no voice and no tokens can be taken.
 
     Args:

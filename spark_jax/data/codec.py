@@ -12,7 +12,7 @@ from spark_jax.data import pipeline, sources
 from spark_jax.data.audio_sources import AudioSource
 from spark_jax.errors import SparkError
 
-Samples = Float[np.ndarray, " samples"]
+Samples = Float[np.ndarray, "_"]
 
 MAX_REPLACEMENTS = 100  # utterances tried in place of one that cannot be read
 

@@ -19,7 +19,7 @@ BLOCK = 65_536  # sequences; 0.2 s of packing, and small beside the whole order
 _DEVIATIONS = 3.0
 
 
-def pack(lengths: Int[np.ndarray, " sequences"], row_length: int) -> list[Int[np.ndarray, " members"]]:
+def pack(lengths: Int[np.ndarray, " sequences"], row_length: int) -> list[Int[np.ndarray, "_"]]:
     """Best fit, longest first: each sequence goes to the row that it leaves the least room in.
 
     Args:

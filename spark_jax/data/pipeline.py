@@ -18,14 +18,15 @@ from jaxtyping import Float, Int
 from spark_jax.errors import SparkError
 
 Batch = dict[str, np.ndarray]
-Plan = Callable[[int], Sequence[np.ndarray]]  # epoch → batches of example indices; -1 stands for an empty row
+Epoch = Sequence[np.ndarray] | Int[np.ndarray, "batches rows"]  # batches of example indices; -1: an empty row
+Plan = Callable[[int], Epoch]
 Load = Callable[[np.ndarray, Sequence[np.random.Generator]], Batch]
 
 WEIGHTS_CHUNK = 1 << 20  # examples whose weights exist at a time
 
 
 def weighted_order(
-    weights: Iterable[Float[np.ndarray, " examples"]], rng: np.random.Generator | None
+    weights: Iterable[Float[np.ndarray, "_"]], rng: np.random.Generator | None
 ) -> Int[np.ndarray, " drawn"]:
     """The examples of one epoch in their order: a permutation of all, 4 bytes an example.
 
@@ -59,7 +60,7 @@ def shuffled_plan(num_examples: int, batch_size: int, seed: int) -> Plan:
 def weighted_plan(weights: Callable[[], Iterable[np.ndarray]], batch_size: int, seed: int) -> Plan:
     """`shuffled_plan` of examples that come more or less often: `weights` gives those of `weighted_order`."""
 
-    def plan(epoch: int) -> Sequence[np.ndarray]:
+    def plan(epoch: int) -> Epoch:
         order = weighted_order(weights(), np.random.default_rng((seed, epoch)))
         if 0 < len(order) < batch_size:
             order = np.resize(order, batch_size)
@@ -183,7 +184,7 @@ class _Planned:
             first = self._ends[epoch - 1] if epoch else 0
             return number, self._epoch(epoch)[number - first]
 
-    def _epoch(self, epoch: int) -> Sequence[np.ndarray]:
+    def _epoch(self, epoch: int) -> Epoch:
         if epoch not in self._recent:
             self._recent = {key: value for key, value in self._recent.items() if key >= epoch - 1}
             self._recent[epoch] = self._plan(epoch)

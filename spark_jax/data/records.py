@@ -28,7 +28,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from array_record.python import array_record_module
-from jaxtyping import Int
+from jaxtyping import UInt16
 
 from spark_jax.errors import SparkError, one_line
 
@@ -77,7 +77,7 @@ def decode(data: bytes) -> Record:
     return Record(fields, arrays)
 
 
-def as_codes(values: Sequence[int]) -> Int[np.ndarray, " codes"]:
+def as_codes(values: Sequence[Any] | np.ndarray) -> UInt16[np.ndarray, " codes"]:
     """Ids as a record stores them.
 
     Raises:
@@ -236,7 +236,7 @@ class RecordReader:
                     result[place] = SparkError(f"{self.where(numbers[place])}: not a record ({one_line(error, 300)})")
         return result
 
-    def where(self, number: int) -> str:
+    def where(self, number: int | np.integer) -> str:
         """A record's place, for messages."""
         shard = int(np.searchsorted(self._ends, number, side="right"))
         start = self._ends[shard] - self._shards[shard].records

@@ -213,7 +213,7 @@ class RecordTokens:
                 f"{sources.describe(self.dropped.counts)}"
             )
         some = np.unique(np.linspace(0, len(self) - 1, CHECKED_AT_START).astype(np.int64))
-        self.read(np.array([number for number in some if self.weights(number, number + 1)[0] > 0], np.int64))
+        self.read(np.array([number for number in some.tolist() if self.weights(number, number + 1)[0] > 0], np.int64))
 
     def __len__(self) -> int:
         return len(self._reader) * len(self._tasks)
