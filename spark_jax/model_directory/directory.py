@@ -136,6 +136,7 @@ class ModelInfo:
 
     @property
     def parameters(self) -> int:
+        """The number of all parameters and statistics."""
         return sum(part.parameters for part in self.parts.values())
 
 
