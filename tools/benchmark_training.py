@@ -1,9 +1,9 @@
 """Step time of a training against the same step in PyTorch; prints a Markdown table.
 
-    pip install -e ".[parity]"
-    python tools/benchmark_training.py configs/tiny_llm.yaml [--steps 10] [--rounds 5] [--set attention=xla]
+    pip install "spark-jax[parity]"
+    python tools/benchmark_training.py tiny_llm [--steps 10] [--rounds 5] [--set attention=xla]
     pip install einops einx
-    python tools/benchmark_training.py configs/tiny_bicodec.yaml --reference Spark-TTS
+    python tools/benchmark_training.py tiny_bicodec --reference Spark-TTS
 
 Both sides start from the same weights and train on the same batches: packed rows of random tokens, or random ids and
 noise. The losses of the first steps are compared before anything is timed. tools/torch_training.py says what PyTorch
@@ -35,7 +35,7 @@ Batch = dict[str, np.ndarray]
 
 
 def main(
-    config: Annotated[Path, typer.Argument(help="YAML of train/llm.py, or of train/bicodec.py's phase wave.")],
+    config: Annotated[str, typer.Argument(help="Recipe or YAML of the language model, or of the codec's phase wave.")],
     reference: Annotated[
         Path | None, typer.Option(help="Checkout of the official repository (has sparktts/), for the codec.")
     ] = None,
