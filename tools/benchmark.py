@@ -125,6 +125,7 @@ def data(
 @app.command(hidden=True)
 def read_records(folder: Path, tokenizer: Path, threads: int, batches: int = 12) -> None:
     """One measurement of `data`, in a process of its own: prints JSON."""
+    from spark_jax.config import SparkConfig
     from spark_jax.data import pipeline, token_sources
     from spark_jax.text.tokenizer import SparkTokenizer
 
@@ -132,7 +133,7 @@ def read_records(folder: Path, tokenizer: Path, threads: int, batches: int = 12)
     vocabulary.encode_text("warm")
     before, start, processor = resident(), time.perf_counter(), time.process_time()
     config = _recipe()
-    sequences = token_sources.read_sequences(str(folder), vocabulary, config, "train", training=True)
+    sequences = token_sources.read_sequences(str(folder), vocabulary, config, "train", True, SparkConfig().token_rate)
     plan = sequences.plan(config.batch_rows, 0)
     epoch = plan(0)
     planned = time.perf_counter()

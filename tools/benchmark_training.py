@@ -27,9 +27,10 @@ from spark_jax.config import SparkConfig
 from spark_jax.data import tokens
 from spark_jax.errors import SparkError
 from spark_jax.shared.config_files import load_config
+from spark_jax.training.catalog import load_training, training_of
 from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
-from spark_jax.training.program import PROGRAMS, Program, load_training
+from spark_jax.training.program import Program
 
 Batch = dict[str, np.ndarray]
 
@@ -68,7 +69,7 @@ def compare(
         raise SparkError(f"adversarial_start is {run.adversarial_start}, expected null: PyTorch has no such step")
     elif reference is None:
         raise SparkError("--reference is missing: the codec's PyTorch modules are the official repository's")
-    program = PROGRAMS[type(run)](run, system)
+    program = training_of(run).program(run, system)
     rng = np.random.default_rng(0)
     state, shardings = sharding.initialize(program.mesh, program.init)
     if isinstance(run, LLMTrainingConfig):

@@ -13,10 +13,10 @@ from spark_jax.config import SparkConfig
 from spark_jax.errors import one_line
 from spark_jax.performance import flops, hlo
 from spark_jax.performance.hardware import GIB
-from spark_jax.planning.trainings import of
 from spark_jax.shared import files
 from spark_jax.shared.config_files import load_config
-from spark_jax.training.program import PROGRAMS, Program
+from spark_jax.training.catalog import training_of
+from spark_jax.training.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Plan:
     """
 
     program: Program
+    system: SparkConfig
     arguments: float
     outputs: float
     temporaries: float
@@ -64,9 +65,10 @@ def compile_step(
       JaxRuntimeError: the compiler failed for another reason than memory.
     """
     system = load_config(SparkConfig, config.model)
-    program = PROGRAMS[type(config)](config, system, devices)
+    training = training_of(config)
+    program = training.program(config, system, devices)
     state = program.abstract_state()
-    step = program.jit_late_step(jax.tree.map(lambda leaf: leaf.sharding, state))
+    step = program.jit_step(jax.tree.map(lambda leaf: leaf.sharding, state))
     traced = step.trace(state, program.batch)
     options = {"exec_time_optimization_effort": effort} if effort and devices[0].platform == "tpu" else None
     start = time.perf_counter()
@@ -84,11 +86,12 @@ def compile_step(
     peak = memory.peak_memory_in_bytes if devices[0].platform == "tpu" else 0
     plan = Plan(
         program=program,
+        system=system,
         arguments=arguments,
         outputs=outputs,
         temporaries=peak - arguments - outputs if peak else memory.temp_size_in_bytes,
         moved=hlo.traffic(text),
-        model_flops=of(config).flops(config, system),
+        model_flops=training.step_flops(config, system),
         executed_flops=flops.count_flops(traced.jaxpr),
         seconds=seconds,
     )

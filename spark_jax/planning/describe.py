@@ -73,7 +73,7 @@ def describe(plan: Plan, config: Any, chip: Accelerator | None, limit: float, co
         f"{roof.bound}; at best {roof.step:.4f} s a step, MFU {plan.model_flops / peak / roof.step:.2f}"
     )
     seconds = plan.model_flops / peak / corpus.mfu
-    steps, text = corpus_steps(config, corpus)
+    steps, text = corpus_steps(config, plan.system, corpus)
     lines.append(f"time          {text}: {steps * seconds / 3600:,.1f} h at an MFU of {corpus.mfu}")
     return lines
 

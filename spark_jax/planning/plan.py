@@ -12,7 +12,7 @@ from spark_jax.performance.hardware import GIB, accelerator
 from spark_jax.planning.compile import DoesNotFit, Plan, compile_step, failure
 from spark_jax.planning.describe import describe
 from spark_jax.planning.trainings import Corpus, neighbors
-from spark_jax.training.program import load_training
+from spark_jax.training.catalog import load_training
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,17 @@
-"""What the planner knows of each training: its work, its batch, and what makes it smaller."""
+"""What the planner knows of each training: its batch, what makes it smaller, and how long a corpus lasts."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from spark_jax.config import SparkConfig
-from spark_jax.performance import flops
 from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.ctc.config import CTCTrainingConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
 
-# An hour of speech in the language model's tokens: 50 semantic ones a second and about 4 of text; and for each
-# utterance 32 global ones and some 10 of its frame.
-TOKENS_A_SECOND, TOKENS_AN_UTTERANCE = 54, 42
+# Of speech in the language model's tokens, beside its semantic and global ones: those of the text, about 4 a second,
+# and some 10 of the frame of an utterance.
+TEXT_TOKENS_A_SECOND, FRAME_TOKENS = 4, 10
 # What takes less memory for more work, the least costly first; XLA's own message says what is missing.
 REMAT = ("none", "dots", "attention", "full")
 
@@ -38,16 +38,14 @@ class Facts:
     """What differs from training to training.
 
     Attributes:
-      flops: (configuration, sizes) → operations of a step over all chips.
       batch: (configuration) → a step's batch in words.
       smaller: (configuration) → settings that take less memory, those that cost least first; beside those of the mesh.
-      corpus: (configuration, corpus) → steps to read it once and what it is; None: the corpus is not known.
+      corpus: (configuration, sizes, corpus) → steps to read it once and what it is; None: the corpus is not known.
     """
 
-    flops: Callable[[Any, SparkConfig], float]
     batch: Callable[[Any], str]
     smaller: Callable[[Any], list[list[str]]]
-    corpus: Callable[[Any, Corpus], tuple[float, str] | None]
+    corpus: Callable[[Any, SparkConfig, Corpus], tuple[float, str] | None]
 
 
 def of(config: Any) -> Facts:
@@ -63,15 +61,9 @@ def neighbors(config: Any) -> list[list[str]]:
     return [mesh, *of(config).smaller(config)]
 
 
-def corpus_steps(config: Any, corpus: Corpus) -> tuple[float, str]:
+def corpus_steps(config: Any, system: SparkConfig, corpus: Corpus) -> tuple[float, str]:
     """Returns the steps to read the corpus once (without one, those of the run), and what that is in words."""
-    return of(config).corpus(config, corpus) or (config.loop.steps, f"{config.loop.steps:,} steps")
-
-
-def _llm_flops(config: LLMTrainingConfig, system: SparkConfig) -> float:
-    # Rows of tokens count as one sequence each, all of them targets; several shorter ones take less.
-    rows, length = config.data.batch_rows * config.accumulate, config.data.row_length
-    return flops.llm_step_flops(system.llm, rows * length, rows * length, rows * flops.causal_pairs([length]))
+    return of(config).corpus(config, system, corpus) or (config.loop.steps, f"{config.loop.steps:,} steps")
 
 
 def _llm_batch(config: LLMTrainingConfig) -> str:
@@ -86,11 +78,12 @@ def _smaller_llm(config: LLMTrainingConfig) -> list[list[str]]:
     return found
 
 
-def _llm_corpus(config: LLMTrainingConfig, corpus: Corpus) -> tuple[float, str] | None:
+def _llm_corpus(config: LLMTrainingConfig, system: SparkConfig, corpus: Corpus) -> tuple[float, str] | None:
     tokens = corpus.tokens
     if corpus.hours is not None:
         weight = config.data.tts_weight + config.data.controllable_weight
-        rate = TOKENS_A_SECOND + TOKENS_AN_UTTERANCE / corpus.utterance_seconds
+        of_utterance = system.bicodec.speaker_encoder.token_num + FRAME_TOKENS
+        rate = system.token_rate + TEXT_TOKENS_A_SECOND + of_utterance / corpus.utterance_seconds
         tokens = corpus.hours * 3600 * weight * rate
     if tokens is None:
         return None
@@ -108,8 +101,21 @@ def _smaller_codec(config: BiCodecTrainingConfig) -> list[list[str]]:
     return [*remat, [f"data.batch_segments={config.data.batch_segments // 2}"]]
 
 
-def _codec_corpus(config: BiCodecTrainingConfig, corpus: Corpus) -> tuple[float, str] | None:
+def _codec_corpus(config: BiCodecTrainingConfig, _: SparkConfig, corpus: Corpus) -> tuple[float, str] | None:
     return _hours(corpus, config.data.batch_segments * config.data.segment_seconds)
+
+
+def _ctc_batch(config: CTCTrainingConfig) -> str:
+    longest = config.data.bucket_seconds[-1]
+    return f"{config.data.batch_seconds:g} s of utterances of up to {longest:g} s a step"
+
+
+def _smaller_ctc(config: CTCTrainingConfig) -> list[list[str]]:
+    return [[f"data.batch_seconds={config.data.batch_seconds / 2:g}"]]
+
+
+def _ctc_corpus(config: CTCTrainingConfig, _: SparkConfig, corpus: Corpus) -> tuple[float, str] | None:
+    return _hours(corpus, config.data.batch_seconds)
 
 
 def _hours(corpus: Corpus, step_seconds: float) -> tuple[float, str] | None:
@@ -120,6 +126,7 @@ def _hours(corpus: Corpus, step_seconds: float) -> tuple[float, str] | None:
 
 
 _FACTS = {
-    LLMTrainingConfig: Facts(_llm_flops, _llm_batch, _smaller_llm, _llm_corpus),
-    BiCodecTrainingConfig: Facts(flops.codec_step_flops, _codec_batch, _smaller_codec, _codec_corpus),
+    LLMTrainingConfig: Facts(_llm_batch, _smaller_llm, _llm_corpus),
+    BiCodecTrainingConfig: Facts(_codec_batch, _smaller_codec, _codec_corpus),
+    CTCTrainingConfig: Facts(_ctc_batch, _smaller_ctc, _ctc_corpus),
 }

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from spark_jax.cli import main as cli
-from spark_jax.config import tiny, to_mapping
-from spark_jax.data.config import TokenDataConfig
+from spark_jax.config import SparkConfig, from_mapping, tiny, to_mapping
+from spark_jax.data.config import AudioDataConfig, TokenDataConfig
 from spark_jax.errors import SparkError
 from spark_jax.performance import hlo
 from spark_jax.performance.hardware import GIB, Accelerator, accelerator
@@ -18,10 +18,11 @@ from spark_jax.planning import devices, plan
 from spark_jax.planning.compile import DoesNotFit, Plan, compile_step, does_not_fit
 from spark_jax.planning.describe import roofline
 from spark_jax.planning.trainings import Corpus, corpus_steps, neighbors
+from spark_jax.training.catalog import load_training
 from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.config import MeshConfig
+from spark_jax.training.ctc.config import CTCTrainingConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
-from spark_jax.training.program import load_training
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,7 +118,7 @@ def test_the_nearest_setting_is_searched_for(run, config, monkeypatch):
         if size <= limit / GIB:
             moved = hlo.Traffic({}, 1.0, 0)
             program = dataclasses.make_dataclass("P", ["mesh"])(jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor")))
-            return Plan(program, size * GIB, 0, 0, moved, 1.0, 1.0, 0.0)
+            return Plan(program, SparkConfig(), size * GIB, 0, 0, moved, 1.0, 1.0, 0.0)
         return DoesNotFit(f"{size} GiB", size * GIB)
 
     monkeypatch.setattr(plan, "compile_step", made_up)
@@ -135,6 +136,8 @@ def test_what_may_be_changed():
     assert neighbors(codec) == [["mesh.data=2", "mesh.fsdp=4"], ["remat=true"], ["data.batch_segments=128"]]
     llm = LLMTrainingConfig(remat="attention", loss_chunk=256, data=TokenDataConfig(batch_rows=8))
     assert neighbors(llm) == [["mesh.fsdp=2"], ["remat=full"], ["accumulate=2", "data.batch_rows=4"]]
+    ctc = CTCTrainingConfig(data=AudioDataConfig(batch_seconds=60.0))
+    assert neighbors(ctc) == [["mesh.fsdp=2"], ["data.batch_seconds=30"]]
 
 
 @pytest.mark.parametrize(
@@ -201,11 +204,12 @@ def test_a_chip_is_one_device(name, monkeypatch):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_file_is_recognized_by_its_keys(path):
-    if path.stem.endswith("model") or "wav2vec2" in path.stem:
+    if path.stem.endswith("model"):
         with pytest.raises(SparkError):
             load_training(path)
     else:
-        expected = BiCodecTrainingConfig if "bicodec" in path.stem else LLMTrainingConfig
+        kinds = {"bicodec": BiCodecTrainingConfig, "wav2vec2": CTCTrainingConfig, "llm": LLMTrainingConfig}
+        [expected] = [config for name, config in kinds.items() if name in path.stem]
         assert type(load_training(path)) is expected
 
 
@@ -213,7 +217,7 @@ def test_the_roofline_is_the_slowest_resource():
     mesh = jax.make_mesh((4, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:4])
     program = dataclasses.make_dataclass("P", ["mesh"])(mesh)
     moved = hlo.Traffic({"all-reduce": hlo.Collective(3, 50.0, 100.0)}, 3000.0, 0)
-    planned = Plan(program, 0, 0, 0, moved, 7e4, 8e4, 0.0)
+    planned = Plan(program, SparkConfig(), 0, 0, 0, moved, 7e4, 8e4, 0.0)
     roof = roofline(planned, Accelerator("x", 1e4, 0, 1e3, 1e1))
     assert (roof.compute, roof.memory, roof.links) == (2.0, 3.0, 10.0) and roof.bound == "links" and roof.step == 10.0
     roof = roofline(planned, Accelerator("x", 1e4, 0, 1e3))
@@ -221,18 +225,32 @@ def test_the_roofline_is_the_slowest_resource():
 
 
 def test_a_corpus_in_steps():
+    system = SparkConfig()
     llm = LLMTrainingConfig(accumulate=2, data=TokenDataConfig(row_length=1000, batch_rows=5))
-    assert corpus_steps(llm, Corpus(tokens=1e9))[0] == 1e5
+    assert corpus_steps(llm, system, Corpus(tokens=1e9))[0] == 1e5
     corpus = Corpus(hours=64, utterance_seconds=7)
-    assert corpus_steps(llm, corpus)[0] == 64 * 3600 * 2 * (54 + 42 / 7) / 1e4
-    assert corpus_steps(BiCodecTrainingConfig(), corpus)[0] == pytest.approx(64 * 3600 / (256 * 2.4))
-    assert corpus_steps(BiCodecTrainingConfig(), Corpus())[0] == 800_000
+    assert corpus_steps(llm, system, corpus)[0] == 64 * 3600 * 2 * (54 + 42 / 7) / 1e4
+    faster = from_mapping(SparkConfig, {"sample_rate": 24_000}, "75 semantic tokens a second")
+    assert corpus_steps(llm, faster, corpus)[0] == 64 * 3600 * 2 * (79 + 42 / 7) / 1e4
+    assert corpus_steps(BiCodecTrainingConfig(), system, corpus)[0] == pytest.approx(64 * 3600 / (256 * 2.4))
+    assert corpus_steps(BiCodecTrainingConfig(), system, Corpus())[0] == 800_000
+    ctc = CTCTrainingConfig(data=AudioDataConfig(batch_seconds=32.0))
+    assert corpus_steps(ctc, system, corpus)[0] == 64 * 3600 / 32
 
 
 @pytest.mark.parametrize("name", ["llm_0_5b", "llm_qwen3_0_6b"])
 def test_the_recipes_are_three_epochs_of_voxbox(name):
     recipe = load_training(name)
-    assert recipe.loop.steps == pytest.approx(3 * corpus_steps(recipe, Corpus(hours=102_500))[0], rel=0.01)
+    assert recipe.loop.steps == pytest.approx(
+        3 * corpus_steps(recipe, SparkConfig(), Corpus(hours=102_500))[0], rel=0.01
+    )
+
+
+def test_the_recognizer(run):
+    sizes = ["model=tiny_en_model", "data.bucket_seconds=[0.4,0.8]", "data.batch_seconds=6.4"]
+    code, out, _ = run("tiny_wav2vec2", "--cpu-devices", "2", *(f"--set={change}" for change in sizes))
+    assert code == 0 and "data 2, fsdp 1, tensor 1; 6.4 s of utterances of up to 0.8 s a step" in out
+    assert "all-reduce" in out  # of the gradients
 
 
 def test_the_program_s_text_is_kept(run, config, tmp_path):
