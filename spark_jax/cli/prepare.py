@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from spark_jax.cli.options import group
+from spark_jax.cli.options import check_input_files, group
 from spark_jax.errors import SparkError
 from spark_jax.shared.config_files import find_config
 
@@ -26,16 +26,31 @@ OnError = Annotated[
 def encode(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder with metadata.jsonl.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="JSON Lines file to write.")],
-    model: Annotated[str, typer.Option(help="YAML of a SparkConfig")],
-    wav2vec2: Annotated[Path, typer.Option(help="parameter folder of the feature extractor")],
-    codec: Annotated[Path, typer.Option(help="variables folder of the codec")],
-    batch_frames: Annotated[int, typer.Option(help="padded frames in a batch")] = 2048,
-    threads: Annotated[int, typer.Option(help="threads that read audio")] = 2,
+    model: Annotated[Path, typer.Option(metavar="DIR", help="Model directory, or output folder of a training.")],
+    wav2vec2: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Where the feature extractor is from, in place of DIR's.")
+    ] = None,
+    bicodec: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Where the codec is from, in place of DIR's.")
+    ] = None,
+    batch_frames: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Padded frames in a batch, on each device. Default: 2048.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that read audio.")] = 2,
 ) -> None:
-    """Encode a corpus into the tokens that the language model learns from."""
-    from spark_jax.prepare import encode as encoder
+    """Encode every utterance of a corpus into tokens, on all devices of this machine.
 
-    encoder.main(corpus, output, model, wav2vec2, codec, batch_frames, threads)
+    A killed run goes on where it stopped.
+    """
+    check_input_files(corpus / "metadata.jsonl")
+    from spark_jax.data import manifest
+    from spark_jax.prepare.encode import encode_corpus, load_codec
+    from spark_jax.shared import compilation_cache
+
+    compilation_cache.enable()
+    records = manifest.read_corpus(corpus, None)
+    options = {} if batch_frames is None else {"batch_length": batch_frames}
+    encode_corpus(records, output, load_codec(model, wav2vec2, bicodec, **options), threads)
 
 
 @app.command()
@@ -55,7 +70,8 @@ def token_records(
     """Write token records, which `spark-jax train llm` reads."""
     if model is not None:
         find_config(model)
-    _check(source, on_error)
+    _check_action(on_error)
+    check_input_files(source)
     from spark_jax.prepare.conversions import TokenConversion
     from spark_jax.prepare.records import convert
 
@@ -82,7 +98,8 @@ def audio_records(
     FLAC files go in as they are, others as 16-bit FLAC of their first channel.
     """
     source = corpus / "metadata.jsonl"
-    _check(source, on_error)
+    _check_action(on_error)
+    check_input_files(source)
     from spark_jax.config import RELEASE
     from spark_jax.prepare.conversions import AudioConversion
     from spark_jax.prepare.records import convert
@@ -92,9 +109,6 @@ def audio_records(
     convert(conversion, source, output, shards, workers, on_error)
 
 
-def _check(source: Path, on_error: str) -> None:
-    """Mistakes on the command line are told before JAX is imported."""
+def _check_action(on_error: str) -> None:
     if on_error not in ("raise", "skip"):
         raise SparkError(f"--on-error is {on_error!r}, expected raise or skip")
-    if not source.exists():
-        raise SparkError(f"{source}: no such file")

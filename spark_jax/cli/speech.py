@@ -117,9 +117,9 @@ def encode(
     check_output_file(output)
     check_input_files(recording)
     tts = _load(model, "bicodec", "wav2vec2")
-    kept = tts.voice(recording)
-    save_tokens(output, kept.global_ids, kept.semantic_ids, tts.config.sample_rate)
-    typer.echo(f"{output}: {len(kept.global_ids)} global and {len(kept.semantic_ids)} semantic tokens")
+    [(global_ids, semantic_ids)] = tts.codec.encode_files([recording])
+    save_tokens(output, global_ids, semantic_ids, tts.config.sample_rate)
+    typer.echo(f"{output}: {len(global_ids)} global and {len(semantic_ids)} semantic tokens")
 
 
 def decode(
