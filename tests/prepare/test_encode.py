@@ -7,6 +7,7 @@ import soundfile
 from helpers import tiny_model
 
 from spark_jax import sharding
+from spark_jax.cli import main as cli
 from spark_jax.data import manifest
 from spark_jax.errors import SparkError
 from spark_jax.inference.codec import Codec
@@ -88,7 +89,11 @@ def test_the_command_encodes_on_all_devices(corpus, whole, tiny_model_directory,
     monkeypatch.setattr(
         encode, "Codec", lambda *arguments, **options: made.append(Codec(*arguments, **options)) or made[-1]
     )
-    encode.main(corpus, tmp_path / "new" / "tokens.jsonl", tiny_model_directory, wav2vec2=tiny_model_directory)
+    model = str(tiny_model_directory)
+    arguments = [str(corpus), str(tmp_path / "new" / "tokens.jsonl"), "--model", model, "--wav2vec2", model]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prepare", "encode", *arguments])
+    assert not ended.value.code
     assert (tmp_path / "new" / "tokens.jsonl").read_bytes() == whole.read_bytes()
     assert dict(made[0].mesh.shape) == dict(sharding.make_mesh(data=jax.local_device_count()).shape)
 
