@@ -23,13 +23,12 @@ from safetensors.numpy import load_file, save_file
 from spark_jax import config as config_lib
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import Wav2Vec2Config, from_mapping
-from spark_jax.convert import configuration, official, weights
+from spark_jax.convert import configuration, official, release
 from spark_jax.convert.engine import Export
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.shared.pytree import flatten
-from spark_jax.training.checkpoint import load_params
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -79,7 +78,7 @@ def test_converted_directory_loads_with_the_source_s_values(layout, converted):
     files = {"bicodec": layout / "BiCodec" / "model.safetensors", "llm": layout / "LLM" / "model.safetensors"}
     for part, path in files.items():
         source = load_file(path)
-        job = Export(weights.table(part, config), model.variables[part], np.dtype("float32"))
+        job = Export(release.table(part, config), model.variables[part], np.dtype("float32"))
         exported = dict(job.tensors(flatten(model.variables[part]).items()))
         assert source.keys() == exported.keys()
         for name, values in exported.items():
@@ -299,10 +298,10 @@ def test_single_parts(layout, converted, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.variables, whole.variables)
     with pytest.raises(SparkError, match="holds no bicodec and no llm"):
         model_directory.load(tmp_path / "model")
-    params = found.variables["wav2vec2"]["params"]
-    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    loaded = load_params(tmp_path / "model" / "params" / "wav2vec2", wanted)  # what train/bicodec.py does
-    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    variables = found.variables["wav2vec2"]
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    loaded = model_directory.read_part(tmp_path / "model", "wav2vec2", wanted)  # what the codec's training does
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
 
 def test_a_hub_id_is_the_provenance_s_name(layout, tmp_path, monkeypatch):
@@ -334,7 +333,7 @@ def test_arguments(layout, tmp_path):
 def golden_part(part: str, file: Path, config, **sizes):
     """Converts one golden weight file, within a system whose other parts are tiny."""
     system = dataclasses.replace(config_lib.tiny(), **sizes)
-    return official.read_part(part, file, system, model_directory.abstract_part(part, config))
+    return official.read_variables(part, file, system, model_directory.abstract_part(part, config))
 
 
 def test_golden_wav2vec2_pickle():
