@@ -192,7 +192,7 @@ class SparkTTS:
         return Voice.load(voice, self.config)
 
     def _semantic_count(self, request: Request, prompt: Prompt) -> int:
-        """The most semantic tokens that the request allows and the model has room for."""
+        """Returns the most semantic tokens that the request allows and the model has room for."""
         room = self._generator.room(prompt)
         if room < 1:
             raise SparkError(
@@ -212,7 +212,7 @@ class SparkTTS:
 
 
 def _levels(request: Request) -> tuple[int, int]:
-    """Pitch and speed level of a made-up voice: as asked, of the values asked for, or moderate."""
+    """Returns pitch and speed level of a made-up voice: as asked, of the values asked for, or moderate."""
     if request.pitch_hz is not None:
         language = "zh" if any("\u4e00" <= character <= "\u9fff" for character in request.text) else "en"
         pitch_level = attributes.pitch_level(request.pitch_hz, request.gender)

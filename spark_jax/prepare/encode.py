@@ -16,11 +16,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import typer
 from tqdm import tqdm
 
 from spark_jax import sharding
@@ -29,31 +28,8 @@ from spark_jax.inference import buckets
 from spark_jax.inference.codec import BATCH_LENGTH, CODEC_PARTS, Codec
 from spark_jax.inference.speech_tokens import prepare
 from spark_jax.model_directory import directory as model_directory
-from spark_jax.shared import compilation_cache, files
+from spark_jax.shared import files
 from spark_jax.wav2vec2.model import num_frames
-
-
-def main(
-    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder with metadata.jsonl.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="JSON Lines file to write.")],
-    model: Annotated[Path, typer.Option(metavar="DIR", help="Model directory, or output folder of a training.")],
-    wav2vec2: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Where the feature extractor is from, in place of DIR's.")
-    ] = None,
-    bicodec: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Where the codec is from, in place of DIR's.")
-    ] = None,
-    batch_frames: Annotated[int, typer.Option(min=1, help="Padded frames in a batch, on each device.")] = BATCH_LENGTH,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that read audio.")] = 2,
-) -> None:
-    """Encode every utterance of a corpus into tokens, on all devices of this machine.
-
-    A killed run goes on where it stopped.
-    """
-    compilation_cache.enable()
-    records = manifest.read_corpus(corpus, None)
-    codec = load_codec(model, wav2vec2, bicodec, batch_frames)
-    encode_corpus(records, output, codec, threads)
 
 
 def load_codec(
