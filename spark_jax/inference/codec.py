@@ -78,14 +78,16 @@ class Codec:
         cls,
         directory: str | os.PathLike[str] | None = None,
         *,
+        base: str | os.PathLike[str] | None = None,
         parts: Sequence[str] = CODEC_PARTS,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
     ) -> "Codec":
-        """Loads the codec of a model directory; None: the embedded voice's. Turns the persistent compilation cache on.
+        """Loads the codec of a model; None: the embedded voice's. Turns the persistent compilation cache on.
 
         Args:
-          directory: the model directory.
+          directory: a model directory or a run.
+          base: where the parts come from that `directory` lacks.
           parts: what is loaded. `decode`, and `voice` without a transcript, need only "bicodec".
           dtype: of the vocoder's convolutions. `encode` is always in float32, so that ids stay what they are.
           mesh: divides batches over its axes data and fsdp, and parameters by the table of `spark_jax.sharding`; None:
@@ -97,7 +99,8 @@ class Codec:
         """
         compilation_cache.enable()
         mesh = placement.mesh_or_device(mesh)
-        model = model_directory.load(EMBEDDED_VOICE if directory is None else directory, parts=parts, mesh=mesh)
+        directory = EMBEDDED_VOICE if directory is None else directory
+        model = model_directory.load(directory, parts=parts, base=base, mesh=mesh)
         return cls(model.config, model.variables, dtype=dtype, mesh=mesh)
 
     def encode(self, samples: Sequence[np.ndarray], names: Sequence[str] | None = None) -> list[TokenIds]:
