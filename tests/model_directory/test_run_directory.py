@@ -299,7 +299,9 @@ def test_parts_that_are_lacking_come_from_a_base(tmp_path, variables, tiny_model
     model_directory.write_parts(codec, TINY, {"bicodec": variables["bicodec"]})
     loaded = model_directory.load(codec, base=base)
     assert loaded.voices == {} and loaded.tokenizer_directory == base / "tokenizer"
-    fast = dataclasses.replace(TINY, sample_rate=24_000)
+    mel_params = dataclasses.replace(TINY.bicodec.mel_params, sample_rate=24_000)
+    fast_codec = dataclasses.replace(TINY.bicodec, mel_params=mel_params)
+    fast = dataclasses.replace(TINY, sample_rate=24_000, bicodec=fast_codec)
     model_directory.write_parts(tmp_path / "fast", fast, {"llm": variables["llm"]}, tokenizer)
     with pytest.raises(
         SparkError, match="fast: sample_rate is 24000 in .*fast, which has the llm, and 16000 in .*base"
