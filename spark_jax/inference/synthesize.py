@@ -86,7 +86,8 @@ class SparkTTS:
             "llm", the largest part, there is the codec alone: see `Codec.load`.
           dtype: of the LLM's weight matrices, its computation and the vocoder's; norms, softmax, sampling and `encode`
             are in float32 always.
-          mesh: divides batches and parameters by the table of `spark_jax.sharding`; None: the default device.
+          mesh: devices of this process, which divide batches and parameters by the table of `spark_jax.sharding`; None:
+            the default device.
 
         Raises:
           SparkError: something is wrong with the directory, or the mesh does not divide the model; see
