@@ -160,7 +160,15 @@ def test_the_codec_with_its_discriminators(codec_alone, mesh):
 
 
 CTC_SYSTEM = dataclasses.replace(
-    tiny(), wav2vec2=dataclasses.replace(tiny().wav2vec2, num_hidden_layers=1, feature_layers=(1,))
+    tiny(),
+    wav2vec2=dataclasses.replace(
+        tiny().wav2vec2,
+        num_hidden_layers=1,
+        feature_layers=(1,),
+        conv_dim=(8, 8),
+        conv_kernel=(240, 2),
+        conv_stride=(160, 2),
+    ),
 )
 CTC = CTCTrainingConfig(
     data=AudioDataConfig(bucket_seconds=(0.2,), batch_seconds=1.6), optimizer=OPTIMIZER, target="text"
