@@ -1,4 +1,4 @@
-"""A base Qwen → the start of a pretraining: its tokenizer extended by the Spark tokens, its embedding by their rows.
+"""Makes the start of a pretraining from a base Qwen: tokenizer and embedding are extended by the Spark tokens.
 
 The result is a model directory of the part "llm" (float32): `init_from` and `model` of a training's configuration name
 it, and `tokenizer` its folder of that name.
@@ -18,10 +18,9 @@ import numpy as np
 from spark_jax.config import Qwen2Config, SparkConfig
 from spark_jax.convert import weights
 from spark_jax.convert.configuration import read_llm_config
-from spark_jax.convert.engine import Import
+from spark_jax.convert.engine import Import, raise_faults
 from spark_jax.convert.formats.tensors import SourceTensor, is_finite
 from spark_jax.convert.hub import local_directory
-from spark_jax.convert.official import raise_faults
 from spark_jax.convert.tables import qwen2
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.directory import finish, part_path, write_config

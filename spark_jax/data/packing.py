@@ -20,7 +20,7 @@ _DEVIATIONS = 3.0
 
 
 def pack(lengths: Int[np.ndarray, " sequences"], row_length: int) -> list[Int[np.ndarray, "_"]]:
-    """Best fit, longest first: each sequence goes to the row that it leaves the least room in.
+    """Packs by best fit, longest first: each sequence goes to the row in which it leaves least room.
 
     Args:
       lengths: tokens of each sequence, 1 to `row_length`.
