@@ -1,6 +1,5 @@
 """The planner: real steps compiled for CPU devices, its verdicts and its search; no TPU compiler is needed."""
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.config import MeshConfig
 from spark_jax.training.ctc.config import CTCTrainingConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
+from spark_jax.training.llm.program import llm_program
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +55,11 @@ def config(tmp_path_factory):
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(run))
     return str(folder / "run.yaml")
+
+
+def program(devices):
+    """One that is not compiled, on devices that all take part of the data."""
+    return llm_program(LLMTrainingConfig(data=TokenDataConfig(batch_rows=8)), tiny(), devices)
 
 
 def test_a_plan_of_the_real_step(run, config, monkeypatch):
@@ -117,8 +122,7 @@ def test_the_nearest_setting_is_searched_for(run, config, monkeypatch):
         size = {"none": 40, "dots": 24, "attention": 20, "full": 18}[config.remat] * config.data.batch_rows / 8
         if size <= limit / GIB:
             moved = hlo.Traffic({}, 1.0, 0)
-            program = dataclasses.make_dataclass("P", ["mesh"])(jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor")))
-            return Plan(program, SparkConfig(), size * GIB, 0, 0, moved, 1.0, 1.0, 0.0)
+            return Plan(program(devices), tiny(), size * GIB, 0, 0, moved, 1.0, 1.0, 0.0)
         return DoesNotFit(f"{size} GiB", size * GIB)
 
     monkeypatch.setattr(plan, "compile_step", made_up)
@@ -214,10 +218,8 @@ def test_a_file_is_recognized_by_its_keys(path):
 
 
 def test_the_roofline_is_the_slowest_resource():
-    mesh = jax.make_mesh((4, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:4])
-    program = dataclasses.make_dataclass("P", ["mesh"])(mesh)
     moved = hlo.Traffic({"all-reduce": hlo.Collective(3, 50.0, 100.0)}, 3000.0, 0)
-    planned = Plan(program, SparkConfig(), 0, 0, 0, moved, 7e4, 8e4, 0.0)
+    planned = Plan(program(jax.devices()[:4]), tiny(), 0, 0, 0, moved, 7e4, 8e4, 0.0)
     roof = roofline(planned, Accelerator("x", 1e4, 0, 1e3, 1e1))
     assert (roof.compute, roof.memory, roof.links) == (2.0, 3.0, 10.0) and roof.bound == "links" and roof.step == 10.0
     roof = roofline(planned, Accelerator("x", 1e4, 0, 1e3))

@@ -72,9 +72,9 @@ def test_every_line_becomes_a_record_in_its_place(jsonl, conversion, tmp_path, c
 
 
 @pytest.mark.parametrize("shards", [1, 2, 5, 97])
-def test_spans_hold_every_line_once(jsonl, tmp_path, shards):
+def test_spans_hold_every_line_once(jsonl, conversion, tmp_path, shards):
     size = jsonl.stat().st_size
-    job = make_records.Job(None, jsonl, tmp_path, shards, "raise", size)
+    job = make_records.Job(conversion, jsonl, tmp_path, shards, "raise", size)
     found = [line for shard in range(shards) for _, line in make_records.lines(jsonl, *job.span(shard))]
     assert b"".join(found) == jsonl.read_bytes() and len(found) == sum(SPLITS.values())
 
