@@ -10,7 +10,7 @@ their `config.json` holds the settings of the training, and the sizes are in `mo
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,11 @@ def open_part(source: str | Path, part: str) -> StoredPart:
     raise SparkError(f"{source}: holds no {part}; expected a model directory, a training's output or a part's folder")
 
 
+def holds_part(source: Path, part: str) -> bool:
+    """Returns whether a folder is a model directory or a run that has the part."""
+    return part_path(source, part).is_dir() or (_is_old(source) and (source / RECORDS[part].old_folder).is_dir())
+
+
 def part_path(directory: Path, part: str) -> Path:
     """Returns the folder of a part's arrays in a model directory."""
     return directory / "params" / part
@@ -174,23 +179,29 @@ def read_config(directory: str | Path) -> SparkConfig:
     return config_lib.from_mapping(SparkConfig, content, str(path))
 
 
-def read_system(path: str | Path) -> SparkConfig:
+def read_system(path: str | Path | None) -> SparkConfig:
     """Reads the sizes that the setting `model` of a training names.
 
     Args:
-      path: a YAML file of a SparkConfig; or a model directory, a run or its `config.json`.
+      path: a YAML file of a SparkConfig or a recipe's name; or a model directory, a run or its `config.json`; None: the
+        release's sizes.
 
     Raises:
       SparkError: it cannot be read or is not a configuration.
     """
+    if path is None:
+        return SparkConfig()
     path = Path(path)
     if path.is_dir():
         return read_config(path)
     return read_config(path.parent) if path.name == CONFIG else load_config(SparkConfig, path)
 
 
-def write_config(directory: Path, config: SparkConfig, parts: Any = PARTS) -> None:
-    """Writes `config.json`, with the sizes of the given parts and of those that it has the sizes of already.
+def write_config(directory: Path, config: SparkConfig, parts: Iterable[str] = PARTS) -> None:
+    """Writes `config.json`.
+
+    Parts that the directory has, and that are not written now, keep their sizes. Sizes of parts that it does not have
+    are left out where they are the release's: reading gives them back.
 
     Args:
       directory: the model directory.
@@ -198,18 +209,19 @@ def write_config(directory: Path, config: SparkConfig, parts: Any = PARTS) -> No
       parts: names of those that are written with this configuration.
 
     Raises:
-      SparkError: the file cannot be written.
+      SparkError: the file cannot be written, or the configuration does not fit the parts that stay.
     """
+    path = directory / CONFIG
     content = {"format_version": FORMAT_VERSION} | config_lib.to_mapping(config)
-    before = _read_before(directory / CONFIG)
-    before = before if "format_version" in before else {}  # else an older training's settings
-    written = {RECORDS[part].section for part in parts}
+    release, before = config_lib.to_mapping(SparkConfig()), _read_before(path)
+    written, kept = ({RECORDS[part].section for part in names} for names in (parts, stored_parts(directory)))
     for section in {record.section for record in RECORDS.values()} - written:
-        if section in before:
+        if section in kept and section in before and "format_version" in before:
             content[section] = before[section]
-        else:
+        elif content[section] == release[section]:
             del content[section]
-    write_json(directory / CONFIG, content)
+    config_lib.from_mapping(SparkConfig, {key: content[key] for key in content.keys() - {"format_version"}}, str(path))
+    write_json(path, content)
 
 
 def combined_config(directory: Path, parts: Mapping[str, StoredPart]) -> SparkConfig:
