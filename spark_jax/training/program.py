@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import yaml
 from jax.sharding import Mesh
 
 from spark_jax import sharding
@@ -23,7 +22,7 @@ from spark_jax.data.codec import whole_tokens
 from spark_jax.errors import SparkError
 from spark_jax.nn.attention import choose_backend
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.shared.config_files import load_config
+from spark_jax.shared.config_files import find_config, load_config, read_yaml
 from spark_jax.training import step
 from spark_jax.training.codec import step as codec_step
 from spark_jax.training.codec.config import BiCodecTrainingConfig
@@ -185,8 +184,8 @@ def load_training(path: str | Path, overrides: Sequence[str] = ()) -> LLMTrainin
       SparkError: the file cannot be read, or fits none.
     """
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = read_yaml(find_config(path))
+    except SparkError:
         found = None
     keys = set(found) if isinstance(found, dict) else set()
     known = {cls: len(keys & {field.name for field in dataclasses.fields(cls)}) for cls in PROGRAMS}

@@ -33,7 +33,7 @@ def test_the_configurations_of_the_repository(path):
     config = load_config(cls, path)
     assert config != cls()
     if command:
-        load_config(SparkConfig, config.model and CONFIGS.parent / config.model)
+        load_config(SparkConfig, config.model)
     else:
         assert "spark_jax.config.SparkConfig" in header
 
@@ -61,7 +61,7 @@ def test_meshes_divide_the_recipes(name, meshes):
     """Every axis of the real sizes; `abstract_state` raises where one is not divided."""
     cls, program = (LLMTrainingConfig, llm_program) if "llm" in name else (BiCodecTrainingConfig, codec_program)
     config = load_config(cls, CONFIGS / f"{name}.yaml")
-    system = load_config(SparkConfig, config.model and CONFIGS.parent / config.model)
+    system = load_config(SparkConfig, config.model)
     for data, fsdp, tensor in meshes:
         mesh = MeshConfig(data, fsdp, tensor)
         state = program(dataclasses.replace(config, mesh=mesh), system).abstract_state()
