@@ -117,7 +117,7 @@ def test_code_spans_name_what_exists(path):
             assert (ROOT / span.split()[1]).is_file(), f"{path}: {span.split()[1]} does not exist"
         elif span.startswith("spark-jax ") and not span.split()[1].isupper():
             check_options(span.split()[1:])
-        elif (match := re.match(r"(\w+)\.\w+(?=$|: )", span)) and match[1] in sections:
+        elif (match := re.match(r"(\w+)\.(?!json)\w+(?=$|: )", span)) and match[1] in sections:
             assert match[0] in fields, f"{path}: no setting {match[0]}"
 
 
