@@ -4,10 +4,12 @@ A model directory's `config.json` is `SparkConfig` written out; a size is a valu
 branch in code. `RELEASE` holds the sizes of the 0.5B release, `tiny()` those that tests can afford.
 """
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import dacite
@@ -28,6 +30,20 @@ class MelConfig:
     mel_fmin: float = 10.0
     mel_fmax: float | None = None  # None: half the sample rate
     num_mels: int = 128
+
+    def __post_init__(self):
+        nyquist = self.sample_rate / 2
+        highest = nyquist if self.mel_fmax is None else self.mel_fmax
+        if not 0 <= self.mel_fmin < highest <= nyquist:
+            raise SparkError(
+                f"mel_params: mel_fmin {self.mel_fmin} and mel_fmax {self.mel_fmax} do not fit sample_rate "
+                f"{self.sample_rate}, expected 0 ≤ mel_fmin < mel_fmax ≤ {nyquist:g}"
+            )
+        if not 0 < self.win_length <= self.n_fft or self.hop_length < 1:
+            raise SparkError(
+                f"mel_params: win_length is {self.win_length}, n_fft {self.n_fft} and hop_length {self.hop_length}, "
+                f"expected 0 < win_length ≤ n_fft and a positive hop_length"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +154,19 @@ class Wav2Vec2Config:
     layer_norm_eps: float = 1e-5
     feature_layers: tuple[int, ...] = (11, 14, 16)  # hidden states whose mean is the feature
 
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.conv_stride)
+
+    @property
+    def frame_length(self) -> int:
+        """Samples that the convolutions see for one frame."""
+        length = 1
+        for kernel, stride in reversed(list(zip(self.conv_kernel, self.conv_stride, strict=True))):
+            length = (length - 1) * stride + kernel
+        return length
+
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
@@ -177,22 +206,72 @@ class SamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SparkConfig:
-    """The whole text-to-speech system: what `config.json` of a model directory holds."""
+    """The whole text-to-speech system: what `config.json` of a model directory holds.
+
+    Rates that contradict each other are an error wherever a configuration is made: a codec would learn from another
+    spectrum, or from tokens that do not stand where its samples are, without a word.
+
+    Raises:
+      SparkError: the rates of the parts do not fit each other; all contradictions are listed with their keys.
+    """
 
     sample_rate: int = 16_000
     latent_hop_length: int = 320  # samples a semantic token
     ref_segment_duration: float = 6.0  # seconds of reference audio behind the global tokens
     volume_normalize: bool = True
+    max_semantic_tokens: int = 3000  # of one utterance: 60 s at the release's rates
     bicodec: BiCodecConfig = BiCodecConfig()
     wav2vec2: Wav2Vec2Config = Wav2Vec2Config()
     llm: Qwen2Config = Qwen2Config()
     sampling: SamplingConfig = SamplingConfig()
+
+    def __post_init__(self):
+        if problems := list(_contradictions(self)):
+            raise SparkError("; ".join(problems))
+
+    @property
+    def token_rate(self) -> float:
+        """Semantic tokens a second."""
+        return self.sample_rate / self.latent_hop_length
 
     @property
     def ref_segment_samples(self) -> int:
         """Length of the reference clip: whole tokens only (reference BiCodecTokenizer.get_ref_clip)."""
         hop = self.latent_hop_length
         return int(self.sample_rate * self.ref_segment_duration) // hop * hop
+
+
+def _contradictions(config: SparkConfig) -> Iterator[str]:
+    """What does not fit in a system's rates, a line each."""
+    codec, front_end = config.bicodec, config.wav2vec2
+    for name in ("sample_rate", "latent_hop_length", "max_semantic_tokens"):
+        if getattr(config, name) < 1:
+            yield f"{name} is {getattr(config, name)}, expected a positive number"
+    if codec.mel_params.sample_rate != config.sample_rate:
+        yield (
+            f"bicodec.mel_params.sample_rate is {codec.mel_params.sample_rate}, "
+            f"expected that of the system, sample_rate {config.sample_rate}"
+        )
+    upsampled, rates = math.prod(codec.prenet.sample_ratios), math.prod(codec.decoder.rates)
+    if upsampled * rates != config.latent_hop_length:
+        yield (
+            f"bicodec.decoder.rates {codec.decoder.rates} make {rates} samples of a frame and bicodec.prenet."
+            f"sample_ratios {codec.prenet.sample_ratios} make {upsampled} frames of a token, "
+            f"expected together latent_hop_length {config.latent_hop_length}"
+        )
+    downsampled = math.prod(codec.encoder.sample_ratios)
+    if front_end.hop_length * downsampled != config.latent_hop_length:
+        yield (
+            f"wav2vec2.conv_stride {front_end.conv_stride} makes a feature of {front_end.hop_length} samples and "
+            f"bicodec.encoder.sample_ratios {codec.encoder.sample_ratios} make a token of {downsampled} features, "
+            f"expected together latent_hop_length {config.latent_hop_length}"
+        )
+    if upsampled * math.prod(codec.postnet.sample_ratios) != downsampled:
+        yield (
+            f"bicodec.postnet.sample_ratios {codec.postnet.sample_ratios} and bicodec.prenet.sample_ratios "
+            f"{codec.prenet.sample_ratios} do not make as many features of a token as bicodec.encoder.sample_ratios "
+            f"{codec.encoder.sample_ratios} take"
+        )
 
 
 RELEASE = SparkConfig()
@@ -264,13 +343,38 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
     if not isinstance(mapping, Mapping):
         raise SparkError(f"{source}: expected a mapping of {cls.__name__} fields, found {type(mapping).__name__}")
     _check_lists(cls, mapping, source)
+    if cls is SparkConfig:
+        mapping = _absent_sections(mapping) | dict(mapping)
     settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
     try:
         config = dacite.from_dict(cls, dict(mapping), settings)
-    except (dacite.DaciteError, TypeError) as error:  # the latter from a class that computes with its sizes
+    except (dacite.DaciteError, TypeError, SparkError) as error:  # the last two from a class that looks at its sizes
         raise SparkError(f"{source}: {one_line(error)}") from error
     _refuse_booleans(config, source)
     return config
+
+
+def _absent_sections(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of the parts that a model directory does not have, at the directory's own rates.
+
+    Their sizes are never read; but the release's would contradict the sections that are there where these have other
+    rates than the release.
+    """
+    rate, hop = (mapping.get(name, getattr(RELEASE, name)) for name in ("sample_rate", "latent_hop_length"))
+    if (rate, hop) == (RELEASE.sample_rate, RELEASE.latent_hop_length) or {type(rate), type(hop)} != {int}:
+        return {}
+    codec, front_end, ratio = {"mel_params": {"sample_rate": rate}}, RELEASE.wav2vec2, 1
+    with contextlib.suppress(AttributeError, TypeError):  # malformed sections are told when they are read
+        if "wav2vec2" in mapping:
+            ratio = max(1, hop // math.prod(mapping["wav2vec2"].get("conv_stride", front_end.conv_stride)))
+        elif "bicodec" in mapping:
+            ratio = math.prod(mapping["bicodec"].get("encoder", {}).get("sample_ratios", (1,)))
+    for name, ratios in {"encoder": (ratio,), "prenet": (1,), "postnet": (ratio,)}.items():
+        codec[name] = dataclasses.asdict(getattr(RELEASE.bicodec, name)) | {"sample_ratios": ratios}
+    codec["decoder"] = {"rates": (hop,), "kernel_sizes": (2 * hop,)}
+    stride = hop // max(1, ratio)
+    wav2vec2 = {"conv_dim": (front_end.conv_dim[0],), "conv_kernel": (stride,), "conv_stride": (stride,)}
+    return {"bicodec": codec, "wav2vec2": wav2vec2}
 
 
 def _refuse_booleans(config: Any, source: str) -> None:

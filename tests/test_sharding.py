@@ -12,7 +12,7 @@ import pytest
 from spark_jax import sharding
 from spark_jax.config import tiny
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.training import step
+from spark_jax.training.llm import step
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer
 from spark_jax.training.state import new_state
 

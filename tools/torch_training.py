@@ -26,7 +26,7 @@ from spark_jax.errors import SparkError
 from spark_jax.shared.extra import needs_extra
 from spark_jax.shared.pytree import flatten
 from spark_jax.training.codec.config import BiCodecTrainingConfig
-from spark_jax.training.codec.step import codec_variables
+from spark_jax.training.codec.state import codec_variables
 from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.optimizer import OptimizerConfig, make_schedule
 from spark_jax.training.state import TrainState

@@ -108,8 +108,11 @@ class BiCodec(nn.Module):
     ) -> tuple[Int[Array, "batch tokens"], Int[Array, "batch global"]]:
         """Semantic and global token ids (int32); semantic ids outside the mask are meaningless."""
         semantic_ids = self.quantizer.tokenize(self.encoder(features, mask))
-        mel = mel_spectrogram(reference_wave, self.config.mel_params)
-        return semantic_ids, self.speaker_encoder.tokenize(mel)
+        return semantic_ids, self.tokenize_speakers(reference_wave)
+
+    def tokenize_speakers(self, reference_wave: Float[Array, "batch reference"]) -> Int[Array, "batch global"]:
+        """Global token ids (int32) of reference clips."""
+        return self.speaker_encoder.tokenize(mel_spectrogram(reference_wave, self.config.mel_params))
 
     def detokenize(
         self,

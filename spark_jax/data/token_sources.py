@@ -1,5 +1,6 @@
 """Where training sequences come from: JSON Lines read into memory, or ArrayRecord shards read as they are needed."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,6 @@ from jaxtyping import Float, Int
 from spark_jax.data import manifest, sources, tokens
 from spark_jax.data.config import Sources, TokenDataConfig
 from spark_jax.data.records import RecordReader
-from spark_jax.data.speech import FRAME_SECONDS
 from spark_jax.errors import SparkError, one_line
 from spark_jax.text import attributes
 from spark_jax.text.tokenizer import SparkTokenizer
@@ -33,14 +33,15 @@ CHECKED_AT_START = 8  # records of a source that are read before a run begins
 
 
 def read_sequences(
-    source: Sources, tokenizer: SparkTokenizer, config: TokenDataConfig, split: str, training: bool
+    source: Sources, tokenizer: SparkTokenizer, config: TokenDataConfig, split: str, training: bool, token_rate: float
 ) -> tokens.TokenSequences:
-    """The mixture of a run.
+    """Reads the mixture of a run.
 
     Args:
       source: a JSON Lines file, a folder of records, a pattern, or several with weights.
       split: of the records.
       training: with what only training has: fragments and noise.
+      token_rate: semantic tokens a second.
 
     Raises:
       SparkError: a source cannot be read or gives no sequence; fragments or common global ids of records.
@@ -54,10 +55,8 @@ def read_sequences(
             records = manifest.read_jsonl(path, RECORD_FIELDS, split, dropped)
             if config.common_globals:
                 records = with_common_globals(records, path, config)
-            fragment_weight = config.fragment_weight * weight if training else 0.0
-            parts.append(
-                MemoryTokens(records, tokenizer, limit, weights, fragment_weight, config.fragment_words, dropped, path)
-            )
+            cut = Fragments(config.fragment_weight * weight if training else 0.0, config.fragment_words, token_rate)
+            parts.append(MemoryTokens(records, tokenizer, limit, weights, cut, dropped, path))
         elif config.common_globals or config.fragment_weight > 0:
             setting = "common_globals" if config.common_globals else "fragment_weight"
             raise SparkError(f"{setting}: {path} is a folder of records, expected a JSON Lines file")
@@ -73,6 +72,21 @@ def with_common_globals(records: Sequence[dict[str, Any]], path: str, config: To
     return [record | {"global_ids": voices.get(record.get("voice"), record["global_ids"])} for record in records]
 
 
+@dataclasses.dataclass(frozen=True)
+class Fragments:
+    """Pieces of utterances as sequences of their own, see `fragments`.
+
+    Attributes:
+      weight: sequences of each piece for an utterance and epoch.
+      words: most words of a piece.
+      token_rate: semantic tokens a second.
+    """
+
+    weight: float
+    words: int
+    token_rate: float
+
+
 class MemoryTokens:
     """The sequences of token records, as flat arrays.
 
@@ -81,8 +95,7 @@ class MemoryTokens:
       tokenizer: of the model.
       limit: most tokens of a sequence.
       task_weights: sequences of each task, (tts, controllable_tts), for an utterance and epoch.
-      fragment_weight: sequences of each of an utterance's `fragments`, for an utterance and epoch.
-      fragment_words: most words of a fragment.
+      cut: pieces of the utterances that are sequences, too; None: there are none.
       dropped: counts what is left out, and says what becomes of a record that cannot be used.
       name: of the file, for messages.
 
@@ -96,8 +109,7 @@ class MemoryTokens:
         tokenizer: SparkTokenizer,
         limit: int,
         task_weights: tuple[float, float] = (1.0, 1.0),
-        fragment_weight: float = 0.0,
-        fragment_words: int = 3,
+        cut: Fragments | None = None,
         dropped: sources.DropCounter | None = None,
         name: str = "records",
     ):
@@ -111,9 +123,9 @@ class MemoryTokens:
                 continue
             wanted = [(task, record, weight) for task, weight in zip(_TASKS, task_weights, strict=True)]
             try:
-                if fragment_weight > 0:
-                    pieces = fragments(record, fragment_words, rng)
-                    wanted += [(tokens.TTS, piece, fragment_weight) for piece in pieces]
+                if cut is not None and cut.weight > 0:
+                    pieces = fragments(record, cut.words, cut.token_rate, rng)
+                    wanted += [(tokens.TTS, piece, cut.weight) for piece in pieces]
                 made = []
                 for task, source, weight in wanted:
                     if weight <= 0:
@@ -307,8 +319,10 @@ def _reason(error: Exception) -> str:
     return f"field {error.args[0]!r} is missing" if isinstance(error, KeyError) else one_line(error)
 
 
-def fragments(record: dict[str, Any], max_words: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """The utterance cut at word boundaries into records of one to `max_words` words each, in order.
+def fragments(
+    record: dict[str, Any], max_words: int, token_rate: float, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Cuts an utterance at word boundaries into records of one to `max_words` words each, in order.
 
     From short texts a small model learns early which letters sound how; reading along a sentence comes after. Needs
     the fields `phonemes` and `phoneme_bounds` of align_corpus.py; utterances whose words and phonemes do not
@@ -318,16 +332,15 @@ def fragments(record: dict[str, Any], max_words: int, rng: np.random.Generator) 
     if len(words) != len(spoken) or len(words) < 2:
         return []
     starts = np.cumsum([0, *(len(word) + 1 for word in spoken)])  # characters before each word
-    tokens_per_second = 1 / FRAME_SECONDS
     ids, cuts, parts = record["semantic_ids"], [0], []
     while cuts[-1] < len(words):
         cuts.append(min(cuts[-1] + int(rng.integers(1, max_words + 1)), len(words)))
     for first, last in itertools.pairwise(cuts):
         start, end = 0, len(ids)
         if first > 0:
-            start = int(record["phoneme_bounds"][starts[first]] * tokens_per_second)
+            start = int(record["phoneme_bounds"][starts[first]] * token_rate)
         if last < len(words):
-            end = -int(-record["phoneme_bounds"][starts[last] - 1] * tokens_per_second // 1)
+            end = -int(-record["phoneme_bounds"][starts[last] - 1] * token_rate // 1)
         if end > start:
             parts.append(record | {"text": " ".join(words[first:last]), "semantic_ids": ids[start:end]})
     return parts

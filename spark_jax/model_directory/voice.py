@@ -8,8 +8,9 @@ known):
      "global_ids": [12, 873, ...], "semantic_ids": [5012, 77, ...]}
 
 `global_ids` are the speaker's tokens (`token_num` of the model's configuration, 32 in the release);
-`semantic_ids` are the reference's own speech, one id per `latent_hop_length` samples. Ids mean something only
-to the codec that made them.
+`semantic_ids` are the reference's own speech, one id per `latent_hop_length` samples; in a voice file without
+a transcript nothing needs them, and they may be `[]` (files of before have them, and are read as ever). Ids mean
+something only to the codec that made them.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ class Voice:
     """A speaker to clone: global tokens, and the reference's speech with its transcript where it is known."""
 
     global_ids: Int[np.ndarray, " tokens"]
-    semantic_ids: Int[np.ndarray, " time"]
+    semantic_ids: Int[np.ndarray, " time"]  # without a transcript they may be empty: nothing needs them then
     transcript: str | None = None
 
     @classmethod
@@ -57,7 +58,7 @@ class Voice:
         transcript = content["transcript"]
         if not (transcript is None or (isinstance(transcript, str) and transcript.strip())):
             raise SparkError(f"{path}: transcript is {transcript!r}, expected text or null")
-        return cls(*_token_ids(content, config, path), transcript)
+        return cls(*_token_ids(content, config, path, speech=transcript is not None), transcript)
 
     def save(self, path: str | os.PathLike[str], sample_rate: int) -> None:
         """Writes a voice file, atomically. `sample_rate` is the codec's, in Hz."""
@@ -90,12 +91,13 @@ def save_tokens(
 
 
 def check_ids(
-    global_ids: Any, semantic_ids: Any, config: SparkConfig, source: str | None = None
+    global_ids: Any, semantic_ids: Any, config: SparkConfig, source: str | None = None, speech: bool = True
 ) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " time"]]:
     """The ids as int32 arrays, if they fit the codec.
 
     Args:
       source: where they come from, for the message.
+      speech: there must be semantic ids; False: there may be none.
 
     Raises:
       SparkError: not one-dimensional integers, another number of global ids than the model's, no semantic
@@ -105,6 +107,8 @@ def check_ids(
     global_ids = _checked("global_ids", global_ids, math.prod(speaker.fsq_levels), source)
     if len(global_ids) != speaker.token_num:
         raise _fault(source, f"global_ids has {len(global_ids)} ids, expected {speaker.token_num}")
+    if not speech and np.size(semantic_ids) == 0:
+        return global_ids, np.zeros(0, np.int32)
     semantic_ids = _checked("semantic_ids", semantic_ids, config.bicodec.quantizer.codebook_size, source)
     return global_ids, semantic_ids
 
@@ -128,14 +132,16 @@ def _fault(source: str | os.PathLike[str] | None, message: str) -> SparkError:
     return SparkError(f"{source}: {message}" if source is not None else message)
 
 
-def _token_ids(content: Mapping[str, Any], config: SparkConfig, path: str | os.PathLike[str]):
+def _token_ids(
+    content: Mapping[str, Any], config: SparkConfig, path: str | os.PathLike[str], speech: bool = True
+) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " time"]]:
     sample_rate = content["sample_rate"]
     if sample_rate != config.sample_rate:
         raise SparkError(f"{path}: sample_rate is {sample_rate!r}, the model's is {config.sample_rate}")
     for key in ("global_ids", "semantic_ids"):
         if not isinstance(content[key], list):
             raise SparkError(f"{path}: {key} must be a flat list of integers")
-    return check_ids(content["global_ids"], content["semantic_ids"], config, os.fspath(path))
+    return check_ids(content["global_ids"], content["semantic_ids"], config, os.fspath(path), speech)
 
 
 def _check_keys(content: Mapping[str, Any], expected: tuple[str, ...], path: str | os.PathLike[str]) -> None:

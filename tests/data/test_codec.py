@@ -63,8 +63,7 @@ def test_memory_changes_nothing_audible(records):
     batches = []
     for keep in (False, True):
         examples = make_examples(records, 0.4, 0.1, keep_in_memory=keep)
-        for _ in range(2):
-            batches.append(examples.load(np.array([2, 1]), generators(2)))
+        batches += [examples.load(np.array([2, 1]), generators(2)) for _ in range(2)]
     for batch in batches[1:]:
         np.testing.assert_allclose(batch["wave"], batches[0]["wave"], atol=1e-4)
 

@@ -58,7 +58,7 @@ def test_an_encoded_record_has_one_form():
 
 @pytest.mark.parametrize("data", [b"", b"x" * 50, records.encode({}, {})[:-1], json.dumps({}).encode()])
 def test_bytes_that_are_no_record(data):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="deserializing"):
         records.decode(data)
 
 

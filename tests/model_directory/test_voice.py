@@ -34,6 +34,18 @@ def test_a_voice_survives_its_file(voice_file):
     assert [path.name for path in voice_file.parent.iterdir()] == ["voice.json"]  # no temporary file stays
 
 
+def test_a_voice_without_transcript_needs_no_speech(voice_file):
+    Voice(GLOBAL, np.zeros(0, np.int32)).save(voice_file, CONFIG.sample_rate)
+    voice = Voice.load(voice_file, CONFIG)
+    np.testing.assert_array_equal(voice.global_ids, GLOBAL)
+    assert voice.semantic_ids.shape == (0,) and voice.semantic_ids.dtype == np.int32 and voice.transcript is None
+    change(voice_file, semantic_ids=SEMANTIC.tolist())  # as files were before
+    np.testing.assert_array_equal(Voice.load(voice_file, CONFIG).semantic_ids, SEMANTIC)
+    change(voice_file, semantic_ids=[64])
+    with pytest.raises(SparkError, match=r"semantic_ids\[0\] is 64, expected 0 to 63"):
+        Voice.load(voice_file, CONFIG)
+
+
 def test_tokens_survive_their_file(tmp_path):
     save_tokens(tmp_path / "tokens.json", GLOBAL, SEMANTIC, 16000)
     assert json.loads((tmp_path / "tokens.json").read_text()) == {

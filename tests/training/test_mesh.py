@@ -13,10 +13,11 @@ from spark_jax.config import DiscriminatorConfig, Qwen2Config, VocosConfig, tiny
 from spark_jax.data.config import CodecDataConfig, TokenDataConfig
 from spark_jax.shared.pytree import flatten
 from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.codec.program import codec_program
 from spark_jax.training.config import MeshConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
+from spark_jax.training.llm.program import llm_program
 from spark_jax.training.optimizer import OptimizerConfig
-from spark_jax.training.program import codec_program, llm_program
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 STEPS = 5

@@ -1,9 +1,7 @@
 """Programs: their batches are those that the data pipelines make; the step is chosen by its number."""
 
 import dataclasses
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +18,18 @@ from spark_jax.data.config import CodecDataConfig, TokenDataConfig
 from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.data.tokens import TokenSequences
 from spark_jax.errors import SparkError
+from spark_jax.model_directory.directory import read_part
 from spark_jax.text.tokenizer import build_tokenizer
-from spark_jax.training import checkpoint
-from spark_jax.training.codec import step as codec_step
 from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.codec.program import codec_program
+from spark_jax.training.codec.run import load_pretrained
+from spark_jax.training.codec.state import codec_variables
 from spark_jax.training.config import LoopConfig, MeshConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
-from spark_jax.training.program import Program, codec_program, llm_program
+from spark_jax.training.llm.program import llm_program
+from spark_jax.training.llm.step import completion_metrics
+from spark_jax.training.program import Program
 from spark_jax.training.state import TrainState
-from spark_jax.training.step import completion_metrics
 
 SYSTEM = tiny()
 LLM = LLMTrainingConfig(accumulate=3, data=TokenDataConfig(row_length=96, batch_rows=8), loss_chunk=100)
@@ -89,10 +90,10 @@ def test_discriminators_join_at_their_step():
     add = lambda amount: lambda state, batch: (state.replace(params=state.params + amount), {})  # noqa: E731
     mesh = sharding.make_mesh(1)
     program = Program(mesh, lambda: state, add(10.0), add(1.0), {}, "tokens", early_step=add(1.0), switch_at=3)
-    step = program.jit_step(jax.tree.map(lambda _: sharding.replicated(mesh), state), start=1)
-    for _ in range(3):
-        state, _ = step(state, {"x": jnp.zeros(8)})
-    assert float(state.params[0]) == 12.0  # numbers 1 and 2, then 3
+    step_at = program.jit_step_at(jax.tree.map(lambda _: sharding.replicated(mesh), state))
+    for number in (1, 2, 3, 2):  # a run that goes on, and then an earlier state again
+        state, _ = step_at(number)(state, {"x": jnp.zeros(8)})
+    assert float(state.params[0]) == 13.0
 
     late = dataclasses.replace(CODEC, adversarial_start=5)
     assert codec_program(late, SYSTEM).switch_at == 5
@@ -149,19 +150,15 @@ def test_trainings_start_from_the_parts_of_a_model(tiny_model_directory):
         CODEC, wav2vec2=str(parts / "wav2vec2"), init_from=str(parts / "bicodec"), mesh=MeshConfig(data=2, fsdp=4)
     )
     state = codec_program(config, SYSTEM).abstract_state()
-    path = Path(__file__).parents[2] / "train" / "bicodec.py"
-    specification = importlib.util.spec_from_file_location("train_bicodec", path)
-    entry_point = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(entry_point)
-    loaded = entry_point.load_pretrained(state, config)
-    assert jax.tree.map(lambda leaf: leaf.shape, loaded["codec"]) == jax.tree.map(
-        lambda leaf: leaf.shape, codec_step.codec_variables(state)
+    loaded = load_pretrained(state, config)
+    assert jax.tree.map(lambda leaf: leaf.shape, loaded["bicodec"]) == jax.tree.map(
+        lambda leaf: leaf.shape, codec_variables(state)
     )
     program = llm_program(dataclasses.replace(LLM, mesh=MeshConfig(data=2, fsdp=2, tensor=2)), SYSTEM)
-    loaded["llm"] = checkpoint.load_params(parts / "llm", program.abstract_state().params)
+    loaded["llm"] = read_part(parts / "llm", "llm", {"params": program.abstract_state().params})["params"]
     assert loaded["llm"]["embed"]["embedding"].sharding.spec == jax.P("tensor", "fsdp")
     jax.tree.map(
         np.testing.assert_array_equal,
         loaded,
-        {"codec": expected["bicodec"], "wav2vec2": expected["wav2vec2"]["params"], "llm": expected["llm"]["params"]},
+        {"bicodec": expected["bicodec"], "wav2vec2": expected["wav2vec2"]["params"], "llm": expected["llm"]["params"]},
     )

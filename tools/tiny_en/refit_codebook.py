@@ -28,7 +28,8 @@ from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared.config_files import load_config
 from spark_jax.training.checkpoint import load_params, save_params
-from spark_jax.training.codec.step import quantizer_latents, utterance_features
+from spark_jax.training.codec.dead_codes import quantizer_latents
+from spark_jax.training.codec.features import utterance_features
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 

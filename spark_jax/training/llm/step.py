@@ -1,6 +1,6 @@
-"""Train steps and evaluation steps of speech recognition (CTC) and of the speech-token language model."""
+"""Train step and evaluation of the speech-token language model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,57 +11,13 @@ from jaxtyping import Array
 from spark_jax.data import tokens
 from spark_jax.nn.cross_entropy import chunked_cross_entropy
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.training.state import TrainState, advance, guarded_update
-from spark_jax.wav2vec2 import ctc
-from spark_jax.wav2vec2.model import normalize_input
-
-Batch = Mapping[str, Array]
-Metrics = dict[str, Array]
-
-
-def ctc_step(
-    model: ctc.Wav2Vec2ForCTC, optimizer: optax.GradientTransformation, sample_rate: int
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """A step on a batch of `data.speech`; metrics loss, audio_seconds, grad_norm, skipped.
-
-    The loss is CTC's per label, or with `path` in the batch the cross-entropy per frame.
-    """
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        inputs = normalize_input(batch["samples"], batch["lengths"])
-
-        def loss_fn(params: Any) -> Array:
-            logits, frames = model.apply({"params": params}, inputs, batch["lengths"])
-            if "path" in batch:
-                return ctc.alignment_loss(logits, batch["path"])
-            return ctc.ctc_loss(logits, frames, batch["targets"], batch["target_lengths"])
-
-        loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        params, opt_state, report = guarded_update(loss, grads, state.opt_state, state.params, optimizer)
-        seconds = jnp.sum(batch["lengths"]).astype(jnp.float32) / sample_rate
-        metrics = {"loss": loss, "audio_seconds": seconds, **report}
-        return advance(state, params, opt_state, report["skipped"]), metrics
-
-    return step
-
-
-def ctc_evaluation(model: ctc.Wav2Vec2ForCTC) -> Callable[[Any, Batch], Metrics]:
-    """(params, batch) → `loss` (mean over items), `items`, `logits` and `frames` for decoding on the host."""
-
-    def evaluate(params: Any, batch: Batch) -> Metrics:
-        inputs = normalize_input(batch["samples"], batch["lengths"])
-        logits, frames = model.apply({"params": params}, inputs, batch["lengths"])
-        loss = ctc.ctc_loss(logits, frames, batch["targets"], batch["target_lengths"])
-        items = jnp.sum(batch["target_lengths"] > 0)
-        return {"loss": loss, "items": items, "logits": logits, "frames": frames}
-
-    return evaluate
+from spark_jax.training.state import Batch, Metrics, TrainState, advance, guarded_update
 
 
 def llm_step(
     model: Qwen2, optimizer: optax.GradientTransformation, accumulate: int, loss_chunk: int
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """A step on packed rows of `data.tokens`: cross-entropy per target token of the completions.
+    """Returns a step on packed rows of `data.tokens`: cross-entropy per target token of the completions.
 
     Args:
       model: the decoder.
@@ -98,17 +54,17 @@ def llm_step(
     return step
 
 
-def llm_evaluation(model: Qwen2, loss_chunk: int) -> Callable[[Any, Batch], Metrics]:
-    """(params, batch) → the sums of `completion_sums`: add them up, then `completion_metrics`."""
+def llm_evaluation(model: Qwen2, loss_chunk: int) -> Callable[[TrainState, Batch], Metrics]:
+    """Returns (state, batch) → `completion_sums`, to be added up over all batches for `completion_metrics`."""
 
-    def evaluate(params: Any, batch: Batch) -> Metrics:
-        return completion_sums(model, params, batch, loss_chunk)
+    def evaluate(state: TrainState, batch: Batch) -> Metrics:
+        return completion_sums(model, state.params, batch, loss_chunk)
 
     return evaluate
 
 
 def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) -> Metrics:
-    """Sums over a batch's target tokens, float32.
+    """Computes sums over a batch's target tokens, in float32.
 
     Returns:
       `loss` and `targets` (their count), `loss_<name>`, `targets_<name>` for each class of target and, where the
@@ -141,8 +97,8 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
 
 
 def completion_metrics(sums: Metrics) -> Metrics:
-    """Means per target token of `completion_sums`: loss, loss by class and task, top-1 and top-10 accuracy on semantic
-    tokens; beside them the counts of targets, tokens and attention pairs."""
+    """Returns means per target token of `completion_sums`: loss, loss by class and task, top-1 and top-10 accuracy on
+    semantic tokens; beside them the counts of targets, tokens and attention pairs."""
     mean = lambda name, of: sums[name] / jnp.maximum(sums[of], 1.0)  # noqa: E731
     counts = {name: value for name, value in sums.items() if name.startswith("targets")}
     losses = [(name.replace("targets", "loss"), name) for name in counts]

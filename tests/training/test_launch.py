@@ -2,27 +2,26 @@
 
 import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import jax
 import pytest
 
-from spark_jax.config import SparkConfig
-from spark_jax.shared.config_files import load_config
-from spark_jax.training import entry
+from spark_jax.training import launch
+from spark_jax.training.catalog import TRAININGS
 from spark_jax.training.config import LoopConfig, MeshConfig
-from spark_jax.training.llm.config import LLMTrainingConfig
 
 
 @pytest.fixture
 def start(monkeypatch, tmp_path):
-    """Runs a training through the command line, in this process, with its output in `tmp_path/run`."""
-    monkeypatch.setattr(entry.compilation_cache, "enable", lambda: None)
+    """Starts a training in this process, with its output in `tmp_path/run`."""
+    monkeypatch.setattr(launch.compilation_cache, "enable", lambda: None)
 
-    def start(train, *arguments):
+    def start(train, *overrides, output=tmp_path / "run"):
         (tmp_path / "config.yaml").write_text("{}")
-        command = ["train", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "run"), *arguments]
-        monkeypatch.setattr("sys.argv", command)
-        entry.run(LLMTrainingConfig, train, "A training.")
+        monkeypatch.setitem(TRAININGS, "llm", dataclasses.replace(TRAININGS["llm"], train=train))
+        launch.launch("llm", str(tmp_path / "config.yaml"), output, overrides)
 
     return start
 
@@ -44,8 +43,8 @@ def test_what_changes_in_a_run_s_configuration_is_told(start, tmp_path, capsys):
     start(lambda *_: None)
     start(lambda *_: None)
     assert capsys.readouterr().err == ""
-    start(lambda *_: None, "--set", "loop.steps=2000", "--set", "mesh.fsdp=4")
-    path = tmp_path / "run" / "config.json"
+    start(lambda *_: None, "loop.steps=2000", "mesh.fsdp=4")
+    path = tmp_path / "run" / "training.json"
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         f"{path}: loop.steps was {LoopConfig().steps}, is 2000 from here on",
@@ -70,32 +69,46 @@ def test_other_errors_of_a_training_stay_what_they_are(start):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name", "value"),
+    ("given", "name", "value"),
     [
-        (["--output", "gs://bucket/runs/llm"], "--output", "gs://bucket/runs/llm"),
-        (["--set", "init_from=gs://bucket/llm"], "config.yaml: init_from", "gs://bucket/llm"),
-        (["--set", "tokens=s3://bucket/tokens"], "config.yaml: tokens", "s3://bucket/tokens"),
-        (["--set", "tokens=[{path: a}, {path: gs://b}]"], "config.yaml: tokens.1.path", "gs://b"),
+        ({"output": "gs://bucket/runs/llm"}, "--output", "gs://bucket/runs/llm"),
+        ({"output": Path("gs://bucket/runs/llm")}, "--output", "gs://bucket/runs/llm"),
+        ("init_from=gs://bucket/llm", "config.yaml: init_from", "gs://bucket/llm"),
+        ("tokens=s3://bucket/tokens", "config.yaml: tokens", "s3://bucket/tokens"),
+        ("tokens=[{path: a}, {path: gs://b}]", "config.yaml: tokens.1.path", "gs://b"),
     ],
 )
-def test_addresses_are_no_paths(start, tmp_path, capsys, monkeypatch, arguments, name, value):
+def test_addresses_are_no_paths(start, tmp_path, capsys, monkeypatch, given, name, value):
     monkeypatch.chdir(tmp_path)
+    train = lambda *_: pytest.fail("nothing to write to or to read from")  # noqa: E731
     with pytest.raises(SystemExit) as ended:
-        start(lambda *_: pytest.fail("nothing to write to or to read from"), *arguments)
+        start(train, **given) if isinstance(given, dict) else start(train, given)
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith(f"{name} is {value}, expected a path of a disk that is mounted here\n")
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_the_models_sizes_stay_with_the_run(start, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "sizes.yaml").write_text("llm: {num_hidden_layers: 3}")
-    start(lambda *_: None, "--set", "model=sizes.yaml")
-    (tmp_path / "sizes.yaml").unlink()
-    expected = SparkConfig(llm=dataclasses.replace(SparkConfig().llm, num_hidden_layers=3))
-    assert load_config(SparkConfig, "run/model.yaml") == expected
+def test_a_run_of_before_is_gone_on_with(start, tmp_path, capsys):
+    """Its settings were in config.json, which stays until the run writes parts."""
+    (tmp_path / "run").mkdir()
     start(lambda *_: None)
-    assert load_config(SparkConfig, "run/model.yaml") == SparkConfig()
+    settings = json.loads((tmp_path / "run" / "training.json").read_text())
+    settings["loop"]["steps"] = 7
+    (tmp_path / "run" / "training.json").unlink()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    start(lambda *_: None)
+    path = tmp_path / "run" / "training.json"
+    assert capsys.readouterr().err == f"{path}: loop.steps was 7, is {LoopConfig().steps} from here on\n"
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == settings
+    start(lambda *_: None, "loop.steps=8")  # from then on training.json has them
+    assert "loop.steps was 1000, is 8" in capsys.readouterr().err
+
+
+def test_where_the_system_has_no_such_locks_runs_go_without(start, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # an import of it fails
+    ran = []
+    start(lambda *_: start(lambda *_: ran.append(None)))
+    assert ran == [None]
 
 
 @pytest.fixture
@@ -103,7 +116,7 @@ def one_of_two(monkeypatch):
     """Process 0 of two, as far as JAX's count goes; what is changed in JAX's configuration is undone."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
-    monkeypatch.setattr(entry.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(launch.jax, "process_count", lambda: 2)
     yield
     jax.config.update("jax_compilation_cache_dir", before)
 

@@ -16,7 +16,7 @@ from spark_jax.errors import SparkError
 from spark_jax.performance.flops import causal_pairs, llm_step_flops
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.text.tokenizer import build_tokenizer
-from spark_jax.training import step
+from spark_jax.training.llm import step
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer
 from spark_jax.training.state import new_state
 
