@@ -28,8 +28,9 @@ from spark_jax.convert.lora import ADAPTER_FILES, merge
 from spark_jax.errors import SparkError, one_line
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.parameters import PARTS, abstract_part, with_weight_dtype
-from spark_jax.model_directory.parts import write_part
+from spark_jax.model_directory.parts import write_arrays
 from spark_jax.model_directory.provenance import Provenance, Source
+from spark_jax.shared.files import new_directory
 from spark_jax.shared.pytree import unflatten
 from spark_jax.text.tokenizer import SparkTokenizer
 
@@ -79,7 +80,7 @@ def convert(
     config = read_config(origin.folder, parts, origin.folders["llm"])
     if "llm" in parts:
         check_tokenizer(origin.folders["llm"], config.llm, config.bicodec if "bicodec" in parts else None)
-    with model_directory.new_directory(destination) as folder, ThreadPoolExecutor(1) as background:
+    with new_directory(destination) as folder, ThreadPoolExecutor(1) as background:
         files = {part: weights.find(origin.folders[part]) for part in parts}
         tensors = {part: weights.read(file) for part, file in files.items()}
         if origin.lora is not None:
@@ -94,7 +95,7 @@ def convert(
         if "llm" in parts:
             copy_tokenizer(origin.folders["llm"], folder / "tokenizer")
         for part, job in imports.items():
-            write_part(model_directory.part_path(folder, part), job.leaves())
+            write_arrays(model_directory.part_path(folder, part), job.leaves())
         raise_faults({str(files[part]): job.faults for part, job in imports.items()})
         model_directory.finish(folder, provenance.result())
     return model_directory.info(destination)

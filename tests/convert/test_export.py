@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import yaml
 from helpers import official_layout
+from helpers.tiny_model import draw
+from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file
 
 from spark_jax import config as config_lib
@@ -23,7 +25,6 @@ from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.parameters import abstract_part
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.shared.pytree import flatten
-from spark_jax.training.checkpoint import save_params
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -170,17 +171,46 @@ def test_goldens_pass_through_both_directions(tmp_path, part):
         np.testing.assert_array_equal(exported[name], values)
 
 
-def test_straight_from_trainings(tmp_path, tiny_model_directory):
-    """Output folders of train/llm.py and train/bicodec.py, alone and in place of a model's parts."""
+def test_straight_from_runs(tmp_path, tiny_model_directory):
+    """The model directories of runs, alone and in place of a model's parts."""
+    model = model_directory.load(tiny_model_directory)
+    changed = jax.tree.map(lambda leaf: leaf * 2, model.variables)
+    write = model_directory.write_parts
+    write(tmp_path / "llm", model.config, {"llm": changed["llm"]}, model.tokenizer_directory)
+    recognizer = draw(abstract_part("recognizer", model.config.wav2vec2, 4))  # the release has no such part
+    write(tmp_path / "bicodec", model.config, {"bicodec": changed["bicodec"], "recognizer": recognizer})
+    assert export(tmp_path / "llm", tmp_path / "llm_alone").keys() == {"llm"}
+    assert export(tmp_path / "bicodec", tmp_path / "codec_alone").keys() == {"bicodec"}
+    runs = {"llm": tmp_path / "llm", "bicodec": tmp_path / "bicodec"}
+    export(tiny_model_directory, tmp_path / "plain")
+    export(tiny_model_directory, tmp_path / "all", replaced=runs)
+    for name, folder in (("llm_alone", "LLM"), ("codec_alone", "BiCodec")):
+        assert_same(tmp_path / name / folder / "model.safetensors", tmp_path / "all" / folder / "model.safetensors")
+    for folder, factor in (("LLM", 2), ("BiCodec", 2), (WAV2VEC2, 1)):
+        plain, found = (load_file(tmp_path / name / folder / "model.safetensors") for name in ("plain", "all"))
+        for name, values in plain.items():
+            np.testing.assert_array_equal(found[name], values * factor)
+    write(tmp_path / "ctc", model.config, {"recognizer": recognizer})
+    with pytest.raises(SparkError, match="ctc: holds none of the parts bicodec, wav2vec2, llm"):
+        export(tmp_path / "ctc", tmp_path / "no")
+    smaller = dataclasses.replace(model.config, llm=dataclasses.replace(model.config.llm, intermediate_size=40))
+    (tmp_path / "llm" / "config.json").write_text(json.dumps({"format_version": 1, **config_lib.to_mapping(smaller)}))
+    with pytest.raises(SparkError, match=r"params/llm: 3 tensors do not fit: .*misshapen params/layers/mlp/down/kern"):
+        export(tmp_path / "llm", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_straight_from_older_runs(tmp_path, tiny_model_directory):
+    """Output folders of trainings that wrote no model directories, alone and in place of a model's parts."""
     model = model_directory.load(tiny_model_directory)
     changed = jax.tree.map(lambda leaf: leaf * 2, model.variables)
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config_lib.to_mapping(model.config)))))
     for name in ("llm", "bicodec"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"model": str(tmp_path / "model.yaml"), "loop": {}}))
-    save_params(tmp_path / "llm" / "llm", changed["llm"]["params"])
+    ocp.save(str(tmp_path / "llm" / "llm"), changed["llm"]["params"])
     shutil.copytree(model.tokenizer_directory, tmp_path / "llm" / "tokenizer")
-    save_params(tmp_path / "bicodec" / "codec", changed["bicodec"])
+    ocp.save(str(tmp_path / "bicodec" / "codec"), changed["bicodec"])
     export(tiny_model_directory, tmp_path / "plain")
     assert export(tmp_path / "llm", tmp_path / "llm_alone").keys() == {"llm"}
     assert [path.name for path in (tmp_path / "llm_alone").iterdir()] == ["LLM"]

@@ -16,9 +16,9 @@ from spark_jax.convert import official, weights
 from spark_jax.convert.engine import Import, source_shapes
 from spark_jax.convert.formats.tensors import SourceTensor
 from spark_jax.errors import SparkError
-from spark_jax.model_directory.directory import part_path, stored_parts
+from spark_jax.model_directory.layout import part_path, stored_parts
 from spark_jax.model_directory.parameters import PARTS, abstract_part
-from spark_jax.model_directory.parts import read_leaves
+from spark_jax.model_directory.parts import stream_arrays
 
 CONFIG = official_layout.tiny()
 FLOAT32 = np.dtype(np.float32)
@@ -108,7 +108,7 @@ def contents(model: Path) -> dict[str, object]:
     """What of a model directory matters."""
     found: dict[str, object] = {"config": json.loads((model / "config.json").read_text())}
     for part in stored_parts(model):
-        leaves = {path: values.tobytes() for path, values in read_leaves(part_path(model, part))}
+        leaves = {path: values.tobytes() for path, values in stream_arrays(part_path(model, part))}
         found |= {f"{part}/{path}": values for path, values in leaves.items()}
     if (model / "tokenizer").exists():
         found["tokenizer"] = Tokenizer.from_file(str(model / "tokenizer" / "tokenizer.json")).to_str()

@@ -29,7 +29,6 @@ from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.shared.pytree import flatten
-from spark_jax.training.checkpoint import load_params
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -299,10 +298,10 @@ def test_single_parts(layout, converted, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.variables, whole.variables)
     with pytest.raises(SparkError, match="holds no bicodec and no llm"):
         model_directory.load(tmp_path / "model")
-    params = found.variables["wav2vec2"]["params"]
-    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    loaded = load_params(tmp_path / "model" / "params" / "wav2vec2", wanted)  # what train/bicodec.py does
-    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    variables = found.variables["wav2vec2"]
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    loaded = model_directory.read_part(tmp_path / "model", "wav2vec2", wanted)  # what the codec's training does
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
 
 def test_a_hub_id_is_the_provenance_s_name(layout, tmp_path, monkeypatch):

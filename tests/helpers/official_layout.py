@@ -24,7 +24,7 @@ from spark_jax.config import SparkConfig
 from spark_jax.convert.configuration import WAV2VEC2
 from spark_jax.convert.engine import source_shapes
 from spark_jax.convert.tables import bicodec, qwen2, wav2vec2
-from spark_jax.model_directory.directory import abstract_variables
+from spark_jax.model_directory.parameters import abstract_variables
 from spark_jax.text.tokenizer import build_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
