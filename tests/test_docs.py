@@ -12,17 +12,14 @@ from helpers import markdown, tiny_model
 
 from spark_jax.cli.main import app
 from spark_jax.config import SparkConfig
-from spark_jax.shared.config_files import find_config, load_config
-from spark_jax.training.codec.config import BiCodecTrainingConfig
-from spark_jax.training.ctc.config import CTCTrainingConfig
-from spark_jax.training.llm.config import LLMTrainingConfig
+from spark_jax.shared.config_files import load_config
+from spark_jax.training.catalog import TRAININGS, load_training
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [path for path in [README, *ROOT.glob("C*.md"), *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
 CARD = ROOT / "spark_jax" / "voices" / "tiny-en" / "MODEL_CARD.md"
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
-TRAININGS = {"llm": LLMTrainingConfig, "codec": BiCodecTrainingConfig, "ctc": CTCTrainingConfig}
 FOLDERS = r"(?:configs|docs|spark_jax|tests|tools|train)"
 
 
@@ -65,20 +62,13 @@ def check_options(words):
     return command, left
 
 
-def check_training(words):
-    """A training's or a plan's recipe exists and takes its settings."""
+def check_settings(words):
+    """The recipe of a training or a plan exists and takes the settings."""
     kind, config, *left = words[1:] if words[0] == "train" else [None, *words[1:]]
     settings = [left[place + 1] for place, word in enumerate(left) if word == "--set"]
-    if config.isupper():
-        assert kind is None or kind in TRAININGS
-        return
-    path = find_config(config)
-    for training in [TRAININGS[kind]] if kind else [LLMTrainingConfig, BiCodecTrainingConfig]:
-        try:
-            return load_config(training, path, settings)
-        except ValueError as error:
-            fault = error
-    raise fault
+    assert kind is None or kind in TRAININGS
+    if not config.isupper():  # CONFIG stands for any
+        load_config(TRAININGS[kind].config, config, settings) if kind else load_training(config, settings)
 
 
 @pytest.mark.parametrize("path", [*PAGES, CARD, *RECIPES], ids=name)
@@ -87,15 +77,14 @@ def test_commands_shown_exist(path):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for program, *words in shell_commands(path):
+        for word in words:
+            assert not re.match(f"{FOLDERS}/", word) or (ROOT / word).exists(), f"{path}: {word} does not exist"
         if program == "spark-jax":
             command, left = check_options(words)
             if "--help" not in words:
                 command.make_context(" ".join(words), left)
             if words[0] in ("train", "plan"):
-                check_training(words)
-        elif program in ("python", "pytest"):
-            script = words[0]
-            assert script == "-c" or (ROOT / script).is_file(), f"{path}: {script} does not exist"
+                check_settings(words)
         elif program == "make":
             wanted = [word for word in words if "=" not in word]
             assert set(wanted) <= set(targets), f"{path}: make has no {wanted}"
@@ -107,7 +96,7 @@ def test_commands_shown_exist(path):
 @pytest.mark.parametrize("path", [*PAGES, CARD], ids=name)
 def test_code_spans_name_what_exists(path):
     """Files, commands, options of commands and settings that the text mentions."""
-    configs = [SparkConfig, *TRAININGS.values()]
+    configs = [SparkConfig, *(training.config for training in TRAININGS.values())]
     fields = {field for config in configs for field in setting_names(config)}
     sections = {field.partition(".")[0] for field in fields if "." in field}
     for span in markdown.spans(path.read_text(encoding="utf-8")):
