@@ -1,20 +1,17 @@
-"""Frozen dataclasses: the only schema of a model. Field names follow the release's own configuration files.
+"""Frozen dataclasses, the only schema of a model. Their field names follow the release's configuration files.
 
-A model directory's `config.json` is `SparkConfig` written out; a size is a value of these classes, never a
-branch in code. `RELEASE` holds the sizes of the 0.5B release, `tiny()` those that tests can afford.
+The `config.json` of a model directory holds a `SparkConfig`. Sizes are values of these classes, never branches in code.
+`RELEASE` has the sizes of the 0.5B release, and `tiny()` has sizes for tests.
 """
 
 import contextlib
 import dataclasses
 import math
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-import dacite
-
-from spark_jax.errors import SparkError, one_line
+from spark_jax.dataclass_reader import read_dataclass
+from spark_jax.errors import SparkError
 
 T = TypeVar("T")
 
@@ -48,7 +45,7 @@ class MelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VocosConfig:
-    """A stack of Vocos (ConvNeXt) blocks with sampling stages: semantic encoder, prenet and postnet."""
+    """A stack of Vocos (ConvNeXt) blocks with sampling stages: semantic encoder, prenet, and postnet."""
 
     input_channels: int
     vocos_dim: int
@@ -70,12 +67,12 @@ class QuantizerConfig:
     commitment: float = 0.25
     codebook_loss_weight: float = 2.0
     decay: float = 0.99  # of the moving average of code usage
-    threshold_ema_dead_code: float = 0.2  # a code with less usage than this counts as inactive
+    threshold_ema_dead_code: float = 0.2  # codes with less usage count as inactive
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeakerEncoderConfig:
-    """ECAPA-TDNN, Perceiver resampler and residual FSQ: the global tokens (paper §3.1.3)."""
+    """ECAPA-TDNN, Perceiver resampler, and residual FSQ of the global tokens (paper §3.1.3)."""
 
     input_dim: int = 128  # mel bands
     out_dim: int = 1024
@@ -96,7 +93,7 @@ class SpeakerEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WaveGeneratorConfig:
-    """Snake / transposed-convolution generator (DAC decoder); the product of `rates` is the hop."""
+    """Wave generator of Snake and transposed convolutions (DAC's decoder); the product of `rates` is the hop."""
 
     input_channel: int = 1024
     channels: int = 1536
@@ -106,7 +103,7 @@ class WaveGeneratorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BiCodecConfig:
-    """BiCodec (paper §3.1); the defaults are the 0.5B release's."""
+    """BiCodec (paper §3.1); the defaults are those of the 0.5B release."""
 
     mel_params: MelConfig = MelConfig()
     encoder: VocosConfig = VocosConfig(1024, 384, 2048, 12, 1024)
@@ -121,7 +118,7 @@ class BiCodecConfig:
 class DiscriminatorConfig:
     """Multi-period and multi-band STFT discriminators of the codec's training; the defaults are DAC's.
 
-    They are no part of a model directory. Empty `periods` or `fft_sizes` leave that kind out.
+    Model directories do not contain them. Empty `periods` or `fft_sizes` leave out discriminators of that kind.
     """
 
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
@@ -135,10 +132,9 @@ class DiscriminatorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Wav2Vec2Config:
-    """wav2vec2 with layer-norm feature extractor and stable layer norm; defaults: wav2vec2-large-xlsr-53.
+    """wav2vec2 with layer-norm feature extractor and stable layer norm; the defaults are wav2vec2-large-xlsr-53.
 
-    Only the first `max(feature_layers)` transformer layers exist in this library: nothing above the last tap
-    is ever needed.
+    Features need only the first `max(feature_layers)` transformer layers, so this library keeps no others.
     """
 
     hidden_size: int = 1024
@@ -172,7 +168,7 @@ class Wav2Vec2Config:
 class Qwen2Config:
     """Qwen2 or Qwen3 decoder; the defaults are Qwen2.5-0.5B with the release's vocabulary.
 
-    Qwen3 is `attention_bias=False, qk_norm=True` with a `head_dim` of its own.
+    Qwen3 has `attention_bias=False`, `qk_norm=True`, and a `head_dim` of its own.
     """
 
     vocab_size: int = 166_000
@@ -191,13 +187,13 @@ class Qwen2Config:
 
     def __post_init__(self):
         if self.head_dim is None:
-            # Equal to the one that names the size, and so in comparisons, hashes and config.json.
+            # Set here, so that comparisons and hashes do not depend on whether the size was given.
             object.__setattr__(self, "head_dim", self.hidden_size // max(1, self.num_attention_heads))
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How a model's tokens are drawn where a request does not say; the defaults are the release's."""
+    """Default sampling of a model's tokens, which a request may override; the defaults are those of the release."""
 
     temperature: float = 0.8
     top_k: int = 50
@@ -206,18 +202,18 @@ class SamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SparkConfig:
-    """The whole text-to-speech system: what `config.json` of a model directory holds.
+    """The whole text-to-speech system, as `config.json` of a model directory holds it.
 
-    Rates that contradict each other are an error wherever a configuration is made: a codec would learn from another
-    spectrum, or from tokens that do not stand where its samples are, without a word.
+    Rates that contradict each other are an error wherever a configuration is made; else a codec would learn from
+    another spectrum, or from tokens at other positions than its samples, without a word.
 
     Raises:
-      SparkError: the rates of the parts do not fit each other; all contradictions are listed with their keys.
+      SparkError: the rates of the parts do not fit each other; the message lists all contradictions with their keys.
     """
 
     sample_rate: int = 16_000
-    latent_hop_length: int = 320  # samples a semantic token
-    ref_segment_duration: float = 6.0  # seconds of reference audio behind the global tokens
+    latent_hop_length: int = 320  # samples per semantic token
+    ref_segment_duration: float = 6.0  # seconds of reference audio from which global tokens are made
     volume_normalize: bool = True
     max_semantic_tokens: int = 3000  # of one utterance: 60 s at the release's rates
     bicodec: BiCodecConfig = BiCodecConfig()
@@ -231,18 +227,18 @@ class SparkConfig:
 
     @property
     def token_rate(self) -> float:
-        """Semantic tokens a second."""
+        """Number of semantic tokens per second."""
         return self.sample_rate / self.latent_hop_length
 
     @property
     def ref_segment_samples(self) -> int:
-        """Length of the reference clip: whole tokens only (reference BiCodecTokenizer.get_ref_clip)."""
+        """Number of samples of the reference clip, a multiple of the hop (reference BiCodecTokenizer.get_ref_clip)."""
         hop = self.latent_hop_length
         return int(self.sample_rate * self.ref_segment_duration) // hop * hop
 
 
 def _contradictions(config: SparkConfig) -> Iterator[str]:
-    """What does not fit in a system's rates, a line each."""
+    """Yields the contradictions among a system's rates, one line each."""
     codec, front_end = config.bicodec, config.wav2vec2
     for name in ("sample_rate", "latent_hop_length", "max_semantic_tokens"):
         if getattr(config, name) < 1:
@@ -278,8 +274,9 @@ RELEASE = SparkConfig()
 
 
 def tiny() -> SparkConfig:
-    """A whole system of some 100 thousand parameters with every part of the release, and few layers of each: for tests,
-    whose time is mostly that of compiling layers.
+    """Returns a system of about 100,000 parameters for tests.
+
+    It has every part of the release but few layers of each, because tests spend most of their time on compiling layers.
     """
     return SparkConfig(
         ref_segment_duration=0.5,
@@ -329,42 +326,33 @@ def tiny() -> SparkConfig:
     )
 
 
-def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
-    """Builds a configuration dataclass from plain data (YAML, JSON); unknown keys and wrong types are errors.
+def from_mapping(cls: type[T], mapping: Any, source: str) -> T:
+    """Makes a configuration from plain data (YAML, JSON); unknown keys and wrong types are errors.
 
     Args:
       cls: a dataclass of this library.
-      mapping: nested plain data; lists stand for tuples.
-      source: where the data comes from, for the message (a file name).
+      mapping: nested plain data, with lists for tuples.
+      source: origin of the data for messages, such as a file name.
 
     Raises:
-      SparkError: an unknown or missing key, or a value of another type than the field's.
+      SparkError: a key is unknown or missing, or a value has another type than its field.
     """
-    if not isinstance(mapping, Mapping):
-        raise SparkError(f"{source}: expected a mapping of {cls.__name__} fields, found {type(mapping).__name__}")
-    _check_lists(cls, mapping, source)
-    if cls is SparkConfig:
+    if cls is SparkConfig and isinstance(mapping, Mapping):
         mapping = _absent_sections(mapping) | dict(mapping)
-    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
-    try:
-        config = dacite.from_dict(cls, dict(mapping), settings)
-    except (dacite.DaciteError, TypeError, SparkError) as error:  # the last two from a class that looks at its sizes
-        raise SparkError(f"{source}: {one_line(error)}") from error
-    _refuse_booleans(config, source)
-    return config
+    return read_dataclass(cls, mapping, source)
 
 
 def _absent_sections(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of the parts that a model directory does not have, at the directory's own rates.
+    """Returns sections at a model directory's own rates for the parts that it does not have.
 
-    Their sizes are never read; but the release's would contradict the sections that are there where these have other
-    rates than the release.
+    Their sizes are never read, but the defaults would contradict the other sections if the rates are not those of the
+    release.
     """
     rate, hop = (mapping.get(name, getattr(RELEASE, name)) for name in ("sample_rate", "latent_hop_length"))
     if (rate, hop) == (RELEASE.sample_rate, RELEASE.latent_hop_length) or {type(rate), type(hop)} != {int}:
         return {}
     codec, front_end, ratio = {"mel_params": {"sample_rate": rate}}, RELEASE.wav2vec2, 1
-    with contextlib.suppress(AttributeError, TypeError):  # malformed sections are told when they are read
+    with contextlib.suppress(AttributeError, TypeError):  # malformed sections are reported when they are read
         if "wav2vec2" in mapping:
             ratio = max(1, hop // math.prod(mapping["wav2vec2"].get("conv_stride", front_end.conv_stride)))
         elif "bicodec" in mapping:
@@ -377,53 +365,15 @@ def _absent_sections(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return {"bicodec": codec, "wav2vec2": wav2vec2}
 
 
-def _refuse_booleans(config: Any, source: str) -> None:
-    """To Python True is a number, and dacite lets it pass for one."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            _refuse_booleans(value, f"{source}: {field.name}")
-        elif "bool" not in str(field.type) and bool in map(type, value if type(value) is tuple else (value,)):
-            raise SparkError(f"{source}: {field.name} is {value!r}, expected a number")
-
-
 def to_mapping(config: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`: nested dictionaries, ready for JSON or YAML.
+    """Returns a configuration as nested dictionaries for JSON or YAML: the inverse of `from_mapping`.
 
-    A decoder's `head_dim` that follows from its other sizes is left out: where they are changed, it follows them.
+    A decoder's `head_dim` is left out if it follows from the other sizes, so that it follows changes of these.
     """
     mapping = dataclasses.asdict(config)
     for decoder in (mapping, mapping.get("llm")):
-        if isinstance(decoder, dict) and "head_dim" in decoder:
-            if decoder["head_dim"] == decoder["hidden_size"] // max(1, decoder["num_attention_heads"]):
-                del decoder["head_dim"]
+        if not isinstance(decoder, dict) or "head_dim" not in decoder:
+            continue
+        if decoder["head_dim"] == decoder["hidden_size"] // max(1, decoder["num_attention_heads"]):
+            del decoder["head_dim"]
     return mapping
-
-
-def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
-    """dacite makes tuples of lists, and fails without the field's name where there is none."""
-    for field in dataclasses.fields(cls):
-        value = mapping.get(field.name)
-        if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
-            _check_lists(field.type, value, f"{source}: {field.name}")
-            continue
-        kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
-        plain = tuple(kind for kind in kinds if typing.get_origin(kind) is None)
-        if field.name not in mapping or isinstance(value, (list, tuple, *plain)):
-            continue
-        if tuple in map(typing.get_origin, kinds):
-            raise SparkError(f"{source}: {field.name} is {value!r}, expected a list")
-
-
-def _as_float(value: Any) -> Any:
-    """YAML writes 10 and, without a dot, 1e-4 (a string): both mean a float where a field is one."""
-    if isinstance(value, bool):
-        return value  # left for the type check, which names the field
-    if isinstance(value, int):
-        return float(value)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

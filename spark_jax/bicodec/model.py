@@ -1,4 +1,4 @@
-"""BiCodec: speech ↔ semantic tokens (what is said, 50 a second) and global tokens (who says it; paper §3.1)."""
+"""BiCodec: speech ↔ semantic tokens (what is said, 50 per second) and global tokens (who says it; paper §3.1)."""
 
 import math
 from collections.abc import Collection
@@ -6,6 +6,7 @@ from collections.abc import Collection
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax.audio.mel import mel_spectrogram
@@ -20,11 +21,11 @@ from spark_jax.nn.mask import Mask, downsample_mask, upsample_mask
 
 @flax.struct.dataclass
 class BiCodecOutput:
-    """One training or evaluation pass; all floats are float32."""
+    """Result of one training or evaluation pass; all floats are float32."""
 
-    recons: Float[Array, "batch samples"] | None  # None where the wave generator was left out
+    recons: Float[Array, "batch samples"] | None  # None if the wave generator was skipped
     pred_feat: Float[Array, "batch time features"]
-    quantized: Float[Array, "batch tokens latent"]  # what the codes stand for, straight-through
+    quantized: Float[Array, "batch tokens latent"]  # vectors of the codes, with straight-through gradients
     vq_loss: Float[Array, ""]
     perplexity: Float[Array, ""]
     active_num: Float[Array, ""]
@@ -35,15 +36,18 @@ class BiCodecOutput:
 
 
 class BiCodec(nn.Module):
-    """The codec. Collections: "params", "batch_stats" (ECAPA's batch norms), "code_statistics" (code usage).
+    """The codec, with collections "params", "batch_stats" (ECAPA's batch norms), "code_statistics" (code usage).
 
-    Initialize through `__call__`, with the wave generator. `dtype` is the compute type of the convolutional
-    stacks; quantizers and losses stay in float32. With `remat` the blocks of these stacks are computed again for the
-    gradient.
+    Initialize it through `__call__`, with the wave generator.
+
+    Attributes:
+      config: sizes.
+      dtype: type of the convolutional stacks; quantizers and losses are float32.
+      remat: whether the blocks of these stacks are computed again for the gradient.
     """
 
     config: BiCodecConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     def setup(self) -> None:
@@ -65,19 +69,19 @@ class BiCodec(nn.Module):
         frozen: Collection[str] = (),
         mask: Mask = None,
     ) -> BiCodecOutput:
-        """Reconstructs features and waveform, straight-through.
+        """Reconstructs features and waveform, with straight-through gradients.
 
         Args:
           features: wav2vec2 features.
-          reference_wave: samples at 16 kHz of a reference clip of the same speakers.
-          train: static. Batch statistics in the batch norms and updates of "batch_stats" and
+          reference_wave: samples of a reference clip of the same speakers, at the configuration's sample rate.
+          train: static; whether to use batch statistics in the batch norms and to update "batch_stats" and
             "code_statistics", which must then be mutable.
-          condition_on_x_vector: the speaker schedule (reference training step < d_vector_train_start): the
-            decoder hears the x-vector instead of the d-vector. May be traced: switching compiles nothing.
-          wave: static. False leaves the wave generator out, for training on features alone.
+          condition_on_x_vector: whether the decoder is conditioned on the x-vector instead of the d-vector (reference:
+            training step < d_vector_train_start). It may be traced, so that switching compiles nothing.
+          wave: static; False skips the wave generator, for training on features alone.
           frozen: parts that are not trained: their statistics are read as in evaluation and do not change.
-          mask: frames of each item that are no padding; None: all. Padding counts in no loss or statistic of the
-            quantizer, `pred_feat` is meaningless there.
+          mask: True for frames that are no padding; None: all. Padding counts in no loss or statistic of the quantizer,
+            and `pred_feat` is meaningless there.
         """
         token_mask = downsample_mask(mask, math.prod(self.config.encoder.sample_ratios))
         latents = self.encoder(features, mask)
@@ -106,7 +110,7 @@ class BiCodec(nn.Module):
         reference_wave: Float[Array, "batch reference"],
         mask: Mask = None,
     ) -> tuple[Int[Array, "batch tokens"], Int[Array, "batch global"]]:
-        """Semantic and global token ids (int32); semantic ids outside the mask are meaningless."""
+        """Returns semantic and global token ids (int32); semantic ids outside the mask are meaningless."""
         semantic_ids = self.quantizer.tokenize(self.encoder(features, mask))
         return semantic_ids, self.tokenize_speakers(reference_wave)
 
@@ -118,9 +122,9 @@ class BiCodec(nn.Module):
         self,
         semantic_ids: Int[Array, "batch tokens"],
         global_ids: Int[Array, "batch global"],
-        mask: Mask = None,
+        mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch samples"]:
-        """Waveform, 320 samples a token at the release's rates; samples outside the mask are zero."""
+        """Returns the waveform, with 320 samples per token in the release; samples outside the mask are zero."""
         condition = self.speaker_encoder.detokenize(global_ids)
         x = self.prenet(self.quantizer.detokenize(semantic_ids), condition, mask)
         mask = upsample_mask(mask, math.prod(self.config.prenet.sample_ratios))

@@ -1,11 +1,13 @@
 """Wave generator: latents at the token rate → waveform (DAC's decoder; paper §3.1.1).
 
-Kernels start from torch's default (the N(0, 0.02) that the reference asks for never reaches its weight-normed
-layers), the transposed ones scaled for the kernel / stride taps that one sample hears, lest a fresh generator fade.
+Kernels start from torch's default (the reference's N(0, 0.02) never reaches its weight-normed layers); transposed ones
+are scaled for the kernel / stride taps that contribute to one sample, so that the output of an untrained generator does
+not fade.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.config import WaveGeneratorConfig
@@ -17,10 +19,10 @@ DILATIONS = (1, 3, 9)
 
 
 class ResidualUnit(nn.Module):
-    """x + conv 1 (Snake (conv 7 (Snake x))), the wider one dilated."""
+    """x + conv₁(Snake(conv₇(Snake(x)))), where the convolution of size 7 is dilated."""
 
     dilation: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -40,7 +42,7 @@ class UpsamplingBlock(nn.Module):
     features: int
     kernel_size: int
     stride: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -66,20 +68,20 @@ class UpsamplingBlock(nn.Module):
 
 
 class WaveGenerator(nn.Module):
-    """Convolution 7 → upsampling blocks → Snake → convolution 7 → tanh; channels halve in every block.
+    """Convolution → upsampling blocks → Snake → convolution → tanh; every block halves the number of channels.
 
-    With `remat` the residual units, and the blocks around them, keep only their inputs for the gradient.
+    With `remat`, residual units and the blocks around them save only their inputs for the gradient.
     """
 
     config: WaveGeneratorConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(
-        self, latents: Float[Array, "batch tokens channels"], mask: Mask = None
+        self, latents: Float[Array, "batch time channels"], mask: Mask = None
     ) -> Float[Array, "batch samples"]:
-        """Returns tokens · product of the rates samples in −1…1, zero outside the mask."""
+        """Returns time · product of the rates samples in −1…1, which are zero outside the mask."""
         c = self.config
         settings = {"padding": 3, "weight_norm": True, "dtype": self.dtype}
         x = Conv(c.channels, 7, name="conv_in", **settings)(zero_padding(latents, mask))
@@ -89,5 +91,5 @@ class WaveGenerator(nn.Module):
             x = block_class(features, kernel_size, rate, self.dtype, self.remat, name=f"block_{i}")(x, mask)
             mask = upsample_mask(mask, rate)
         x = Snake(self.dtype, name="snake")(zero_padding(x, mask))
-        x = Conv(1, 7, axes=(None, "conv_in", None), name="conv_out", **settings)(x)  # one channel: not divided
+        x = Conv(1, 7, axes=(None, "conv_in", None), name="conv_out", **settings)(x)  # one channel
         return zero_padding(jnp.tanh(x.astype(jnp.float32)), mask)[..., 0]

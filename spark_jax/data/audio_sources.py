@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from spark_jax.errors import SparkError
 TOKEN_FIELDS = ("semantic_ids", "global_ids")
 
 
+@runtime_checkable
 class AudioSource(Protocol):
     """Numbered utterances of one sample rate, of which lengths are known without reading them.
 

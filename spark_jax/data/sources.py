@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -95,6 +95,7 @@ class DropCounter:
             logging.getLogger(__name__).warning("skipped: %s", error)
 
 
+@runtime_checkable
 class Summarized(Protocol):
     """A part of a run's data.
 

@@ -4,7 +4,7 @@ Where sequences come from is `token_sources`; this module mixes, packs and noise
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Int8
@@ -32,6 +32,7 @@ class Example(NamedTuple):
     task: int
 
 
+@runtime_checkable
 class TokenSource(Protocol):
     """Numbered sequences, of which lengths and weights are known without reading them.
 

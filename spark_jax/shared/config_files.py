@@ -1,6 +1,6 @@
-"""Configurations: YAML files that hold only what differs from the defaults, found by path or by name, and `--set`.
+"""Configurations from YAML files, found by path or by name, which hold only what differs from the defaults; `--set`.
 
-The recipes of configs/ travel in the package, so that `llm_0_5b` names the same file from any folder and any install.
+The recipes of configs/ are part of the package, so that `llm_0_5b` names the same file in every directory and install.
 """
 
 import os
@@ -66,8 +66,8 @@ def load_config(cls: type[T], name_or_path: str | Path | None, overrides: Sequen
       name_or_path: as in `find_config`; None: the defaults.
 
     Raises:
-      SparkError: a file that cannot be read, an unknown key, or a value of a wrong type; the message names
-        the file and the key.
+      SparkError: the file cannot be read, a key is unknown, or a value has a wrong type; the message names the file and
+        the key.
     """
     source, data = "defaults", {}
     if name_or_path is not None:
@@ -80,7 +80,7 @@ def load_config(cls: type[T], name_or_path: str | Path | None, overrides: Sequen
             raise SparkError(f"--set {override}: expected key=value")
         _assign(data, key.split("."), _value(value, override), override)
         source = f"{source} with --set {override}" if override == overrides[-1] else source
-    # Merged over the defaults, so that a section that sets one key keeps this run's other defaults.
+    # Merged over the defaults, so that a section that sets one key keeps the other defaults of this class.
     return from_mapping(cls, _merge(to_mapping(cls()), data) if isinstance(data, dict) else data, source)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from safetensors.numpy import load_file
+from safetensors.flax import load_file
 
 from spark_jax.nn.convolution import Conv, ConvTranspose, conv_transpose, depthwise_conv, depthwise_conv_transpose
 

@@ -29,7 +29,7 @@ TRAININGS = {"ctc": CTCTrainingConfig, "codec": BiCodecTrainingConfig, "llm": LL
 def test_the_configurations_of_the_repository(path):
     """Each loads as what its header says it is for: the command of a training, or the sizes of a model."""
     header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
-    command = re.search(rf"spark-jax train (\w+) {path.stem} --output", header)
+    command = re.search(rf"spark-jax train (\w+) {path.stem} -o", header)
     cls = TRAININGS[command[1]] if command else SparkConfig
     config = load_config(cls, path)
     assert config != cls()

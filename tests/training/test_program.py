@@ -14,7 +14,8 @@ from spark_jax import sharding
 from spark_jax.config import tiny
 from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
-from spark_jax.data.config import CodecDataConfig, TokenDataConfig
+from spark_jax.data.config import AudioDataConfig, CodecDataConfig, TokenDataConfig
+from spark_jax.data.speech import SpeechExamples, Vocabulary
 from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.data.tokens import TokenSequences
 from spark_jax.errors import SparkError
@@ -25,9 +26,12 @@ from spark_jax.training.codec.program import codec_program
 from spark_jax.training.codec.run import load_pretrained
 from spark_jax.training.codec.state import codec_variables
 from spark_jax.training.config import LoopConfig, MeshConfig
+from spark_jax.training.ctc.config import CTCTrainingConfig
+from spark_jax.training.ctc.program import ctc_program
 from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.llm.program import llm_program
 from spark_jax.training.llm.step import completion_metrics
+from spark_jax.training.optimizer import OptimizerConfig
 from spark_jax.training.program import Program
 from spark_jax.training.state import TrainState
 
@@ -57,6 +61,28 @@ def test_the_language_models_batch_is_what_its_data_gives():
     rows = sequences.plan(LLM.data.batch_rows * LLM.accumulate, 0)(0)[0]
     loaded = sequences.load(rows, [np.random.default_rng(0)] * len(rows))
     assert shapes(llm_program(LLM, SYSTEM).batch) == shapes(loaded)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_the_recognizers_batch_is_what_its_data_gives(tmp_path, aligned):
+    """Of the longest bucket; where the corpus is not at hand, with as many labels as speech usually has."""
+    soundfile.write(tmp_path / "0.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 6400), 16_000)
+    record = {"index": "0", "wav_path": str(tmp_path / "0.flac"), "duration": 0.4, "phonemes": "ab"}
+    record["phoneme_bounds"] = [0.0, 0.1, 0.2]
+    data = AudioDataConfig(bucket_seconds=(0.2, 0.5), batch_seconds=5.0)
+    config = CTCTrainingConfig(aligned=aligned, data=data, optimizer=OptimizerConfig(warmup_steps=0))
+    vocabulary = Vocabulary(["a", "b"])
+    examples = SpeechExamples([record], "phonemes", vocabulary, config.data, SYSTEM, 8, aligned)
+    loaded = examples.load(examples.plan(0)(0)[0], [])
+    program = ctc_program(config, SYSTEM, None, len(vocabulary), examples.target_lengths[-1])
+    assert shapes(program.batch) == shapes(loaded)
+    planned = ctc_program(config, SYSTEM)
+    assert planned.batch.keys() == loaded.keys() and planned.batch["samples"] == program.batch["samples"]
+    names = {"loss", "label_error_rate"}
+    check = partial(program.check_best_metric, metrics=lambda values: dict.fromkeys(names, values["loss"]))
+    check(LoopConfig(keep_best=1, best_metric="label_error_rate"))
+    with pytest.raises(SparkError, match="loop.best_metric is 'mel', expected one of "):
+        check(LoopConfig(keep_best=1, best_metric="mel"))
 
 
 @pytest.mark.parametrize("kind", ["segments", "whole", "wave"])
