@@ -13,14 +13,13 @@ free of the final norm (see convert.wav2vec2). Both are float32.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spark_jax.convert import configuration, weights
-from spark_jax.convert.engine import Export
+from spark_jax.convert.engine import Export, raise_faults
 from spark_jax.convert.formats.safetensors_file import write_safetensors
 from spark_jax.convert.formats.tensors import DTYPES
-from spark_jax.convert.official import check_parts, check_tokenizer, copy_tokenizer, raise_faults
+from spark_jax.convert.release import RELEASE_PARTS, check_parts, table
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.layout import StoredPart, open_parts
-from spark_jax.model_directory.parameters import PARTS
+from spark_jax.model_directory.parameters import PARTS, RECORDS
 from spark_jax.shared.files import new_directory
 
 
@@ -64,11 +63,11 @@ def export(
     with new_directory(destination) as folder:
         sizes = {}
         for part, stored_part in found.items():
-            own = folder / configuration.FOLDERS[part]
+            own = folder / RELEASE_PARTS[part].folder
             own.mkdir()
-            kind = (dtype or str(stored[part])) if part == "llm" else "float32"
-            _write_settings(stored_part, folder, kind, found)
-            job = Export(weights.table(part, stored_part.config), stored_part.target, DTYPES[kind])
+            kind = (dtype or str(stored[part])) if RECORDS[part].has_dtype else "float32"
+            RELEASE_PARTS[part].write_settings(stored_part, folder, kind, found)
+            job = Export(table(part, stored_part.config), stored_part.target, DTYPES[kind])
             file = own / "model.safetensors"
             write_safetensors(file, job.specifications, job.tensors(stored_part.leaves()))
             raise_faults({str(stored_part.folder): job.faults})
@@ -83,19 +82,3 @@ def _speech_parts(directory: str | Path) -> dict[str, StoredPart]:
     if not found:
         raise SparkError(f"{directory}: holds none of the parts {', '.join(PARTS)}")
     return found
-
-
-def _write_settings(stored: StoredPart, folder: Path, dtype: str, parts: Mapping[str, StoredPart]) -> None:
-    """The configuration files of one part, and the LLM's tokenizer."""
-    own, system = folder / configuration.FOLDERS[stored.part], stored.config
-    if stored.part == "bicodec":
-        configuration.write_root_config(folder / "config.yaml", system)
-        configuration.write_bicodec_config(own / "config.yaml", system.bicodec)
-    elif stored.part == "wav2vec2":
-        configuration.write_wav2vec2_config(own, system.wav2vec2, system.sample_rate)
-    else:
-        codec = parts["bicodec"].config.bicodec if "bicodec" in parts else None
-        tokenizer = check_tokenizer(stored.tokenizer, system.llm, codec)
-        end, padding = tokenizer.id("<|im_end|>"), tokenizer.id("<|endoftext|>")
-        configuration.write_llm_config(own, system.llm, dtype, end, padding, system.sampling)
-        copy_tokenizer(stored.tokenizer, own)

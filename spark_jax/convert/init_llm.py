@@ -18,10 +18,9 @@ import numpy as np
 from spark_jax.config import Qwen2Config, SparkConfig
 from spark_jax.convert import weights
 from spark_jax.convert.configuration import read_llm_config
-from spark_jax.convert.engine import Import
+from spark_jax.convert.engine import Import, raise_faults
 from spark_jax.convert.formats.tensors import SourceTensor, is_finite
 from spark_jax.convert.hub import local_directory
-from spark_jax.convert.official import raise_faults
 from spark_jax.convert.tables import qwen2
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.directory import finish, part_path, write_config

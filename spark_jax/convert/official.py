@@ -10,40 +10,28 @@ value is read; then the tensors stream through memory, one at a time.
 """
 
 import dataclasses
-import json
-import math
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from spark_jax.config import BiCodecConfig, Qwen2Config, SparkConfig
+from spark_jax.config import SparkConfig
 from spark_jax.convert import weights
-from spark_jax.convert.configuration import FOLDERS, read_config
-from spark_jax.convert.engine import Import
+from spark_jax.convert.engine import Import, raise_faults
 from spark_jax.convert.formats.tensors import DTYPES
 from spark_jax.convert.hub import local_directory
 from spark_jax.convert.lora import ADAPTER_FILES, merge
-from spark_jax.errors import SparkError, one_line
+from spark_jax.convert.release import RELEASE_PARTS, check_parts, read_config, table
+from spark_jax.convert.tokenizer_files import check_tokenizer, copy_tokenizer
+from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
-from spark_jax.model_directory.parameters import PARTS, abstract_part, with_weight_dtype
+from spark_jax.model_directory.parameters import PARTS, RECORDS, abstract_part, with_weight_dtype
 from spark_jax.model_directory.parts import write_arrays
 from spark_jax.model_directory.provenance import Provenance, Source
 from spark_jax.shared.files import new_directory
 from spark_jax.shared.pytree import unflatten
-from spark_jax.text.tokenizer import SparkTokenizer
 
 STORAGE = ("float32", "bfloat16")  # what the LLM's weights may be stored as
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 def convert(
@@ -86,9 +74,7 @@ def convert(
         if origin.lora is not None:
             tensors["llm"], merged = merge(tensors["llm"], config.llm, origin.lora)
             config = dataclasses.replace(config, llm=merged)
-        imports = {
-            part: Import(weights.table(part, config), tensors[part], _target(part, config, dtype)) for part in parts
-        }
+        imports = {part: Import(table(part, config), tensors[part], _target(part, config, dtype)) for part in parts}
         raise_faults({str(files[part]): job.faults for part, job in imports.items()})
         provenance = background.submit(origin.provenance, files)
         model_directory.write_config(folder, config, parts)
@@ -132,9 +118,9 @@ class _Origin:
             return folder
 
         other, lora = local(llm), local(lora)
-        needed = [FOLDERS[part] for part in parts if part != "llm" or other is None]
+        needed = [RELEASE_PARTS[part].folder for part in parts if part != "llm" or other is None]
         folder = local(source, ["config.yaml", *(f"{name}/*" for name in needed)])
-        folders = {part: folder / name for part, name in FOLDERS.items()}
+        folders = {part: folder / release.folder for part, release in RELEASE_PARTS.items()}
         return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names)
 
     def provenance(self, files: Mapping[str, Path]) -> Provenance:
@@ -155,12 +141,13 @@ class _Origin:
 
 def _target(part: str, config: SparkConfig, dtype: str) -> Any:
     """Shapes and storage types of a part."""
-    target = abstract_part(part, getattr(config, part))
-    return with_weight_dtype(target, DTYPES[dtype]) if part == "llm" else target
+    record = RECORDS[part]
+    target = abstract_part(part, getattr(config, record.section))
+    return with_weight_dtype(target, DTYPES[dtype]) if record.has_dtype else target
 
 
-def read_part(part: str, file: Path, config: SparkConfig, target: Any) -> dict[str, Any]:
-    """The variables of "bicodec", "wav2vec2" or "llm" from its weight file (or index of shards), in memory.
+def read_variables(part: str, file: Path, config: SparkConfig, target: Any) -> dict[str, Any]:
+    """Reads the variables of "bicodec", "wav2vec2" or "llm" from its weight file (or index of shards), in memory.
 
     Args:
       target: shapes and types of the result, see `model_directory.abstract_variables`.
@@ -168,70 +155,8 @@ def read_part(part: str, file: Path, config: SparkConfig, target: Any) -> dict[s
     Returns:
       Numpy arrays: collection → tree.
     """
-    job = Import(weights.table(part, config), weights.read(file), target)
+    job = Import(table(part, config), weights.read(file), target)
     raise_faults({str(file): job.faults})
     variables = unflatten(dict(job.leaves()))
     raise_faults({str(file): job.faults})
     return variables
-
-
-def check_parts(parts: Sequence[str]) -> list[str]:
-    """The parts in their order.
-
-    Raises:
-      SparkError: there is none, or one that does not exist.
-    """
-    if not parts or set(parts) - set(PARTS):
-        raise SparkError(f"parts are {','.join(parts) or 'none'}, expected some of {','.join(PARTS)}")
-    return [part for part in PARTS if part in parts]
-
-
-def raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
-    """One SparkError for all faults of all files; none if there is none."""
-    found = {file: lines for file, lines in faults.items() if lines}
-    if found:
-        raise SparkError(
-            "; ".join(f"{file}: {len(lines)} tensors do not fit: {'; '.join(lines)}" for file, lines in found.items())
-        )
-
-
-def check_tokenizer(folder: Path, llm: Qwen2Config, codec: BiCodecConfig | None) -> SparkTokenizer:
-    """The tokenizer of a folder, once it is known to be whole and to fit the embedding and the codec (None: any).
-
-    Raises:
-      SparkError: it does not fit, is incomplete, or is none.
-    """
-    tokenizer = SparkTokenizer.load(folder)
-    tokenizer.check_complete()
-    if codec is not None:
-        counts = {
-            "semantic": (len(tokenizer.semantic_ids), codec.quantizer.codebook_size),
-            "global": (len(tokenizer.global_ids), math.prod(codec.speaker_encoder.fsq_levels)),
-        }
-        for kind, (found, expected) in counts.items():
-            if found != expected:
-                raise SparkError(f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes")
-    if tokenizer.vocab_size > llm.vocab_size:
-        raise SparkError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the LLM's vocab_size is {llm.vocab_size}"
-        )
-    return tokenizer
-
-
-def copy_tokenizer(source: Path, destination: Path) -> None:
-    """Copies the files of a tokenizer, which must be readable at least.
-
-    Raises:
-      SparkError: a file is not what its name says.
-    """
-    destination.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        path = source / name
-        if path.is_file():
-            try:
-                text = path.read_text(encoding="utf-8")
-                if path.suffix == ".json" and not isinstance(json.loads(text), dict):
-                    raise ValueError("no mapping")
-            except (ValueError, RecursionError) as error:
-                raise SparkError(f"{path}: malformed ({one_line(error)})") from error
-            shutil.copyfile(path, destination / name)

@@ -78,18 +78,20 @@ class Codec:
         cls,
         directory: str | os.PathLike[str] | None = None,
         *,
+        base: str | os.PathLike[str] | None = None,
         parts: Sequence[str] = CODEC_PARTS,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
     ) -> "Codec":
-        """Loads the codec of a model directory; None: the embedded voice's. Turns the persistent compilation cache on.
+        """Loads the codec of a model; None: the embedded voice's. Turns the persistent compilation cache on.
 
         Args:
-          directory: the model directory.
+          directory: a model directory or a run.
+          base: where the parts come from that `directory` lacks.
           parts: what is loaded. `decode`, and `voice` without a transcript, need only "bicodec".
           dtype: of the vocoder's convolutions. `encode` is always in float32, so that ids stay what they are.
-          mesh: divides batches over its axes data and fsdp, and parameters by the table of `spark_jax.sharding`; None:
-            the default device.
+          mesh: devices of this process, which divide batches over its axes data and fsdp, and parameters by the table
+            of `spark_jax.sharding`; None: the default device.
 
         Raises:
           SparkError: something is wrong with the directory, or the mesh does not divide the model; see
@@ -97,7 +99,8 @@ class Codec:
         """
         compilation_cache.enable()
         mesh = placement.mesh_or_device(mesh)
-        model = model_directory.load(EMBEDDED_VOICE if directory is None else directory, parts=parts, mesh=mesh)
+        directory = EMBEDDED_VOICE if directory is None else directory
+        model = model_directory.load(directory, parts=parts, base=base, mesh=mesh)
         return cls(model.config, model.variables, dtype=dtype, mesh=mesh)
 
     def encode(self, samples: Sequence[np.ndarray], names: Sequence[str] | None = None) -> list[TokenIds]:
@@ -146,7 +149,7 @@ class Codec:
         names = [f"ids[{i}]" for i in range(len(ids))] if names is None else names
         checked = [check_ids(*item, self.config, name) for item, name in zip(ids, names, strict=True)]
         plan = self.plan([len(semantic_ids) for _, semantic_ids in checked])
-        results = ((batch, self._start_decoding([checked[item] for item in batch.items], batch)) for batch in plan)
+        results = ((batch, self.vocode([checked[item] for item in batch.items], batch)) for batch in plan)
         hop = self.config.latent_hop_length
         waves = (
             [
@@ -185,23 +188,14 @@ class Codec:
 
     def encode_padded(self, batches: Iterable[PaddedSpeech]) -> Iterator[list[TokenIds]]:
         """Yields the ids of each row of each batch of `pad`; the next batch is made while one is computed."""
-        results = (
-            (
-                batch["lengths"],
-                self._tokenize(
-                    self.variables["wav2vec2"],
-                    self.variables["bicodec"],
-                    *(batch[name] for name in ("samples", "lengths", "clips")),
-                ),
-            )
-            for batch in batches
-        )
+        results = ((batch["lengths"], self._start_encoding(batch)) for batch in batches)
         for lengths, result in _one_ahead(results):
             global_ids, semantic_ids = jax.device_get(result)
             counts = speech_tokens.num_tokens(lengths, self.config)
             yield [(own, said[:count]) for own, said, count in zip(global_ids, semantic_ids, counts, strict=True)]
 
-    def _start_decoding(self, items: Sequence[TokenIds], batch: Batch) -> jax.Array:
+    def vocode(self, items: Sequence[TokenIds], batch: Batch) -> Float[jax.Array, "rows samples"]:
+        """Starts to compute the speech of a planned batch's items: rows in their order, each followed by zeros."""
         semantic_ids = np.zeros((batch.rows, batch.length), np.int32)
         global_ids = np.zeros((batch.rows, self.config.bicodec.speaker_encoder.token_num), np.int32)
         mask = np.zeros((batch.rows, batch.length), bool)
@@ -210,6 +204,10 @@ class Codec:
             global_ids[row] = speaker
             mask[row, : len(said)] = True
         return self._detokenize(self.variables["bicodec"], semantic_ids, global_ids, mask)
+
+    def _start_encoding(self, batch: PaddedSpeech) -> tuple[jax.Array, jax.Array]:
+        arrays = (batch[name] for name in ("samples", "lengths", "clips"))
+        return self._tokenize(self.variables["wav2vec2"], self.variables["bicodec"], *arrays)
 
     def _checked(self, samples: np.ndarray, name: str) -> Float[np.ndarray, " time"]:
         samples = np.asarray(samples)

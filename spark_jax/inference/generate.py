@@ -112,7 +112,7 @@ def decode(model: Qwen2, params: Any, state: DecodeState, grammar: Grammar, meth
 
 
 def grow(state: DecodeState, grammar: Grammar, length: int) -> DecodeState:
-    """The same state with room for `length` more tokens."""
+    """Returns the same state with room for `length` more tokens."""
     tokens = jnp.pad(state.tokens, ((0, 0), (0, length)), constant_values=grammar.end_id)
     return state.replace(cache=state.cache.extend(length), tokens=tokens)
 
@@ -187,7 +187,7 @@ class Generator:
         method: Greedy | Sampling = Sampling(),  # noqa: B008 (frozen)
         max_new_tokens: int | Sequence[int] | None = None,
     ) -> list[Generation]:
-        """Speech tokens for a batch of prompts.
+        """Answers a batch of prompts with speech tokens.
 
         An answer depends on its own prompt and seed only: not on the others in the batch, nor on buckets.
 
@@ -244,12 +244,12 @@ class Generator:
         )
 
     def new_tokens(self, prompt: Prompt, semantic_tokens: int) -> int:
-        """The limit on new tokens with which an answer holds at most this many semantic tokens."""
+        """Returns the limit on new tokens with which an answer holds at most this many semantic tokens."""
         others = self._grammar.index("first_semantic") - self._grammar.index(prompt.start)
         return others + semantic_tokens + 1
 
     def room(self, prompt: Prompt) -> int:
-        """The most semantic tokens that an answer can hold; below 1: the prompt is too long."""
+        """Returns the most semantic tokens that an answer can hold; below 1: the prompt is too long."""
         if len(prompt.ids) > self._prompt_buckets[-1]:
             return 0
         return self._longest(prompt) - self.new_tokens(prompt, 0)

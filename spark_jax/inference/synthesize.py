@@ -73,18 +73,21 @@ class SparkTTS:
         directory: str | os.PathLike[str] | None = None,
         parts: Sequence[str] = model_directory.PARTS,
         *,
+        base: str | os.PathLike[str] | None = None,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
     ) -> "SparkTTS":
-        """Loads a model directory; None: the embedded voice. Turns the persistent compilation cache on.
+        """Loads a model; None: the embedded voice. Turns the persistent compilation cache on.
 
         Args:
-          directory: the model directory.
+          directory: a model directory or a run.
+          base: where the parts come from that `directory` lacks: `SparkTTS.load("runs/llm", base="model")`.
           parts: what is loaded. Without "wav2vec2" only voices with a transcript and `encode` are missing; without the
             "llm", the largest part, there is the codec alone: see `Codec.load`.
           dtype: of the LLM's weight matrices, its computation and the vocoder's; norms, softmax, sampling and `encode`
             are in float32 always.
-          mesh: divides batches and parameters by the table of `spark_jax.sharding`; None: the default device.
+          mesh: devices of this process, which divide batches and parameters by the table of `spark_jax.sharding`; None:
+            the default device.
 
         Raises:
           SparkError: something is wrong with the directory, or the mesh does not divide the model; see
@@ -93,7 +96,8 @@ class SparkTTS:
         compilation_cache.enable()
         mesh = placement.mesh_or_device(mesh)
         directory = EMBEDDED_VOICE if directory is None else directory
-        return cls(model_directory.load(directory, dtype, parts=parts, mesh=mesh), dtype=dtype, mesh=mesh)
+        model = model_directory.load(directory, parts=parts, base=base, llm_dtype=dtype, mesh=mesh)
+        return cls(model, dtype=dtype, mesh=mesh)
 
     def synthesize(self, text: str, voice: Voice | str | os.PathLike[str] | None = None, **options: Any) -> Audio:
         """Speaks a text.
@@ -189,7 +193,7 @@ class SparkTTS:
         return Voice.load(voice, self.config)
 
     def _semantic_count(self, request: Request, prompt: Prompt) -> int:
-        """The most semantic tokens that the request allows and the model has room for."""
+        """Returns the most semantic tokens that the request allows and the model has room for."""
         room = self._generator.room(prompt)
         if room < 1:
             raise SparkError(
@@ -209,7 +213,7 @@ class SparkTTS:
 
 
 def _levels(request: Request) -> tuple[int, int]:
-    """Pitch and speed level of a made-up voice: as asked, of the values asked for, or moderate."""
+    """Returns pitch and speed level of a made-up voice: as asked, of the values asked for, or moderate."""
     if request.pitch_hz is not None:
         language = "zh" if any("\u4e00" <= character <= "\u9fff" for character in request.text) else "en"
         pitch_level = attributes.pitch_level(request.pitch_hz, request.gender)

@@ -18,14 +18,14 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from spark_jax.config import SparkConfig
-from spark_jax.errors import SparkError, one_line
+from spark_jax.errors import SparkError
+from spark_jax.shared.files import read_json, write_text
 
 FORMAT = "spark-jax-voice"
 VERSION = 1
@@ -154,12 +154,7 @@ def _check_keys(content: Mapping[str, Any], expected: tuple[str, ...], path: str
 
 
 def _read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise SparkError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise SparkError(f"{path}: not a JSON file: {one_line(error)}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise SparkError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
@@ -174,11 +169,5 @@ def _token_content(global_ids: np.ndarray, semantic_ids: np.ndarray, sample_rate
 
 
 def _write_object(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    path = Path(path)
     lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")

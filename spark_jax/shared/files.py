@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -60,8 +61,9 @@ def read_json(path: str | os.PathLike[str], expected: str = "") -> Any:
     Raises:
       SparkError: the file cannot be read or is not JSON.
     """
+    content = read_bytes(path, expected)
     try:
-        return json.loads(read_bytes(path, expected))
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise SparkError(f"{path}: not valid JSON ({one_line(error)})") from error
 
@@ -92,7 +94,7 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
       SparkError: the file cannot be written.
     """
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file() and not target.is_dir():
+    if _is_device(target):
         try:
             with target.open("wb") as file:
                 yield file
@@ -139,7 +141,7 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
 def replace_directory(fresh: Path, target: Path) -> None:
     """Gives the complete folder `fresh` the name `target`; an older folder of that name goes.
 
-    A kill in between leaves the older one, under its own or a temporary name.
+    After an error the older folder is where it was. A kill in between leaves it under its own or a temporary name.
 
     Raises:
       SparkError: the folder cannot be replaced.
@@ -148,7 +150,12 @@ def replace_directory(fresh: Path, target: Path) -> None:
     try:
         if target.exists():
             os.replace(target, old)
-        os.replace(fresh, target)
+        try:
+            os.replace(fresh, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
     except OSError as error:
         raise cannot_write(target, error) from error
     shutil.rmtree(old, ignore_errors=True)
@@ -157,6 +164,15 @@ def replace_directory(fresh: Path, target: Path) -> None:
 def temporary_name(target: Path) -> Path:
     """Returns an unused hidden name beside a file or folder, as short as names are, whatever the target's."""
     return target.with_name(f".{secrets.token_hex(6)}.tmp")
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a path names something that cannot be replaced by a file: a device, a pipe or a socket."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing, or nothing that can be reached, which opening will tell
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _reason(error: Exception) -> str:

@@ -221,7 +221,7 @@ def test_a_bad_recording(fails, name, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "bad.json: not a JSON file"),
+        ("{", "bad.json: not valid JSON"),
         ('{"global_ids": [], "semantic_ids": [], "sample_rate": 16000}', "bad.json: global_ids is empty"),
         ('{"global_ids": [1], "semantic_ids": [1], "sample_rate": 16000}', "bad.json: global_ids has 1 ids"),
         ('{"semantic_ids": [1], "sample_rate": 16000}', "bad.json: key global_ids is missing"),

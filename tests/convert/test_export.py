@@ -16,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file
 
 from spark_jax import config as config_lib
-from spark_jax.convert import configuration, official, weights
+from spark_jax.convert import configuration, official, release
 from spark_jax.convert.configuration import WAV2VEC2
 from spark_jax.convert.engine import Export
 from spark_jax.convert.export import export
@@ -70,7 +70,7 @@ def test_round_trip_changes_no_bit(tmp_path, dtype):
     for name in after.keys() - invented:
         assert after[name].dtype == np.float32
         assert after[name].astype(before[name].dtype).tobytes() == before[name].tobytes()
-    assert configuration.read_config(tmp_path / "exported") == config
+    assert release.read_config(tmp_path / "exported") == config
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "exported/LLM" / name).read_bytes() == (tmp_path / "official/LLM" / name).read_bytes()
     official.convert(tmp_path / "exported", tmp_path / "again", dtype=dtype)
@@ -110,11 +110,11 @@ def test_the_codec_s_file_has_the_release_s_tensors_exactly():
     names = {np.dtype("float32"): "F32", np.dtype("int64"): "I64"}
     for part in ("bicodec", "llm"):
         target = abstract_part(part, getattr(config_lib.RELEASE, part))
-        job = Export(weights.table(part, config_lib.RELEASE), target, np.dtype("float32"))
+        job = Export(release.table(part, config_lib.RELEASE), target, np.dtype("float32"))
         found = {name: [names[dtype], list(shape)] for name, (shape, dtype) in job.specifications.items()}
         assert found == {name: [kind.replace("BF16", "F32"), shape] for name, (kind, shape) in expected[part].items()}
     job = Export(
-        weights.table("wav2vec2", config_lib.RELEASE),
+        release.table("wav2vec2", config_lib.RELEASE),
         abstract_part("wav2vec2", config_lib.RELEASE.wav2vec2),
         np.dtype("float32"),
     )
@@ -155,13 +155,13 @@ def test_goldens_pass_through_both_directions(tmp_path, part):
         assert configuration.read_llm_config(tmp_path / "config.json") == own
     system = dataclasses.replace(config_lib.tiny(), **{part: own})
     target = abstract_part(part, own)
-    variables = official.read_part(part, folder / "model.safetensors", system, target)
-    job = Export(weights.table(part, system), target, np.dtype("float32"))
+    variables = official.read_variables(part, folder / "model.safetensors", system, target)
+    job = Export(release.table(part, system), target, np.dtype("float32"))
     exported = dict(job.tensors(flatten(variables).items()))
     golden = load_file(folder / "model.safetensors")
     if part == "wav2vec2":
         golden = {name: values for name, values in golden.items() if name in exported}
-        golden |= dict(weights.table(part, system).constants.items())
+        golden |= dict(release.table(part, system).constants.items())
     if part == "bicodec":  # the golden was saved after a step of training
         counters = {name for name in golden if name.endswith("num_batches_tracked")}
         assert all(exported[name] == 0 for name in counters)
@@ -221,7 +221,7 @@ def test_straight_from_older_runs(tmp_path, tiny_model_directory):
         plain, found = (load_file(tmp_path / name / folder / "model.safetensors") for name in ("plain", "all"))
         for name, values in plain.items():
             np.testing.assert_array_equal(found[name], values * factor)
-    assert configuration.read_config(tmp_path / "all").llm == model.config.llm
+    assert release.read_config(tmp_path / "all").llm == model.config.llm
     with pytest.raises(SparkError, match="llm: holds no bicodec, but llm"):
         export(tiny_model_directory, tmp_path / "no", replaced={"bicodec": tmp_path / "llm"})
     (tmp_path / "llm" / "config.json").write_text("{}")

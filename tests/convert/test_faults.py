@@ -12,7 +12,7 @@ import pytest
 from helpers import corruption, official_layout
 from tokenizers import Tokenizer
 
-from spark_jax.convert import official, weights
+from spark_jax.convert import official, release
 from spark_jax.convert.engine import Import, source_shapes
 from spark_jax.convert.formats.tensors import SourceTensor
 from spark_jax.errors import SparkError
@@ -27,7 +27,7 @@ FLOAT32 = np.dtype(np.float32)
 @pytest.fixture(scope="module", params=PARTS)
 def model(request):
     """Table, target, and sound tensors of one part by name."""
-    table = weights.table(request.param, CONFIG)
+    table = release.table(request.param, CONFIG)
     target = abstract_part(request.param, getattr(CONFIG, request.param))
     arrays = {n: official_layout.random_values(n, s) for n, s in source_shapes(table.rules, target).items()}
     tensors = {name: SourceTensor(a.shape, a.dtype, lambda a=a: a) for name, a in arrays.items()}

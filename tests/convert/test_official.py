@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from spark_jax import config as config_lib
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import Wav2Vec2Config, from_mapping
-from spark_jax.convert import configuration, official, weights
+from spark_jax.convert import configuration, official, release
 from spark_jax.convert.engine import Export
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
@@ -78,7 +78,7 @@ def test_converted_directory_loads_with_the_source_s_values(layout, converted):
     files = {"bicodec": layout / "BiCodec" / "model.safetensors", "llm": layout / "LLM" / "model.safetensors"}
     for part, path in files.items():
         source = load_file(path)
-        job = Export(weights.table(part, config), model.variables[part], np.dtype("float32"))
+        job = Export(release.table(part, config), model.variables[part], np.dtype("float32"))
         exported = dict(job.tensors(flatten(model.variables[part]).items()))
         assert source.keys() == exported.keys()
         for name, values in exported.items():
@@ -333,7 +333,7 @@ def test_arguments(layout, tmp_path):
 def golden_part(part: str, file: Path, config, **sizes):
     """Converts one golden weight file, within a system whose other parts are tiny."""
     system = dataclasses.replace(config_lib.tiny(), **sizes)
-    return official.read_part(part, file, system, model_directory.abstract_part(part, config))
+    return official.read_variables(part, file, system, model_directory.abstract_part(part, config))
 
 
 def test_golden_wav2vec2_pickle():

@@ -94,7 +94,7 @@ def test_eight_devices_give_what_one_gives(tiny_model_directory, recordings, tok
     assert_same_ids(codec.encode([recordings[i] for i in short]), [alone[0][i] for i in short])
     assert_same_waves(codec.decode(tokens), alone[1])
     [batch] = codec.plan([len(tokens[0][1])])
-    wave = codec._start_decoding(tokens[:1], batch)
+    wave = codec.vocode(tokens[:1], batch)
     assert wave.shape[0] == mesh.shape["data"] * mesh.shape["fsdp"]
     assert wave.sharding.is_equivalent_to(batch_sharding(mesh), wave.ndim)
 

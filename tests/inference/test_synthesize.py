@@ -168,6 +168,17 @@ def test_the_longest_speech_is_the_configurations(tts, tiny_model_directory):
         short.synthesize("Hello.", gender="male", max_seconds=1)
 
 
+def test_parts_that_a_run_lacks_come_from_the_base(tts, tiny_model_directory, tmp_path):
+    model = model_directory.load(tiny_model_directory)
+    llm = {"llm": model.variables["llm"]}
+    model_directory.write_parts(tmp_path / "run", model.config, llm, model.tokenizer_directory)
+    with pytest.raises(SparkError, match="holds no bicodec and no wav2vec2"):
+        SparkTTS.load(tmp_path / "run")
+    joined = SparkTTS.load(tmp_path / "run", base=tiny_model_directory)
+    request = {"gender": "male", "max_seconds": 0.5, "seed": 1}
+    np.testing.assert_array_equal(quiet(joined, "Hello.", **request).samples, quiet(tts, "Hello.", **request).samples)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_mesh(tts, tiny_model_directory, dtype):
     """Tensor-parallel LLM and divided batches; in float32 the tokens of one device."""

@@ -87,9 +87,9 @@ def test_a_fault_names_the_file_and_the_key(voice_file, changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a JSON file"),
-        (b"\xff\xfe", "not a JSON file"),
-        (b"[" * 100_000, "not a JSON file"),
+        (b"", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
         (b"[1]", "expected a JSON object, found list"),
         (b'{"global_ids": [1]}', "key semantic_ids, sample_rate is missing"),
     ],
@@ -102,9 +102,9 @@ def test_what_is_no_token_file(tmp_path, content, message):
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
-    with pytest.raises(SparkError, match="absent.json: cannot be read: No such file"):
+    with pytest.raises(SparkError, match="absent.json: cannot be read \\(No such file"):
         load_tokens(tmp_path / "absent.json", CONFIG)
-    with pytest.raises(SparkError, match="cannot be read: Is a directory"):
+    with pytest.raises(SparkError, match="cannot be read \\(Is a directory"):
         Voice.load(tmp_path, CONFIG)
 
 

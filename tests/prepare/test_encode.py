@@ -6,7 +6,6 @@ import pytest
 import soundfile
 from helpers import tiny_model
 
-from spark_jax import sharding
 from spark_jax.data import manifest
 from spark_jax.errors import SparkError
 from spark_jax.inference.codec import Codec
@@ -82,15 +81,14 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, codec, tmp_path, monkeypa
     assert (tmp_path / "tokens.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_the_command_encodes_on_all_devices(corpus, whole, tiny_model_directory, tmp_path, monkeypatch):
-    """The feature extractor comes from a folder of its own; eight devices give what one gives."""
-    made = []
-    monkeypatch.setattr(
-        encode, "Codec", lambda *arguments, **options: made.append(Codec(*arguments, **options)) or made[-1]
-    )
-    encode.main(corpus, tmp_path / "new" / "tokens.jsonl", tiny_model_directory, wav2vec2=tiny_model_directory)
+def test_all_devices_give_what_one_gives(corpus, whole, tiny_model_directory, tmp_path):
+    """The codec comes from a folder that has nothing else, as a training's."""
+    model = model_directory.load(tiny_model_directory, parts=["bicodec"])
+    model_directory.write_parts(tmp_path / "run", model.config, model.variables)
+    codec = encode.load_codec(tiny_model_directory, bicodec=tmp_path / "run")
+    assert codec.mesh.shape["data"] == jax.local_device_count() == 8
+    encode.encode_corpus(manifest.read_corpus(corpus, None), tmp_path / "new" / "tokens.jsonl", codec)
     assert (tmp_path / "new" / "tokens.jsonl").read_bytes() == whole.read_bytes()
-    assert dict(made[0].mesh.shape) == dict(sharding.make_mesh(data=jax.local_device_count()).shape)
 
 
 def test_an_output_that_cannot_be_written(corpus, codec, tmp_path):
