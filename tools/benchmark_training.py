@@ -26,7 +26,7 @@ from spark_jax import sharding
 from spark_jax.config import SparkConfig
 from spark_jax.data import tokens
 from spark_jax.errors import SparkError
-from spark_jax.shared.config_files import load_config
+from spark_jax.model_directory.directory import read_system
 from spark_jax.training.catalog import load_training, training_of
 from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
@@ -47,7 +47,7 @@ def main(
     """Times one training step here and in PyTorch."""
     try:
         run = load_training(config, overrides or [])
-        compare(run, load_config(SparkConfig, run.model), reference, steps, rounds)
+        compare(run, read_system(run.model), reference, steps, rounds)
     except SparkError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -174,15 +174,18 @@ def read_config(directory: str | Path) -> SparkConfig:
     return config_lib.from_mapping(SparkConfig, content, str(path))
 
 
-def read_system(path: str | Path) -> SparkConfig:
+def read_system(path: str | Path | None) -> SparkConfig:
     """Reads the sizes that the setting `model` of a training names.
 
     Args:
-      path: a YAML file of a SparkConfig; or a model directory, a run or its `config.json`.
+      path: a YAML file of a SparkConfig or a recipe's name; or a model directory, a run or its `config.json`; None: the
+        release's sizes.
 
     Raises:
       SparkError: it cannot be read or is not a configuration.
     """
+    if path is None:
+        return SparkConfig()
     path = Path(path)
     if path.is_dir():
         return read_config(path)

@@ -11,10 +11,10 @@ import jax
 
 from spark_jax.config import SparkConfig
 from spark_jax.errors import one_line
+from spark_jax.model_directory.directory import read_system
 from spark_jax.performance import flops, hlo
 from spark_jax.performance.hardware import GIB
 from spark_jax.shared import files
-from spark_jax.shared.config_files import load_config
 from spark_jax.training.catalog import training_of
 from spark_jax.training.program import Program
 
@@ -64,7 +64,7 @@ def compile_step(
       SparkError: the configuration does not fit the mesh, whatever the memory; or the file cannot be written.
       JaxRuntimeError: the compiler failed for another reason than memory.
     """
-    system = load_config(SparkConfig, config.model)
+    system = read_system(config.model)
     training = training_of(config)
     program = training.program(config, system, devices)
     state = program.abstract_state()

@@ -135,7 +135,7 @@ class Run:
         fresh.mkdir()
         for path in (self.output / name for name in _MODEL_DIRECTORY):
             if path.is_dir():
-                shutil.copytree(path, fresh / path.name, copy_function=_link)
+                shutil.copytree(path, fresh / path.name, copy_function=_link, ignore=shutil.ignore_patterns(".*"))
             elif path.exists():
                 shutil.copy(path, fresh / path.name)
         replace_directory(fresh, self.output / "best")

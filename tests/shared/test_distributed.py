@@ -253,7 +253,8 @@ import numpy as np
 
 from spark_jax import sharding
 from spark_jax.data import pipeline
-from spark_jax.training import checkpoint, distributed
+from spark_jax.shared import distributed
+from spark_jax.training import checkpoint
 
 distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), 20)
 folder = Path(sys.argv[3])
@@ -284,11 +285,6 @@ assert not np.array_equal(next(data)["i"], position) and checkpoints.steps == [1
 np.testing.assert_array_equal(next(data)["i"], position)
 checkpoints.save(2, restored, data)
 checkpoints.close()
-
-checkpoint.save_params(folder / "part", state)
-same(checkpoint.load_params(folder / "part", checkpoint.abstract(state, place)))
-whole = checkpoint.load_params(folder / "part")
-jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), host)
 print("went on")
 """
 

@@ -56,8 +56,11 @@ class Toy:
             self._load_hook(x)
         return {"x": x, "y": x.sum(axis=1)}
 
+    def program(self, schedules=None):
+        return Program(self.mesh, self.init, self.step, None, {}, schedules=schedules or {})
+
     def run(self, evaluate=None, schedules=None, counts=None, step_flops=None, peak_flops=None):
-        program = Program(self.mesh, self.init, self.step, None, {}, schedules=schedules or {})
+        program = self.program(schedules)
         run = Run(self.directory, program, tiny(), self.config, step_flops)
         run.peak_flops = peak_flops
         if counts is not None:

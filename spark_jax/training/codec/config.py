@@ -62,7 +62,7 @@ class BiCodecTrainingConfig:
 
     # Folder with metadata.jsonl or of `spark-jax prepare`; several with weights: [{path: …, weight: 0.5}, …]
     corpus: Sources = "corpus"
-    model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
+    model: str | None = None  # YAML of a SparkConfig, or a model directory; None: the release's sizes
     # A model directory or run with the frozen feature extractor; None: random, for tests and timing.
     wav2vec2: str | None = None
     init_from: str | None = None  # a model directory or run whose codec this one starts from

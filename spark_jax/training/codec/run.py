@@ -15,13 +15,11 @@ import jax
 import numpy as np
 
 from spark_jax import sharding
-from spark_jax.config import SparkConfig
 from spark_jax.data import audio_sources, pipeline
 from spark_jax.data.codec import CodecExamples
-from spark_jax.model_directory.directory import read_part
+from spark_jax.model_directory.directory import read_part, read_system
 from spark_jax.performance.hardware import peak_flops
 from spark_jax.shared import distributed
-from spark_jax.shared.config_files import load_config
 from spark_jax.training import loop
 from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.codec.program import codec_program, codec_step_flops
@@ -37,7 +35,7 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     Raises:
       SparkError: the configuration, the data or what it starts from is at fault, or a file cannot be written.
     """
-    system = load_config(SparkConfig, config.model)
+    system = read_system(config.model)
     program = codec_program(config, system)
     program.check_best_metric(config.loop)
 

@@ -13,7 +13,7 @@ class CTCTrainingConfig:
     """Settings of a training of a wav2vec2 encoder with a CTC head on the transcripts of a corpus."""
 
     corpus: str = "corpus"  # folder with metadata.jsonl
-    model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
+    model: str | None = None  # YAML of a SparkConfig, or a model directory; None: the release's sizes
     target: Literal["phonemes", "text"] = "phonemes"
     aligned: bool = False  # the corpus says when each phoneme is spoken: tools/tiny_en/align_corpus.py
     fourier_front_end: bool = False  # the first convolution starts as a Fourier bank: wav2vec2/fourier.py

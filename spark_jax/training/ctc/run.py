@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from spark_jax import sharding
-from spark_jax.config import SparkConfig, Wav2Vec2Config
+from spark_jax.config import Wav2Vec2Config
 from spark_jax.data import manifest, pipeline, speech
+from spark_jax.model_directory.directory import read_system
 from spark_jax.shared import distributed
-from spark_jax.shared.config_files import load_config
 from spark_jax.training import loop
 from spark_jax.training.ctc.config import CTCTrainingConfig
 from spark_jax.training.ctc.program import ctc_program
@@ -36,7 +36,7 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
     Raises:
       SparkError: the configuration or the data is at fault, or a file cannot be written.
     """
-    system = load_config(SparkConfig, config.model)
+    system = read_system(config.model)
     mesh = make_mesh(config.mesh, None)
 
     data, fields = config.data, [config.target] + ["phoneme_bounds"] * config.aligned

@@ -13,13 +13,11 @@ from pathlib import Path
 import jax
 
 from spark_jax import sharding
-from spark_jax.config import SparkConfig
 from spark_jax.data import pipeline, token_sources
 from spark_jax.errors import SparkError
-from spark_jax.model_directory.directory import read_part
+from spark_jax.model_directory.directory import read_part, read_system
 from spark_jax.performance.flops import llm_step_flops
 from spark_jax.shared import distributed
-from spark_jax.shared.config_files import load_config
 from spark_jax.text.tokenizer import open_tokenizer
 from spark_jax.training import checkpoint, loop
 from spark_jax.training.llm.config import LLMTrainingConfig
@@ -36,7 +34,7 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
     Raises:
       SparkError: the configuration, the data or what it starts from is at fault, or a file cannot be written.
     """
-    system = load_config(SparkConfig, config.model)
+    system = read_system(config.model)
     program = llm_program(config, system)
     program.check_best_metric(config.loop, completion_metrics)
 
