@@ -6,6 +6,7 @@ import pytest
 import soundfile
 from helpers import tiny_model
 
+from spark_jax.cli import main as cli
 from spark_jax.data import manifest
 from spark_jax.errors import SparkError
 from spark_jax.inference.codec import Codec
@@ -81,13 +82,23 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, codec, tmp_path, monkeypa
     assert (tmp_path / "tokens.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_all_devices_give_what_one_gives(corpus, whole, tiny_model_directory, tmp_path):
+def test_the_command_gives_on_all_devices_what_one_gives(corpus, whole, tiny_model_directory, tmp_path):
     """The codec comes from a folder that has nothing else, as a training's."""
     model = model_directory.load(tiny_model_directory, parts=["bicodec"])
     model_directory.write_parts(tmp_path / "run", model.config, model.variables)
     codec = encode.load_codec(tiny_model_directory, bicodec=tmp_path / "run")
     assert codec.mesh.shape["data"] == jax.local_device_count() == 8
-    encode.encode_corpus(manifest.read_corpus(corpus, None), tmp_path / "new" / "tokens.jsonl", codec)
+    folders = (
+        corpus,
+        tmp_path / "new" / "tokens.jsonl",
+        "--model",
+        tiny_model_directory,
+        "--bicodec",
+        tmp_path / "run",
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prepare", "encode", *map(str, folders)])
+    assert not ended.value.code
     assert (tmp_path / "new" / "tokens.jsonl").read_bytes() == whole.read_bytes()
 
 
