@@ -1,4 +1,4 @@
-"""The release's directory layout → one model directory.
+"""Converts the release's directory layout to one model directory.
 
     OFFICIAL/config.yaml
     OFFICIAL/BiCodec/{config.yaml, model.safetensors}
@@ -10,26 +10,29 @@ value is read; then the tensors stream through memory, one at a time.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spark_jax.config import SparkConfig
 from spark_jax.convert import weights
 from spark_jax.convert.engine import Import, raise_faults
-from spark_jax.convert.formats.tensors import DTYPES
+from spark_jax.convert.formats.tensors import DTYPES, is_finite
 from spark_jax.convert.hub import local_directory
 from spark_jax.convert.lora import ADAPTER_FILES, merge
 from spark_jax.convert.release import RELEASE_PARTS, check_parts, read_config, table
 from spark_jax.convert.tokenizer_files import check_tokenizer, copy_tokenizer
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
-from spark_jax.model_directory.parameters import PARTS, RECORDS, abstract_part, with_weight_dtype
+from spark_jax.model_directory.layout import StoredPart, holds_part, open_parts
+from spark_jax.model_directory.parameters import PARTS, RECORDS, abstract_part, differences, with_weight_dtype
 from spark_jax.model_directory.parts import write_arrays
 from spark_jax.model_directory.provenance import Provenance, Source
 from spark_jax.shared.files import new_directory
-from spark_jax.shared.pytree import unflatten
+from spark_jax.shared.pytree import flatten, unflatten
 
 STORAGE = ("float32", "bfloat16")  # what the LLM's weights may be stored as
 
@@ -51,7 +54,7 @@ def convert(
         the whole of BiCodec and wav2vec2 are float32 always.
       parts: what to convert; a directory without all three serves training, not speech.
       llm: folder (or Hub id) of another LLM of the same tokens, a fine-tune with its tokenizer, in place of the
-        release's.
+        release's: in the official form, a model directory or a run.
       lora: folder (or Hub id) of a PEFT adapter to merge into the LLM, in float32.
 
     Raises:
@@ -65,24 +68,32 @@ def convert(
     if "llm" not in parts and (llm is not None or lora is not None):
         raise SparkError(f"parts are {','.join(parts)}; another LLM or an adapter needs llm")
     origin = _Origin.of(source, parts, llm, lora)
-    config = read_config(origin.folder, parts, origin.folders["llm"])
+    official = [part for part in parts if part not in origin.stored]
+    config = read_config(origin.folder, official, origin.folders["llm"])
+    for stored in origin.stored.values():
+        config = dataclasses.replace(config, llm=stored.config.llm, sampling=stored.config.sampling)
     if "llm" in parts:
-        check_tokenizer(origin.folders["llm"], config.llm, config.bicodec if "bicodec" in parts else None)
+        check_tokenizer(origin.tokenizer, config.llm, config.bicodec if "bicodec" in parts else None)
     with new_directory(destination) as folder, ThreadPoolExecutor(1) as background:
-        files = {part: weights.find(origin.folders[part]) for part in parts}
+        files = {part: weights.find(origin.folders[part]) for part in official}
         tensors = {part: weights.read(file) for part, file in files.items()}
         if origin.lora is not None:
             tensors["llm"], merged = merge(tensors["llm"], config.llm, origin.lora)
             config = dataclasses.replace(config, llm=merged)
-        imports = {part: Import(table(part, config), tensors[part], _target(part, config, dtype)) for part in parts}
-        raise_faults({str(files[part]): job.faults for part, job in imports.items()})
+        imports: dict[str, Import | _StoredImport] = {
+            part: Import(table(part, config), tensors[part], _target(part, config, dtype)) for part in official
+        }
+        for part, stored in origin.stored.items():
+            imports[part] = _StoredImport(stored, _target(part, config, dtype))
+        sources = {part: str(files[part] if part in files else origin.stored[part].folder) for part in parts}
+        raise_faults({sources[part]: job.faults for part, job in imports.items()})
         provenance = background.submit(origin.provenance, files)
         model_directory.write_config(folder, config, parts)
         if "llm" in parts:
-            copy_tokenizer(origin.folders["llm"], folder / "tokenizer")
-        for part, job in imports.items():
-            write_arrays(model_directory.part_path(folder, part), job.leaves())
-        raise_faults({str(files[part]): job.faults for part, job in imports.items()})
+            copy_tokenizer(origin.tokenizer, folder / "tokenizer")
+        for part in parts:
+            write_arrays(model_directory.part_path(folder, part), imports[part].leaves())
+        raise_faults({sources[part]: job.faults for part, job in imports.items()})
         model_directory.finish(folder, provenance.result())
     return model_directory.info(destination)
 
@@ -96,6 +107,7 @@ class _Origin:
       folders: of each part's weights.
       llm, lora: directories given besides.
       names: Hub ids of the directories that have one.
+      stored: the LLM, where the directory given besides is one of our own.
     """
 
     folder: Path
@@ -103,9 +115,10 @@ class _Origin:
     llm: Path | None
     lora: Path | None
     names: dict[Path, str]
+    stored: dict[str, StoredPart]
 
     @classmethod
-    def of(cls, source: str | Path, parts: Sequence[str], llm: str | Path | None, lora: str | Path | None):
+    def of(cls, source: str | Path, parts: Sequence[str], llm: str | Path | None, lora: str | Path | None) -> "_Origin":
         """Finds them, by download where they are Hub ids."""
         names = {}
 
@@ -121,11 +134,21 @@ class _Origin:
         needed = [RELEASE_PARTS[part].folder for part in parts if part != "llm" or other is None]
         folder = local(source, ["config.yaml", *(f"{name}/*" for name in needed)])
         folders = {part: folder / release.folder for part, release in RELEASE_PARTS.items()}
-        return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names)
+        stored = {"llm": open_parts(other)["llm"]} if other is not None and holds_part(other, "llm") else {}
+        if stored and lora is not None:
+            raise SparkError(f"{other}: an adapter merges into an LLM in the official form; expected its export")
+        return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names, stored)
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the LLM's tokenizer."""
+        return self.stored["llm"].tokenizer if self.stored else self.folders["llm"]
 
     def provenance(self, files: Mapping[str, Path]) -> Provenance:
         """Names and hashes of the weight files."""
         pieces = {part: weights.files(file) for part, file in files.items()}
+        for part, stored in self.stored.items():
+            pieces[part] = [file for file in stored.folder.rglob("*") if file.is_file()]
         taken = [("llm", self.llm, pieces.pop("llm"))] if self.llm is not None else []
         if self.lora is not None:
             taken.append(("lora", self.lora, [self.lora / name for name in ADAPTER_FILES]))
@@ -137,6 +160,29 @@ class _Origin:
                 if of_role
             )
         )
+
+
+class _StoredImport:
+    """A part of a model directory on its way into another: as `Import`, from arrays that are ours already.
+
+    Attributes:
+      faults: one line for each array that does not fit; `leaves` adds those whose values are not finite.
+    """
+
+    def __init__(self, stored: StoredPart, target: Any):
+        self._stored, self._wanted = stored, flatten(target)
+        self.faults = differences(stored.arrays, target)
+
+    def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Path and values of each array, in the target's types."""
+        for path, values in self._stored.leaves():
+            dtype = self._wanted[path].dtype
+            with np.errstate(over="ignore", invalid="ignore"):  # told below
+                cast = values.astype(dtype, copy=False)
+            if not is_finite(cast):
+                self.faults.append(f"{path} holds values that are not finite as {dtype}")
+            yield path, cast
+            del cast, values
 
 
 def _target(part: str, config: SparkConfig, dtype: str) -> Any:

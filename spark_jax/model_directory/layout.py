@@ -147,6 +147,11 @@ def open_part(source: str | Path, part: str) -> StoredPart:
     raise SparkError(f"{source}: holds no {part}; expected a model directory, a training's output or a part's folder")
 
 
+def holds_part(source: Path, part: str) -> bool:
+    """Returns whether a folder is a model directory or a run that has the part."""
+    return part_path(source, part).is_dir() or (_is_old(source) and (source / RECORDS[part].old_folder).is_dir())
+
+
 def part_path(directory: Path, part: str) -> Path:
     """Returns the folder of a part's arrays in a model directory."""
     return directory / "params" / part

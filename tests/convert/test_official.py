@@ -27,6 +27,7 @@ from spark_jax.convert import configuration, official, release
 from spark_jax.convert.engine import Export
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory.parameters import with_weight_dtype
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.shared.pytree import flatten
 from spark_jax.wav2vec2.model import Wav2Vec2
@@ -302,6 +303,33 @@ def test_single_parts(layout, converted, tmp_path):
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     loaded = model_directory.read_part(tmp_path / "model", "wav2vec2", wanted)  # what the codec's training does
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+
+
+def test_an_llm_of_one_s_own_goes_in(layout, converted, tmp_path):
+    """A run's LLM in place of the release's; another type, other sampling."""
+    config = model_directory.read_config(converted)
+    before = model_directory.load(converted)
+    llm = jax.tree.map(lambda leaf: np.asarray(leaf) * 2, before.variables["llm"])
+    drawn = dataclasses.replace(config, sampling=config_lib.SamplingConfig(0.5, 3, 0.5))
+    model_directory.write_parts(tmp_path / "run", drawn, {"llm": llm}, before.tokenizer_directory)
+    info = official.convert(layout, tmp_path / "model", "bfloat16", llm=tmp_path / "run")
+    assert info.parts["llm"].dtype == "bfloat16" and info.parts["bicodec"].dtype == "float32"
+    found = model_directory.load(tmp_path / "model")
+    assert found.config == drawn
+    expected = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), llm, with_weight_dtype(llm, jnp.bfloat16))
+    jax.tree.map(np.testing.assert_array_equal, found.variables["llm"], expected)
+    for part in ("bicodec", "wav2vec2"):
+        jax.tree.map(np.testing.assert_array_equal, found.variables[part], before.variables[part])
+    model, own = info.provenance.sources
+    assert (own.name, own.role) == ("run", "llm") and all(name.startswith("params/llm/") for name in own.files)
+    assert "LLM/model.safetensors" not in model.files
+    with pytest.raises(SparkError, match="run: an adapter merges into an LLM in the official form"):
+        official.convert(layout, tmp_path / "no", llm=tmp_path / "run", lora=tmp_path)
+    llm["params"]["norm"]["scale"][0] = np.nan
+    model_directory.write_parts(tmp_path / "run", drawn, {"llm": llm})
+    with pytest.raises(SparkError, match="llm: 1 tensors do not fit: params/norm/scale holds values that are not fin"):
+        official.convert(layout, tmp_path / "no", llm=tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]
 
 
 def test_a_hub_id_is_the_provenance_s_name(layout, tmp_path, monkeypatch):
