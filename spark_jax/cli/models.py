@@ -27,7 +27,9 @@ def convert(
     parts: Annotated[str, typer.Option(metavar="PARTS", help="Some of bicodec,wav2vec2,llm.")] = ALL_PARTS,
     llm: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Fine-tuned LLM with its tokenizer, in place of the release's."),
+        typer.Option(
+            metavar="DIR", help="LLM with its tokenizer, in place of the release's: in its layout, or from a training."
+        ),
     ] = None,
     lora: Annotated[str | None, typer.Option(metavar="DIR", help="PEFT LoRA adapter to merge into the LLM.")] = None,
     verify: Annotated[
@@ -44,7 +46,7 @@ def convert(
     from spark_jax.convert.official import convert as convert_directory
 
     if verify:
-        parity.require(lora)
+        parity.require(lora, llm)
     start = time.perf_counter()
     facts = convert_directory(source, destination, dtype, parts.split(","), llm, lora)
     typer.echo(

@@ -1,4 +1,4 @@
-"""Conversion as data: a table per model, and the one engine that applies it in both directions.
+"""Converts weights by tables: a table for each model, and one engine that applies it in both directions.
 
 A rule names a tensor of the official file, its place in our tree, and how the axes of the one become the axes of
 the other. Axes are written as in `"(heads dim) in -> in heads dim"`, which reads both ways: the same table that
@@ -41,6 +41,7 @@ class Rule:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def source_names(self) -> list[str]:
+        """Returns the names of the official tensors, one for each layer that the target stacks."""
         return [self.source] if self.layers is None else [self.source.format(i) for i in range(self.layers)]
 
 
@@ -64,7 +65,7 @@ class Table:
 
 
 class Import:
-    """One file on its way into our tree.
+    """Reads one official file as our tree.
 
     Args:
       table: the model's table.
@@ -111,7 +112,7 @@ class Import:
                 )
 
     def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Path and values of each leaf of our tree, in the target's types; each tensor is read once.
+        """Yields path and values of each leaf of our tree, in the target's types; each tensor is read once.
 
         To be called where `faults` is empty; it is to be looked at again when the leaves are through.
         """
@@ -133,7 +134,7 @@ class Import:
 
 
 class Export:
-    """Our tree on its way into an official file.
+    """Writes our tree as an official file.
 
     Args:
       table: the model's table.
@@ -158,7 +159,7 @@ class Export:
         return self._dtype if is_float(constant.dtype) else constant.dtype
 
     def tensors(self, leaves: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and values of each tensor of the file, from path and values of each leaf in any order."""
+        """Yields name and values of each tensor of the file, from path and values of each leaf in any order."""
         rules = {rule.target: rule for rule in self._table.rules}
         for path, values in leaves:
             rule = rules[path]
@@ -175,7 +176,7 @@ class Export:
 
 
 def source_shapes(rules: Sequence[Rule], target: Any) -> dict[str, Shape]:
-    """Names and shapes of the official tensors that fill a tree."""
+    """Returns names and shapes of the official tensors that fill a tree."""
     wanted = flatten(target)
     return {
         name: _layout(rule, wanted[rule.target].shape).source_shape() for rule in rules for name in rule.source_names()

@@ -1,4 +1,4 @@
-"""Our parameters → the release's directory layout, for the official code, transformers, vLLM and others.
+"""Writes our parameters in the release's directory layout, for the official code, transformers, vLLM and others.
 
     OUT/config.yaml
     OUT/BiCodec/{config.yaml, model.safetensors}
@@ -30,10 +30,10 @@ def export(
     parts: Sequence[str] | None = None,
     replaced: Mapping[str, str | Path] | None = None,
 ) -> dict[str, int]:
-    """Writes the official layout of a model directory, or of what a training has written.
+    """Writes the official layout of a model directory or a run.
 
     Args:
-      source: a model directory, or a training's output folder (one part).
+      source: a model directory, or the output folder of a training.
       destination: the directory to make; must not exist, or be empty. It appears when it is complete.
       dtype: "float32", "bfloat16" or "float16": type of the LLM's file, norms and biases included. None: the type
         in which its weight matrices are stored.

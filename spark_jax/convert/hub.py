@@ -1,4 +1,4 @@
-"""A model's files from a directory or, by its id, from the Hugging Face Hub."""
+"""Finds a model's files in a directory or, by its id, on the Hugging Face Hub."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from spark_jax.errors import SparkError, one_line
 
 
 def local_directory(source: str | Path, patterns: Sequence[str] = ("*",)) -> tuple[Path, str | None]:
-    """The directory of a source, and its Hub id where it is one.
+    """Returns the directory of a source, and its Hub id where it is one; downloads what is not here yet.
 
     Args:
       source: a directory, or the id of a repository, "owner/name", which is downloaded to the Hub's cache.

@@ -1,4 +1,4 @@
-"""A base Qwen → the start of a pretraining: its tokenizer extended by the Spark tokens, its embedding by their rows.
+"""Makes the start of a pretraining from a base Qwen: tokenizer and embedding are extended by the Spark tokens.
 
 The result is a model directory of the part "llm" (float32): `init_from` and `model` of a training's configuration name
 it, and `tokenizer` its folder of that name.

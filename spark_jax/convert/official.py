@@ -145,7 +145,7 @@ class _Origin:
         return self.stored["llm"].tokenizer if self.stored else self.folders["llm"]
 
     def provenance(self, files: Mapping[str, Path]) -> Provenance:
-        """Names and hashes of the weight files."""
+        """Returns names and hashes of the weight files."""
         pieces = {part: weights.files(file) for part, file in files.items()}
         for part, stored in self.stored.items():
             pieces[part] = [file for file in stored.folder.rglob("*") if file.is_file()]
@@ -174,7 +174,7 @@ class _StoredImport:
         self.faults = differences(stored.arrays, target)
 
     def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Path and values of each array, in the target's types."""
+        """Yields path and values of each array, in the target's types."""
         for path, values in self._stored.leaves():
             dtype = self._wanted[path].dtype
             with np.errstate(over="ignore", invalid="ignore"):  # told below

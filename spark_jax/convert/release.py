@@ -7,7 +7,6 @@ OFFICIAL/LLM/{config.json, generation_config.json, weights, tokenizer files}
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,10 +121,4 @@ def read_config(source: Path, parts: Iterable[str] = PARTS, llm: Path | None = N
         content[RECORDS[part].section] = dataclasses.asdict(release.read_settings(folder))
     config = from_mapping(SparkConfig, content, str(path))
     configuration.check_sizes(config, str(path))
-    hop = math.prod(config.bicodec.decoder.rates)
-    if hop != config.latent_hop_length:
-        raise SparkError(f"{path}: latent_hop_length is {config.latent_hop_length}, the codec's rates give {hop}")
-    if config.bicodec.mel_params.sample_rate != config.sample_rate:
-        expected = config.bicodec.mel_params.sample_rate
-        raise SparkError(f"{path}: sample_rate is {config.sample_rate}, the codec's mel_params say {expected}")
     return config

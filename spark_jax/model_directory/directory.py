@@ -1,6 +1,7 @@
 """A model directory: configuration, tokenizer and parameters of a text-to-speech system, or of some of its parts.
 
-    DIR/config.json          SparkConfig with the sizes of the parts that it has, and "format_version"
+    DIR/config.json          SparkConfig and "format_version"; without the sizes of parts that it lacks and that are the
+                             release's
     DIR/tokenizer/           tokenizer.json and what comes with it, where it has an LLM
     DIR/params/<part>/       one Orbax tree each for bicodec, wav2vec2, llm and recognizer, collections on top
     DIR/voices/NAME.json     optional voice files; default.json speaks where a request names no voice
@@ -136,6 +137,7 @@ class ModelInfo:
 
     @property
     def parameters(self) -> int:
+        """The number of all parameters and statistics."""
         return sum(part.parameters for part in self.parts.values())
 
 

@@ -10,7 +10,7 @@ their `config.json` holds the settings of the training, and the sizes are in `mo
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +197,11 @@ def read_system(path: str | Path | None) -> SparkConfig:
     return read_config(path.parent) if path.name == CONFIG else load_config(SparkConfig, path)
 
 
-def write_config(directory: Path, config: SparkConfig, parts: Any = PARTS) -> None:
-    """Writes `config.json`, with the sizes of the given parts and of those that it has the sizes of already.
+def write_config(directory: Path, config: SparkConfig, parts: Iterable[str] = PARTS) -> None:
+    """Writes `config.json`.
+
+    Parts that the directory has, and that are not written now, keep their sizes. Sizes of parts that it does not have
+    are left out where they are the release's: reading gives them back.
 
     Args:
       directory: the model directory.
@@ -206,18 +209,19 @@ def write_config(directory: Path, config: SparkConfig, parts: Any = PARTS) -> No
       parts: names of those that are written with this configuration.
 
     Raises:
-      SparkError: the file cannot be written.
+      SparkError: the file cannot be written, or the configuration does not fit the parts that stay.
     """
+    path = directory / CONFIG
     content = {"format_version": FORMAT_VERSION} | config_lib.to_mapping(config)
-    before = _read_before(directory / CONFIG)
-    before = before if "format_version" in before else {}  # else an older training's settings
-    written = {RECORDS[part].section for part in parts}
+    release, before = config_lib.to_mapping(SparkConfig()), _read_before(path)
+    written, kept = ({RECORDS[part].section for part in names} for names in (parts, stored_parts(directory)))
     for section in {record.section for record in RECORDS.values()} - written:
-        if section in before:
+        if section in kept and section in before and "format_version" in before:
             content[section] = before[section]
-        else:
+        elif content[section] == release[section]:
             del content[section]
-    write_json(directory / CONFIG, content)
+    config_lib.from_mapping(SparkConfig, {key: content[key] for key in content.keys() - {"format_version"}}, str(path))
+    write_json(path, content)
 
 
 def combined_config(directory: Path, parts: Mapping[str, StoredPart]) -> SparkConfig:

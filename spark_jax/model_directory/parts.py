@@ -59,8 +59,7 @@ def write_arrays(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
 
 
 def stream_arrays(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the arrays of one part as they are stored, by their paths: the inverse of `write_arrays`, as little at a
-    time.
+    """Yields the arrays of one part as they are stored, by their paths, as few at a time as `write_arrays`.
 
     Raises:
       SparkError: the folder is missing or damaged.

@@ -8,9 +8,9 @@ known):
      "global_ids": [12, 873, ...], "semantic_ids": [5012, 77, ...]}
 
 `global_ids` are the speaker's tokens (`token_num` of the model's configuration, 32 in the release);
-`semantic_ids` are the reference's own speech, one id per `latent_hop_length` samples; in a voice file without
-a transcript nothing needs them, and they may be `[]` (files of before have them, and are read as ever). Ids mean
-something only to the codec that made them.
+`semantic_ids` are the reference's own speech, one id for `latent_hop_length` samples; in a voice file without
+a transcript nothing needs them, and they may be `[]` (older files have them, and are read too). Ids mean something
+only to the codec that made them.
 """
 
 import dataclasses
@@ -61,7 +61,15 @@ class Voice:
         return cls(*_token_ids(content, config, path, speech=transcript is not None), transcript)
 
     def save(self, path: str | os.PathLike[str], sample_rate: int) -> None:
-        """Writes a voice file, atomically. `sample_rate` is the codec's, in Hz."""
+        """Writes a voice file, at once or not at all.
+
+        Args:
+          path: the file.
+          sample_rate: the codec's, in Hz.
+
+        Raises:
+          SparkError: the file cannot be written.
+        """
         content = {"format": FORMAT, "version": VERSION, "transcript": self.transcript}
         _write_object(path, content | _token_content(self.global_ids, self.semantic_ids, sample_rate))
 
@@ -86,14 +94,18 @@ def save_tokens(
     semantic_ids: Int[np.ndarray, " time"],
     sample_rate: int,
 ) -> None:
-    """Writes a token file, atomically."""
+    """Writes a token file, at once or not at all.
+
+    Raises:
+      SparkError: the file cannot be written.
+    """
     _write_object(path, _token_content(global_ids, semantic_ids, sample_rate))
 
 
 def check_ids(
     global_ids: Any, semantic_ids: Any, config: SparkConfig, source: str | None = None, speech: bool = True
 ) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " time"]]:
-    """The ids as int32 arrays, if they fit the codec.
+    """Returns the ids as int32 arrays, once they are known to fit the codec.
 
     Args:
       source: where they come from, for the message.

@@ -10,7 +10,7 @@ from helpers import official_layout
 from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken
 
-from spark_jax.config import Qwen2Config, to_mapping
+from spark_jax.config import Qwen2Config
 from spark_jax.convert import configuration
 from spark_jax.convert.engine import source_shapes
 from spark_jax.convert.export import export
@@ -21,6 +21,7 @@ from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory import manifest
 from spark_jax.model_directory.parameters import abstract_part
+from spark_jax.performance import hardware
 from spark_jax.performance.flops import llm_step_flops
 from spark_jax.text import tokenizer as tokenizer_lib
 from spark_jax.text.tokenizer import SparkTokenizer, spark_tokens
@@ -150,20 +151,17 @@ def test_training_begins_there_and_its_output_is_exported(start, tmp_path, monke
                 "semantic_ids": rng.integers(0, 64, 10).tolist(),
             }
             file.write(json.dumps(record) + "\n")
-    sizes, run = tmp_path / "model.yaml", tmp_path / "run"
-    sizes.write_text(json.dumps(to_mapping(model_directory.read_config(start))))  # JSON is YAML
-    run.mkdir()
-    (run / "config.json").write_text(json.dumps({"model": str(sizes)}))  # as older trainings kept their settings
+    run = tmp_path / "run"
     config = LLMTrainingConfig(
         tokens=str(tmp_path / "tokens.jsonl"),
-        model=str(sizes),
+        model=str(start),
         tokenizer=str(start / "tokenizer"),
-        init_from=str(start / "params" / "llm"),
+        init_from=str(start),
         loop=LoopConfig(steps=1, evaluate_every=1, checkpoint_every=1),
         data=TokenDataConfig(row_length=64, batch_rows=4, evaluation_batches=1),
         mesh=MeshConfig(data=1),
     )
-    monkeypatch.setattr(llm_run, "peak_flops", lambda device: 1e9)
+    monkeypatch.setattr(hardware, "peak_flops", lambda device: 1e9)
     llm_run.train(config, run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     [line] = [line for line in lines if line["group"] == "train"]

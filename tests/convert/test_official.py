@@ -182,7 +182,7 @@ def test_unsupported_settings_name_file_and_key(copy, tmp_path, file, change, me
     ("section", "change", "message"),
     [
         ("quantizer", {"use_l2_normlize": False}, "quantizer: use_l2_normlize is False; only True"),
-        ("decoder", {"rates": [8, 5, 4]}, "latent_hop_length is 320, the codec's rates give 160"),
+        ("decoder", {"rates": [8, 5, 4]}, "bicodec.decoder.rates (8, 5, 4) make 160 samples of a frame"),
         ("prenet", {"surprise": 1}, "surprise"),
         ("prenet", {"vocos_dim": "wide"}, "vocos_dim"),
         ("speaker_encoder", {"out_dim": 31}, "bicodec: the sizes do not fit together"),

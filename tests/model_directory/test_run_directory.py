@@ -18,6 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from spark_jax import config as config_lib
 from spark_jax import sharding
+from spark_jax.cli import main as cli
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory import manifest
@@ -52,7 +53,7 @@ def names(folder: Path) -> list[str]:
 def test_parts_come_one_by_one_and_are_replaced(tmp_path, variables, tokenizer):
     run = tmp_path / "run"
     model_directory.write_parts(run, TINY, {})
-    assert names(run) == ["config.json"] and read_json(run / "config.json").keys() & {"llm", "bicodec"} == set()
+    assert names(run) == ["config.json"] and model_directory.read_config(run) == TINY
     assert model_directory.info(run).parts == {}
     doubled = jax.tree.map(lambda leaf: leaf * 2, variables["llm"])
     for llm in (variables["llm"], doubled):
@@ -63,6 +64,7 @@ def test_parts_come_one_by_one_and_are_replaced(tmp_path, variables, tokenizer):
     model_directory.write_parts(run, other, later)
     assert names(run) == ["config.json", "params", "tokenizer"]
     assert names(run / "params") == ["llm", "recognizer", "wav2vec2"]
+    assert read_json(run / "config.json").keys() & {"bicodec", "wav2vec2", "llm"} == {"wav2vec2", "llm"}
     config = model_directory.read_config(run)
     assert (config.llm, config.wav2vec2, config.bicodec) == (TINY.llm, TINY.wav2vec2, config_lib.RELEASE.bicodec)
     loaded = model_directory.load(run, parts=("llm", "wav2vec2", "recognizer"))
@@ -299,12 +301,34 @@ def test_parts_that_are_lacking_come_from_a_base(tmp_path, variables, tiny_model
     model_directory.write_parts(codec, TINY, {"bicodec": variables["bicodec"]})
     loaded = model_directory.load(codec, base=base)
     assert loaded.voices == {} and loaded.tokenizer_directory == base / "tokenizer"
-    fast = dataclasses.replace(TINY, sample_rate=24_000)
+    mel_params = dataclasses.replace(TINY.bicodec.mel_params, sample_rate=24_000)
+    fast_codec = dataclasses.replace(TINY.bicodec, mel_params=mel_params)
+    fast = dataclasses.replace(TINY, sample_rate=24_000, bicodec=fast_codec)
     model_directory.write_parts(tmp_path / "fast", fast, {"llm": variables["llm"]}, tokenizer)
     with pytest.raises(
         SparkError, match="fast: sample_rate is 24000 in .*fast, which has the llm, and 16000 in .*base"
     ):
         model_directory.load(tmp_path / "fast", base=base)
+
+
+def test_the_commands_take_a_run_and_its_best(tmp_path, variables, tokenizer, capsys):
+    def run(*arguments) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*map(str, arguments)])
+        return stop.value.code or 0, *capsys.readouterr()
+
+    folder = tmp_path / "run"
+    model_directory.write_parts(folder, TINY, {"llm": variables["llm"]}, tokenizer)
+    shutil.copytree(folder, folder / "best")
+    for place in (folder, folder / "best"):
+        code, out, _ = run("info", place)
+        assert code == 0 and "  llm " in out and "vocabulary of 2,048 tokens" in out and "bicodec" not in out
+        assert "where it comes from is not recorded" in out
+        code, out, err = run("info", place, "--check")
+        assert (code, out) == (2, "") and err.count("\n") == 1
+        assert "cannot be checked, a training writes its parts too often" in err
+        code, out, _ = run("export", place, tmp_path / f"{place.name}_exported")
+        assert code == 0 and os.listdir(tmp_path / f"{place.name}_exported") == ["LLM"]
 
 
 def test_sizes_by_the_name_of_a_file_or_a_folder(tmp_path, variables):

@@ -68,7 +68,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def evaluate(program: bytes) -> Any:
-    """The value that a pickle program describes; of a state dict, a dictionary of names to `Tensor`.
+    """Returns the value that a pickle program describes; of a state dict, a dictionary of names to `Tensor`.
 
     Raises:
       UnsafePickleError: the program does anything else, is malformed, or too long.
