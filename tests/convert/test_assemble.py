@@ -84,7 +84,7 @@ def test_a_model_directory_stands_for_a_run(assemble, tiny_model_directory, tmp_
     [
         (("--dtype", "int8"), {}, "dtype is 'int8', expected one of float16, bfloat16, float32"),
         (("--tokens", "RUNS/card.md"), {}, "card.md:1: not a JSON object"),
-        (("--default-voice", "RUNS/tokens.jsonl"), {}, "tokens.jsonl: not a JSON file"),
+        (("--default-voice", "RUNS/tokens.jsonl"), {}, "tokens.jsonl: not valid JSON"),
         (("--tokens", "RUNS/tokens.jsonl", "--default-voice", "RUNS/card.md"), {}, "exclude each other"),
         ((), {"llm": "bicodec"}, "bicodec: holds no llm, but bicodec"),
         ((), {"llm": "nowhere"}, "nowhere: no such directory"),

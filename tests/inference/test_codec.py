@@ -133,6 +133,7 @@ def test_errors_name_the_item(codec, tokens):
         codec.decode([tokens[0], (tokens[0][0], [])])
 
 
+@pytest.mark.slow
 def test_the_embedded_voice_in_batches():
     codec = Codec.load()
     speech = functools.partial(tiny_model.speech, seed=1)
