@@ -1,7 +1,9 @@
 """README, documentation and recipes show what exists: commands, options, settings, files, links, Python."""
 
 import dataclasses
+import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -151,12 +153,16 @@ def test_every_page_is_in_the_navigation():
 
 
 @pytest.mark.slow  # compiles the models
+@pytest.mark.filterwarnings("ignore:the speech has no end")
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "python.md", ROOT / "docs" / "model_directory.md"], ids=name)
 def test_python_examples_run(page, tiny_model_directory, tmp_path, monkeypatch):
     """The examples of a page, one after the other, with a small model of random weights."""
     (tmp_path / "runs").mkdir()
     for folder in ("model", "runs/llm"):
-        (tmp_path / folder).symlink_to(tiny_model_directory)
+        shutil.copytree(tiny_model_directory, tmp_path / folder)
+        config = tmp_path / folder / "config.json"
+        short = json.loads(config.read_text()) | {"max_semantic_tokens": 50}  # random weights come to no end
+        config.write_text(json.dumps(short))
     for file in ("ref.wav", "in.wav"):
         soundfile.write(tmp_path / file, tiny_model.speech(1.0), 16_000)
     monkeypatch.chdir(tmp_path)
