@@ -130,11 +130,14 @@ def test_links_lead_somewhere(path):
             assert anchor in markdown.anchors(destination), f"{path}: {target} has no such heading"
 
 
-def test_recipes_named_in_the_documentation_are_all_recipes():
+def test_the_tables_of_recipes_extras_and_commands_are_complete():
     shown = (ROOT / "docs" / "training" / "index.md").read_text()
     for path in RECIPES:
-        if not path.stem.endswith("_model"):
-            assert f"`{path.stem}`" in shown
+        assert path.stem.endswith("_model") or f"`{path.stem}`" in shown
+    shown = (ROOT / "docs" / "install.md").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name in [*extras, *typer.main.get_command(app).commands]:
+        assert re.search(rf"^\|.*`{name}`.*\|.*\|$", shown, re.MULTILINE), name
 
 
 def test_readme_is_short_and_begins_with_the_two_commands():
