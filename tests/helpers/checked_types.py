@@ -47,7 +47,9 @@ def _register_dataclass(cls: type, data_fields: Any = None, meta_fields: Any = N
 
     def flatten_with_keys(instance: Any) -> tuple[list, tuple]:
         children, meta = flatten(instance)
-        return [(jax.tree_util.GetAttrKey(name), child) for name, child in zip(data_fields, children, strict=True)], meta
+        return [
+            (jax.tree_util.GetAttrKey(name), child) for name, child in zip(data_fields, children, strict=True)
+        ], meta
 
     def flatten(instance: Any) -> tuple[list, tuple]:
         return [getattr(instance, name) for name in data_fields], tuple(getattr(instance, name) for name in meta_fields)
