@@ -13,6 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # Distributions whose modules have other names.
 MODULES = {
+    "griffelib": "griffe",
     "hibari_tts": "hibari",
     "orbax_checkpoint": "orbax",
     "piper_tts": "piper",
@@ -22,7 +23,7 @@ MODULES = {
 # Modules of the authors' repository, which is no package: tools take its folder as an argument.
 UNPACKAGED = {"sparktts"}
 # Declared for what they do, not for what they are imported for: plug-ins, commands, and backends.
-NOT_IMPORTED = {"pytest_xdist", "beartype", "ruff", "pre_commit"}
+NOT_IMPORTED = {"pytest_xdist", "beartype", "ruff", "pre_commit", "mkdocs", "mkdocs_material", "mkdocstrings"}
 
 
 def declared(requirements: list[str]) -> set[str]:

@@ -21,18 +21,18 @@ from spark_jax.nn.mask import Mask, downsample_mask, upsample_mask
 
 @flax.struct.dataclass
 class BiCodecOutput:
-    """Result of one training or evaluation pass; all floats are float32."""
+    """Result of one training or evaluation pass; all floats are float32, and values that a pass skips are None."""
 
-    recons: Float[Array, "batch samples"] | None  # None if the wave generator was skipped
-    pred_feat: Float[Array, "batch time features"]
-    quantized: Float[Array, "batch tokens latent"]  # vectors of the codes, with straight-through gradients
-    vq_loss: Float[Array, ""]
-    perplexity: Float[Array, ""]
-    active_num: Float[Array, ""]
-    x_vector: Float[Array, "batch speaker"]
-    d_vector: Float[Array, "batch speaker"]
-    semantic_ids: Int[Array, "batch tokens"]
-    global_ids: Int[Array, "batch global"]
+    recons: Float[Array, "batch samples"] | None
+    pred_feat: Float[Array, "batch time features"] | None
+    quantized: Float[Array, "batch tokens latent"] | None  # vectors of the codes, with straight-through gradients
+    vq_loss: Float[Array, ""] | None
+    perplexity: Float[Array, ""] | None
+    active_num: Float[Array, ""] | None
+    x_vector: Float[Array, "batch speaker"] | None
+    d_vector: Float[Array, "batch speaker"] | None
+    semantic_ids: Int[Array, "batch tokens"] | None
+    global_ids: Int[Array, "batch global"] | None
 
 
 class BiCodec(nn.Module):

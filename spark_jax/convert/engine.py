@@ -61,7 +61,7 @@ class Table:
     ignored: Sequence[str] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Sequence[tuple[str, str]] = ()
-    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    constants: Mapping[str, np.ndarray | np.generic] = dataclasses.field(default_factory=dict)
 
 
 class Import:
@@ -154,7 +154,7 @@ class Export:
             name: (value.shape, self._type(value)) for name, value in table.constants.items()
         }
 
-    def _type(self, constant: np.ndarray) -> np.dtype:
+    def _type(self, constant: np.ndarray | np.generic) -> np.dtype:
         """Counters stay integers."""
         return self._dtype if is_float(constant.dtype) else constant.dtype
 

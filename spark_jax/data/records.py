@@ -28,9 +28,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from array_record.python import array_record_module
-from jaxtyping import Int
+from jaxtyping import UInt16
 
 from spark_jax.errors import SparkError, one_line
+from spark_jax.shared.files import temporary_name, write_bytes
 
 VERSION = 1
 INDEX_SUFFIX = ".index.safetensors"
@@ -56,13 +57,13 @@ class Shard(NamedTuple):
 
 
 def encode(fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The bytes of a record; the same for the same content."""
+    """Encodes a record; the same content gives the same bytes."""
     text = json.dumps(dict(fields), ensure_ascii=False, separators=(",", ":")).encode()
     return safetensors.numpy.save({"fields": np.frombuffer(text, np.uint8), **arrays})
 
 
 def decode(data: bytes) -> Record:
-    """The inverse of `encode`.
+    """Decodes a record: the inverse of `encode`.
 
     Raises:
       ValueError: the bytes are something else.
@@ -77,8 +78,8 @@ def decode(data: bytes) -> Record:
     return Record(fields, arrays)
 
 
-def as_codes(values: Sequence[int]) -> Int[np.ndarray, " codes"]:
-    """Ids as a record stores them.
+def as_codes(values: Sequence[Any] | np.ndarray) -> UInt16[np.ndarray, " codes"]:
+    """Returns ids as a record stores them.
 
     Raises:
       ValueError: something else than integers from 0 to 65535.
@@ -99,7 +100,7 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path):
-        self._path, self._temporary, self._count = path, path.with_name(f".{path.name}.{os.getpid()}"), 0
+        self._path, self._temporary, self._count = path, temporary_name(path), 0
         self._told(self._temporary.touch)  # the writer itself would tell a missing folder when it is closed
         # Groups of one record: nothing beside a record is read with it.
         self._writer = self._told(
@@ -107,10 +108,12 @@ class ShardWriter:
         )
 
     def write(self, record: bytes) -> None:
+        """Appends an encoded record."""
         self._told(lambda: self._writer.write(record))
         self._count += 1
 
     def close(self) -> Shard:
+        """Completes the shard, which gets its name now."""
         self._told(self._writer.close)
         size = self._temporary.stat().st_size
         os.replace(self._temporary, self._path)
@@ -143,6 +146,9 @@ def write_index(
       columns: those of `COLUMNS[kind]`.
       dropped: utterances that were left out, by reason.
       more: further fields.
+
+    Raises:
+      SparkError: the file cannot be written.
     """
     fields = {
         "version": VERSION,
@@ -153,17 +159,11 @@ def write_index(
     }
     typed = {name: np.asarray(columns[name], dtype) for name, dtype in COLUMNS[kind].items()}
     path = folder / (split + INDEX_SUFFIX)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(encode(fields, typed))
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SparkError(f"{path}: cannot be written ({one_line(error, 300)})") from error
+    write_bytes(path, encode(fields, typed))
 
 
 def splits(folder: str | Path) -> list[str]:
-    """The splits that a folder has an index of."""
+    """Returns the splits that a folder has an index of."""
     return sorted(path.name.removesuffix(INDEX_SUFFIX) for path in Path(folder).glob("*" + INDEX_SUFFIX))
 
 
@@ -218,7 +218,7 @@ class RecordReader:
         return int(self._ends[-1])
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> list[Record | SparkError]:
-        """Records by their numbers; in the place of one that cannot be read its error, to raise or to count.
+        """Reads records by their numbers; in place of one that cannot be read stands its error, to raise or to count.
 
         Raises:
           SparkError: a shard cannot be opened, or holds another number of records than the index says.
@@ -236,8 +236,8 @@ class RecordReader:
                     result[place] = SparkError(f"{self.where(numbers[place])}: not a record ({one_line(error, 300)})")
         return result
 
-    def where(self, number: int) -> str:
-        """A record's place, for messages."""
+    def where(self, number: int | np.integer) -> str:
+        """Names the file and the number in it of a record, for messages."""
         shard = int(np.searchsorted(self._ends, number, side="right"))
         start = self._ends[shard] - self._shards[shard].records
         return f"{self.folder / self._shards[shard].name}: record {number - start}"

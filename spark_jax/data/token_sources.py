@@ -66,7 +66,7 @@ def read_sequences(
 
 
 def with_common_globals(records: Sequence[dict[str, Any]], path: str, config: TokenDataConfig) -> list[dict[str, Any]]:
-    """The records of a file with the global ids that are typical of their voice in its training split."""
+    """Gives the records of a file the global ids that are typical of their voice in its training split."""
     dropped = sources.DropCounter(config.on_error)  # the records' own reading counts them
     voices = tokens.common_globals(manifest.read_jsonl(path, ["index", "global_ids"], config.train_split, dropped))
     return [record | {"global_ids": voices.get(record.get("voice"), record["global_ids"])} for record in records]
@@ -213,30 +213,30 @@ class RecordTokens:
                 f"{sources.describe(self.dropped.counts)}"
             )
         some = np.unique(np.linspace(0, len(self) - 1, CHECKED_AT_START).astype(np.int64))
-        self.read(np.array([number for number in some if self.weights(number, number + 1)[0] > 0], np.int64))
+        self.read(np.array([number for number in some.tolist() if self.weights(number, number + 1)[0] > 0], np.int64))
 
     def __len__(self) -> int:
         return len(self._reader) * len(self._tasks)
 
     def lengths(self, numbers: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
-        record, place = np.divmod(numbers, len(self._tasks))
+        record, which = np.divmod(numbers, len(self._tasks))
         extra = np.array([self._extra[task] for task, _ in self._tasks], np.int32)
-        return self._reader.columns["tokens"][record] + extra[place]
+        return self._reader.columns["tokens"][record] + extra[which]
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
         numbers = np.arange(start, stop)
-        record, place = np.divmod(numbers, len(self._tasks))
-        task = np.array([task for task, _ in self._tasks])[place]
+        record, which = np.divmod(numbers, len(self._tasks))
+        task = np.array([task for task, _ in self._tasks])[which]
         fits = self.lengths(numbers) <= self._limit
         possible = (task != tokens.CONTROLLABLE_TTS) | (self._reader.columns["fault"][record] == 0)
-        return np.array([weight for _, weight in self._tasks])[place] * (fits & possible)
+        return np.array([weight for _, weight in self._tasks])[which] * (fits & possible)
 
     def read(self, numbers: Int[np.ndarray, " some"]) -> list[tokens.Example | None]:
         examples: list[tokens.Example | None] = []
-        records, places = np.divmod(numbers, len(self._tasks))
+        records, tasks = np.divmod(numbers, len(self._tasks))
         lengths = self.lengths(numbers)
-        for place, number, length, record in zip(places, records, lengths, self._reader.read(records), strict=True):
-            task = self._tasks[place][0]
+        for which, number, length, record in zip(tasks, records, lengths, self._reader.read(records), strict=True):
+            task = self._tasks[which][0]
             try:
                 if isinstance(record, SparkError):
                     raise record
@@ -271,7 +271,7 @@ _TASKS = (tokens.TTS, tokens.CONTROLLABLE_TTS)
 
 
 def control_tokens(tokenizer: SparkTokenizer, task: int) -> int:
-    """Tokens of a sequence beside those of text, global ids and semantic ids."""
+    """Counts the tokens of a sequence beside those of text, global ids and semantic ids."""
     record = {
         "text": "a",
         "global_ids": [0],
@@ -286,12 +286,12 @@ def control_tokens(tokenizer: SparkTokenizer, task: int) -> int:
 
 
 def content_tokens(tokenizer: SparkTokenizer, record: Mapping[str, Any]) -> int:
-    """Tokens of text, global ids and semantic ids: what an index of records holds."""
+    """Counts the tokens of text, global ids and semantic ids: what an index of records holds."""
     return len(tokenizer.encode_text(record["text"])) + len(record["global_ids"]) + len(record["semantic_ids"])
 
 
 def utterance_fault(record: Mapping[str, Any]) -> str:
-    """Why an utterance is left out of training altogether (spec: Labels), or ""."""
+    """Returns why an utterance is left out of training altogether (spec: Labels), or ""."""
     if _is_number(record["speed"]) and record["speed"] > attributes.MAX_SPEED_VALUE:
         return "too fast"
     return ""
@@ -301,7 +301,7 @@ FAULTS = ("", "unknown gender", "unsupported language", "no pitch", "no speed")
 
 
 def controllable_fault(record: Mapping[str, Any]) -> str:
-    """Why an utterance gives no controllable_tts sequence, one of `FAULTS`; "": it does."""
+    """Returns why an utterance gives no controllable_tts sequence, one of `FAULTS`; "": it does."""
     if record["gender"] not in attributes.GENDERS:
         return "unknown gender"
     if record["language"] not in attributes.SPEED_BOUNDARIES:

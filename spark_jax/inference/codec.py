@@ -39,7 +39,7 @@ CODEC_PARTS = ("bicodec", "wav2vec2")
 BATCH_LENGTH = 2048  # padded frames or tokens of a batch on one device: 41 s of speech at the release's rate
 
 T = TypeVar("T")
-TokenIds = tuple[Int[np.ndarray, " global"], Int[np.ndarray, " tokens"]]
+TokenIds = tuple[Int[np.ndarray, " global"], Int[np.ndarray, "_"]]
 
 
 class Codec:
@@ -136,7 +136,7 @@ class Codec:
 
     def decode(
         self, ids: Sequence[tuple[Any, Any]], names: Sequence[str | None] | None = None
-    ) -> list[Float[np.ndarray, " time"]]:
+    ) -> list[Float[np.ndarray, "_"]]:
         """Returns float32 samples of each pair of global and semantic ids: `latent_hop_length` (320) a semantic id.
 
         Args:

@@ -13,16 +13,18 @@ The completions of all prompts go through the same stages, and start at a later 
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
 from spark_jax.errors import SparkError
 from spark_jax.text.tokenizer import SparkTokenizer
 
 END = "<|im_end|>"
 
-Codes = Sequence[int] | Int[np.ndarray, "_"]
+# Integers. Whatever else a record or a request may hold is refused by `_tokens`.
+Codes = Sequence[Any] | Shaped[np.ndarray, "_"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,7 +184,7 @@ class SparkTokenizer:
         pieces = parts.pre_tokenizer.pre_tokenize_str(text)
         return [token.id for piece, _ in pieces for token in parts.model.tokenize(piece)]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | Int[np.ndarray, "_"]) -> str:
         """Returns the text of ids, with control tokens written out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Int
@@ -24,11 +25,11 @@ class TrainState(struct.PyTreeNode):
       skipped: updates left out because a gradient was not finite.
     """
 
-    step: Int[Array, ""]
+    step: Int[Array | np.ndarray, ""]
     params: Any
     opt_state: Any
     collections: Any
-    skipped: Int[Array, ""]
+    skipped: Int[Array | np.ndarray, ""]
 
 
 def new_state(variables: Any, init_optimizer: Callable[[Any], Any]) -> TrainState:

@@ -192,9 +192,14 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, variables, to
     for taken in ("file", "full", "file/below"):
         with pytest.raises(SparkError):
             model_directory.save(tmp_path / taken, TINY, variables, tokenizer)
-    with pytest.raises(RuntimeError), new_directory(tmp_path / "new") as folder:
-        (folder / "half").touch()
-        raise RuntimeError("interrupted")
+
+    def fail():
+        with new_directory(tmp_path / "new") as folder:
+            (folder / "half").touch()
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        fail()
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "mine"]
     (tmp_path / "empty").mkdir()
     with new_directory(tmp_path / "empty") as folder:

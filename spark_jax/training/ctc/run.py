@@ -75,7 +75,7 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
             items += int(result["items"])
             decoded = greedy_decode(result["logits"], result["frames"])
             for ids, target, length in zip(decoded, batch["targets"], batch["target_lengths"], strict=True):
-                errors += edit_distance(np.asarray(ids), target[:length])
+                errors += edit_distance(np.asarray(ids, np.int32), target[:length])
                 labels += int(length)
         return dict(zip(METRICS, (losses / items, errors / labels, items), strict=True))
 

@@ -83,8 +83,7 @@ def test_faults_of_a_description_go_with_the_tensor(tmp_path, change, fault):
     tensors = read_safetensors(path)
     assert fault in tensors["w"].fault or fault in tensors["v"].fault
     with pytest.raises(SparkError, match=rf"model\.safetensors: [wv] .*{fault}"):
-        tensors["w"].read()
-        tensors["v"].read()
+        [tensors[name].read() for name in "wv"]
 
 
 def test_a_truncated_file_names_every_tensor_that_it_lacks(tmp_path):

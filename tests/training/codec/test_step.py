@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import signal
 from types import SimpleNamespace
 
 import jax
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from helpers.quick_compile import quickly
+from helpers.stopped_run import read_metrics, whole_and_stopped
 from helpers.tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make_batch, start
 from jax.extend.core import jaxprs_in_params
 
@@ -18,7 +17,6 @@ from spark_jax import sharding
 from spark_jax.config import SpeakerEncoderConfig, WaveGeneratorConfig
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.directory import read_part
-from spark_jax.training import loop
 from spark_jax.training.codec import reconstruction
 from spark_jax.training.codec import run as codec_run
 from spark_jax.training.codec.evaluation import codec_evaluation
@@ -164,33 +162,10 @@ def corpus_run(folder):
 
 
 @pytest.mark.slow
-def test_stopped_run_resumes_exactly(tmp_path, monkeypatch):
+def test_stopped_run_resumes_exactly(tmp_path):
     """Train 4 steps; train 2, resume to 4; the same metrics, validation included, and the same codec."""
-    cache = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
-    try:
-        config = corpus_run(tmp_path)
-        codec_run.train(config, tmp_path / "whole")
-
-        # The first half is a whole run that is stopped after two steps, as by a signal.
-        fit, steps = loop.fit, []
-
-        def stopping(run, state, step_at, data, evaluate):
-            def stop_at(number):
-                steps.append(number)
-                if len(steps) == 2:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return step_at(number)
-
-            return fit(run, state, stop_at, data, evaluate)
-
-        monkeypatch.setattr(loop, "fit", stopping)
-        codec_run.train(config, tmp_path / "halves")
-        assert steps == [0, 1]
-        monkeypatch.setattr(loop, "fit", fit)
-        codec_run.train(config, tmp_path / "halves")
-    finally:
-        jax.config.update("jax_compilation_cache_dir", cache)
+    config = corpus_run(tmp_path)
+    whole_and_stopped(codec_run.train, config, tmp_path, after=2)
     whole, halves = (read_metrics(tmp_path / name) for name in ("whole", "halves"))
     assert [line["step"] for line in whole if line["group"] == "train"] == [1, 2, 3, 4]
     assert whole == halves
@@ -223,13 +198,3 @@ def as_lists(value):
     if isinstance(value, dict):
         return {key: as_lists(item) for key, item in value.items()}
     return [as_lists(item) for item in value] if isinstance(value, tuple) else value
-
-
-def read_metrics(directory):
-    """Lines without the wall clock's figures."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in line.items() if "seconds" not in name or name == "audio_seconds"}
-        for line in lines
-        if line["group"] != "run"
-    ]
