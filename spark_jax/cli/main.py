@@ -26,12 +26,13 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         import spark_jax
 
         typer.echo(f"spark-jax {spark_jax.__version__}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback(invoke_without_command=True)

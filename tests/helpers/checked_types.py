@@ -41,7 +41,7 @@ def _register_dataclass(cls: type, data_fields: Any = None, meta_fields: Any = N
         return _register(cls, data_fields, meta_fields, **settings)
     plain, checked = cls.__init__, jaxtyping.jaxtyped(cls.__init__, typechecker=check)
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def initialize(self: Any, *args: Any, **kwargs: Any) -> None:
         shardings = any(isinstance(value, jax.sharding.Sharding) for value in (*args, *kwargs.values()))
         (plain if shardings else checked)(self, *args, **kwargs)
 
@@ -60,7 +60,7 @@ def _register_dataclass(cls: type, data_fields: Any = None, meta_fields: Any = N
             object.__setattr__(instance, name, value)
         return instance
 
-    cls.__init__ = __init__
+    cls.__init__ = initialize
     cls.__no_type_check__ = True  # jaxtyping leaves the __init__ as it is
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls

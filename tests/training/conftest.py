@@ -57,7 +57,7 @@ class Toy:
         return {"x": x, "y": x.sum(axis=1)}
 
     def program(self, schedules=None):
-        return Program(self.mesh, self.init, self.step, None, {}, schedules=schedules or {})
+        return Program(self.mesh, self.init, self.step, lambda state, batch: {}, {}, schedules=schedules or {})
 
     def run(self, evaluate=None, schedules=None, counts=None, step_flops=None, peak_flops=None):
         program = self.program(schedules)
