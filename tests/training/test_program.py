@@ -112,9 +112,8 @@ def test_the_codecs_batch_is_what_its_data_gives(tmp_path, kind):
 
 
 def test_discriminators_join_at_their_step():
-    state = TrainState(
-        jnp.zeros((), int), params=jnp.zeros(8), opt_state=(), collections={}, skipped=jnp.zeros((), int)
-    )
+    zero = jnp.zeros((), int)
+    state = TrainState(zero, params=jnp.zeros(8), opt_state=(), collections={}, skipped=zero)
     add = lambda amount: lambda state, batch: (state.replace(params=state.params + amount), {})  # noqa: E731
     mesh = sharding.make_mesh(1)
     program = Program(mesh, lambda: state, add(10.0), add(1.0), {}, "tokens", early_step=add(1.0), switch_at=3)
