@@ -217,7 +217,7 @@ class Generator:
             room = larger
         tokens, stages = np.asarray(state.tokens), np.asarray(state.stage)
         return [
-            self._read(prompt, tokens[row, : limits[row]], stages[row] != self._done)
+            self._read(prompt, tokens[row, : limits[row]], bool(stages[row] != self._done))
             for row, prompt in enumerate(prompts)
         ]
 
