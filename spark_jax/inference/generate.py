@@ -285,7 +285,7 @@ class Generator:
             global_ids=made[made >= 0] if generated_voice else np.array(prompt.global_ids, np.int32),
             pitch_value=int(np.argmax(pitch)) if pitch.any() else prompt.pitch_value,
             speed_value=int(np.argmax(speed)) if speed.any() else prompt.speed_value,
-            reached_limit=bool(reached_limit),
+            reached_limit=reached_limit,
             new_tokens=len(tokens) if reached_limit else int(np.argmax(tokens == self._end)) + 1,
         )
 
