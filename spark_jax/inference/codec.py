@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 
 from spark_jax.audio.load import check_reference, load_audio
 from spark_jax.config import SparkConfig
+from spark_jax.dataclass_reader import plain_number
 from spark_jax.errors import SparkError
 from spark_jax.inference import buckets, placement, speech_tokens
 from spark_jax.inference.buckets import Batch
@@ -59,7 +60,7 @@ class Codec:
         *,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
-        batch_length: int = BATCH_LENGTH,
+        batch_length: int | np.integer = BATCH_LENGTH,
     ):
         """Args:
         config, variables: of a `model_directory.LoadedModel`; parts that are not the codec's are left alone.
@@ -70,7 +71,7 @@ class Codec:
         self.mesh = placement.mesh_or_device(mesh)
         own = {part: variables[part] for part in CODEC_PARTS if part in variables}
         self.variables = {**variables, **placement.place(own, config, self.mesh)}
-        self.batch_length = batch_length
+        self.batch_length = plain_number(batch_length)
         self._dtype = dtype
 
     @classmethod

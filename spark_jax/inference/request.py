@@ -5,6 +5,7 @@ import math
 import os
 from typing import Any
 
+from spark_jax.dataclass_reader import PlainNumbers
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.voice import Voice
 from spark_jax.text.attributes import GENDERS, LEVELS
@@ -13,7 +14,7 @@ _LEVELS = f"one of {', '.join(LEVELS)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(PlainNumbers):
     """A text, whose voice speaks it, and how it is sampled.
 
     The voice is one of: `voice`, `reference`, `gender`; without any of them the model's default voice speaks.
@@ -32,6 +33,8 @@ class Request:
       temperature, top_k, top_p: sampling, applied in this order; None: the model's own, see `SamplingConfig`.
       greedy: always take the likeliest token; the sampling options then play no part.
       max_seconds: at most this much speech; None: what the model allows (60 in the release), or its context holds.
+
+    Numbers of numpy are taken as Python's.
 
     Raises:
       SparkError: from the constructor, for options that are out of range or exclude each other.
