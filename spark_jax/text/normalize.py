@@ -97,11 +97,11 @@ def _english_grammar(sentence: str) -> str:
 
 def _grammar(language: Language, sentence: str) -> str:
     """The sentence by the grammars, in pieces: their time grows faster than the text."""
-    pieces, words = [], re.split(r"(?<=\s)|(?<=[，、；])", sentence)
-    for word in words:
-        if len(word) > MAX_WORD and any(character.isdigit() for character in word):
-            word = re.sub(r"\d", lambda digit: f" {_DIGITS[language][int(digit[0])]} ", word)
-        if pieces and len(pieces[-1]) + len(word) <= MAX_PIECE:
+    pieces: list[str] = []
+    for word in re.split(r"(?<=\s)|(?<=[，、；])", sentence):
+        if len(word) > MAX_WORD and re.search(r"[0-9]", word):
+            pieces.append(re.sub(r"[0-9]", lambda digit: f" {_DIGITS[language][int(digit[0])]} ", word))
+        elif pieces and len(pieces[-1]) + len(word) <= MAX_PIECE:
             pieces[-1] += word
         else:
             pieces.append(word)
@@ -109,7 +109,7 @@ def _grammar(language: Language, sentence: str) -> str:
 
 
 def _piece(language: Language, piece: str) -> str:
-    if not piece.strip():
+    if _WORDS_ALONE.fullmatch(piece):
         return piece
     try:
         spoken = _normalizer(language)(piece).replace('\\"', '"')
