@@ -56,7 +56,15 @@ _DIGITS: dict[Language, list[str]] = {
 }
 MAX_WORD = 60  # characters; a longer one with digits in it is no number that anybody reads but digit by digit
 MAX_PIECE = 200  # characters that a grammar gets at once, where there are spaces
-_SIGNS = {"&": " and ", "+": " plus ", "=": " equals ", "@": " at ", "#": " number ", "~": " about ", "^": " to the power of "}
+_SIGNS = {
+    "&": " and ",
+    "+": " plus ",
+    "=": " equals ",
+    "@": " at ",
+    "#": " number ",
+    "~": " about ",
+    "^": " to the power of ",
+}
 
 
 def spoken_text(text: str) -> str:
@@ -175,7 +183,10 @@ _MONEY = rf"(?P<sign>[$€£¥])\s?(?P<amount>\d+(?:\.\d+)?)(?:\s?(?P<scale>{_SC
 _Replacement = str | Callable[[re.Match[str]], str]
 _RULES: list[tuple[re.Pattern[str], _Replacement]] = [
     (re.compile(r"\b[a-z]+://\S+|\bwww\.\S+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]*\w", re.IGNORECASE), _address),
-    (re.compile(r"(?<![\w.-])(?:[\w-]+\.)+(?:com|org|net|edu|gov|io|ai|dev|co\.uk)\b(?:/\S*)?", re.IGNORECASE), _address),
+    (
+        re.compile(r"(?<![\w.-])(?:[\w-]+\.)+(?:com|org|net|edu|gov|io|ai|dev|co\.uk)\b(?:/\S*)?", re.IGNORECASE),
+        _address,
+    ),
     (re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])"), lambda match: match[1].replace(",", "")),
     (re.compile(_MONEY), _money),
     (re.compile(r"\b(?P<amount>\d+\.\d\d) (?P<unit>dollars?|euros?|pounds?)\b"), _counted_money),
@@ -187,10 +198,16 @@ _RULES: list[tuple[re.Pattern[str], _Replacement]] = [
     (re.compile(r"\b(\d{1,2}):00\b(?= [AP] M)"), r"\1"),
     (re.compile(r"\b(\d{1,2}):00\b"), r"\1 o'clock"),
     (re.compile(rf"\b({'|'.join(month[:3] for month in _MONTHS)}|Sept)\.?(?= \d)"), _month),
-    (re.compile(r"(?<!\w)'(\d)0s\b"), lambda match: _DECADES[int(match[1]) - 1] if match[1] != "0" else "two thousands"),
+    (
+        re.compile(r"(?<!\w)'(\d)0s\b"),
+        lambda match: _DECADES[int(match[1]) - 1] if match[1] != "0" else "two thousands",
+    ),
     (re.compile(r"\b(\d\d)?(\d)0'?s\b"), _decade),
     (re.compile(r"(?<=\d) ?m\b(?![./'])"), " meters"),
-    (re.compile(r"(?<![\w.,:-])(\d+(?:[.,:]\d+)*(?: o'clock)?) ?[-–] ?(?=[$€£]?\d+(?:[.,:]\d+)*(?![\d–-]))"), r"\1 to "),
+    (
+        re.compile(r"(?<![\w.,:-])(\d+(?:[.,:]\d+)*(?: o'clock)?) ?[-–] ?(?=[$€£]?\d+(?:[.,:]\d+)*(?![\d–-]))"),
+        r"\1 to ",
+    ),
     (re.compile(r"\s*—\s*|\s+[-–]+\s+"), ", "),
     (re.compile(r"\.{2,}|…+"), ". "),
     (re.compile(r"\s%"), "%"),
