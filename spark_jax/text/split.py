@@ -4,6 +4,7 @@ Pure text, no model and no JAX. The pieces cover the text: each says where it st
 between them. English, Chinese and both mixed.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -14,8 +15,8 @@ _ENDS = ".!?…。！？"
 _CLOSERS = "\"'’”»)]}）】」』》"
 _CLAUSES = ",;:，；：、"
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st sr jr capt lt col gen sgt rev hon vs etc e.g i.e cf al ca ed eds approx dept est inc ltd co corp bros u.s u.k u.s.a a.m p.m ph.d b.c a.d jan feb mar apr jun jul aug sep sept oct "
-    "nov dec mt ave blvd rd".split()
+    "mr mrs ms dr prof st sr jr capt lt col gen sgt rev hon vs etc e.g i.e cf al ca ed eds approx dept est inc ltd co "
+    "corp bros u.s u.k u.s.a a.m p.m ph.d b.c a.d jan feb mar apr jun jul aug sep sept oct nov dec mt ave blvd rd".split()
 )
 _BEFORE_NUMBERS = frozenset("no nos vol fig figs eq sec ch pp p art".split())  # "No." alone is a sentence
 # Abbreviations that a sentence ends with as often as not: a capital after them begins a new one.
@@ -159,7 +160,7 @@ def _cut(text: str, start: int, end: int, ends: list[int], boundary: Boundary) -
     """Pieces of a stretch that is cut at some places, without white space around them; empty ones are left out."""
     edges = [start, *(edge for edge in ends if start < edge < end), end]
     pieces = []
-    for left, right in zip(edges[:-1], edges[1:], strict=True):
+    for left, right in itertools.pairwise(edges):
         part = text[left:right]
         left += len(part) - len(part.lstrip())
         right -= len(part) - len(part.rstrip())
