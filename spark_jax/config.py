@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from spark_jax.dataclass_reader import read_dataclass
 from spark_jax.errors import SparkError
+from spark_jax.text_config import TextConfig
 
 T = TypeVar("T")
 
@@ -220,6 +221,7 @@ class SparkConfig:
     wav2vec2: Wav2Vec2Config = Wav2Vec2Config()
     llm: Qwen2Config = Qwen2Config()
     sampling: SamplingConfig = SamplingConfig()
+    text: TextConfig = TextConfig()
 
     def __post_init__(self):
         if problems := list(_contradictions(self)):

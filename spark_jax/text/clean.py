@@ -8,7 +8,7 @@ import re
 import unicodedata
 
 # NFKC would destroy what these say: x² is not x2, № is not No.
-_KEEP = frozenset("²³¹⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉™℠…‥℃℉№")
+_KEEP = frozenset("²³¹⁰⁴⁵⁶⁷⁸⁹⁻⁺₀₁₂₃₄₅₆₇₈₉™℠…‥℃℉№")
 _FRACTION_SLASH = "⁄"
 _FRACTIONS = "¼½¾⅐-⅞↉"
 # Full-width punctuation is that of Chinese and Japanese text; alone it is a slip of the keyboard.
@@ -17,14 +17,18 @@ _SINGLE_QUOTES = dict.fromkeys(map(ord, "‘’‚‛′´`ʼ"), "'")
 _DOUBLE_QUOTES = dict.fromkeys(map(ord, "“”„‟«»″"), '"')
 _HYPHENS = dict.fromkeys(map(ord, "‐‑‒−﹣"), "-")
 _IDEOGRAPH = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
-_PARAGRAPH = re.compile(r"(?:\r\n?|\n|\x85|\u2028|\u2029)[^\S\n]*(?:(?:\r\n?|\n|\x85|\u2028|\u2029)\s*)+|\u2029")
+_LINE_END = r"(?:\r\n?+|[\n\x85\u2028\u2029])"  # possessive: a \r\n is one
+_PARAGRAPH = re.compile(rf"{_LINE_END}[^\S\n]*(?:{_LINE_END}\s*)+|\u2029")
 
 _MARKDOWN = (
     (re.compile(r"^[ \t]*(?:```|~~~)[^\n]*$", re.MULTILINE), ""),  # fences of code
     (re.compile(r"^[ \t]*(?:[-*_][ \t]*){3,}$", re.MULTILINE), ""),  # rules
-    (re.compile(r"^[ \t]*#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*$", re.MULTILINE), r"\1"),  # headings
+    (re.compile(r"^[ \t]*\|[-|: \t]*-[-|: \t]*\|[ \t]*$", re.MULTILINE), ""),  # rules of tables
+    (re.compile(r"^[ \t]*\|([^\n]+)\|[ \t]*$", re.MULTILINE), lambda row: _cells(row[1])),  # rows of tables
+    (re.compile(r"^[ \t]*#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*$", re.MULTILINE), "\n\n\\1\n\n"),  # headings
     (re.compile(r"^[ \t]*(?:>[ \t]?)+", re.MULTILINE), ""),  # quotations
-    (re.compile(r"^[ \t]*[-*+•◦▪‣·][ \t]+", re.MULTILINE), ""),  # items of a list
+    (re.compile(r"^[ \t]*[-*+•◦▪‣·][ \t]+", re.MULTILINE), "\n\n"),  # items of a list
+    (re.compile(r"\n[ \t]*(?=\d{1,2}[.)][ \t]+\S)"), "\n\n"),  # items of a numbered list
     (re.compile(r"!?\[([^\[\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:[ \t]+\"[^\"\n]*\")?\)"), r"\1"),  # links, images
     (re.compile(r"(?<![\w`])`{1,2}([^`\n]+)`{1,2}(?![\w`])"), r"\1"),  # code
     (re.compile(r"(?<!\d)(\*{1,3}|~~)(?=\S)([^*~\n]+?)(?<=\S)\1(?!\d)"), r"\2"),  # emphasis, but no 2*3*4
@@ -32,31 +36,33 @@ _MARKDOWN = (
 )
 
 
-def clean_text(text: str, *, paragraphs: bool = False) -> str:
+def clean_text(text: str, *, paragraphs: bool = False, fold: bool = True) -> str:
     """Returns the text without what cannot be heard.
 
-    Line ends and every kind of space become one space; zero-width characters, controls and soft hyphens go;
-    compatibility forms (full-width letters, ligatures) become plain ones, except where that would change what they
-    say; curly quotes become straight ones; marks of Markdown go.
+    Line ends and every kind of space become one space; zero-width characters, controls and soft hyphens go; marks of
+    Markdown go.
 
     Args:
       text: any text.
       paragraphs: keep paragraphs apart by one empty line each, for text that is split later.
+      fold: also write compatibility forms (full-width letters, ligatures) as plain ones, except where that would
+        change what they say, and curly quotes as straight ones. A model that was trained on text as people write it
+        knows them as they are.
     """
     before = None
     while text != before:  # marks inside of marks; each round only takes away
-        before, text = text, _clean_once(text, "\n\n" if paragraphs else " ")
+        before, text = text, _clean_once(text, "\n\n" if paragraphs else " ", fold)
     return text
 
 
-def _clean_once(text: str, joint: str) -> str:
+def _clean_once(text: str, joint: str, fold: bool) -> str:
     # A paragraph that an earlier round has told apart stays one.
     text = _PARAGRAPH.sub("\n\n", text)
     text = re.sub(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028]", "\n", text)
     text = "".join(_plain(character) for character in text)
     for pattern, replacement in _MARKDOWN:
         text = pattern.sub(replacement, text)
-    text = _fold(text)
+    text = _fold(text) if fold else text
     parts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
     return joint.join(part for part in parts if part)
 
@@ -67,18 +73,26 @@ def has_speech(text: str) -> bool:
 
 
 def lower_shouting(text: str) -> str:
-    """Returns text that is written in capitals throughout in ordinary letters, with a capital where a sentence starts.
+    """Returns text without capitals that only shout, with a capital where a sentence starts.
 
-    A single short word ("USA") is an abbreviation and stays.
+    Text that is in capitals throughout becomes ordinary letters; a single short word ("USA") is an abbreviation and
+    stays. In other text so do words of four letters and more with a vowel ("the WATER"), which nobody spells out.
     """
     letters = [character for character in text if character.lower() != character.upper()]
     words = re.findall(r"[^\W\d_]+", text)
-    if not letters or any(character.islower() for character in letters):
+    if not letters or (len(words) < 2 and len(letters) < 5):
         return text
-    if len(words) < 2 and len(letters) <= 5:
-        return text
+    if any(character.islower() for character in letters):
+        return re.sub(r"[^\W\d_]{4,}", lambda word: _lower_word(word, text), text)
     lowered = re.sub(r"\bi\b", "I", text.lower())
     return re.sub(r"(^|[.!?][\"')\]]*\s+)(\w)", lambda match: match[1] + match[2].upper(), lowered)
+
+
+def _lower_word(word: re.Match[str], text: str) -> str:
+    if not word[0].isupper() or re.search(r"[AEIOUYÀ-ÖØ-Þ]", word[0]) is None:
+        return word[0]
+    starts = re.search(r"(^|[.!?][\"')\]]*\s+)\W*$", text[max(0, word.start() - 8) : word.start()]) is not None
+    return word[0].capitalize() if starts else word[0].lower()
 
 
 def _plain(character: str) -> str:
@@ -98,9 +112,21 @@ def _fold(text: str) -> str:
     ideographs = _IDEOGRAPH.search(text) is not None
     keep = _KEEP | _CJK_PUNCTUATION if ideographs else _KEEP
     text = re.sub(rf"(?<=\d)(?=[{_FRACTIONS}])", " ", text)
-    folded = "".join(
-        character if character in keep else unicodedata.normalize("NFKC", character) for character in text
-    ).replace(_FRACTION_SLASH, "/")
+    if not ideographs:
+        text = text.translate(_SINGLE_QUOTES).translate(_DOUBLE_QUOTES)
+    folded = "".join(character if character in keep else _plain_form(character) for character in text).replace(
+        _FRACTION_SLASH, "/"
+    )
     folded = unicodedata.normalize("NFC", folded).translate(_HYPHENS)
-    folded = re.sub(r"(?<=\w)[‘’ʼ´](?=\w)", "'", folded)
-    return folded if ideographs else folded.translate(_SINGLE_QUOTES).translate(_DOUBLE_QUOTES)
+    return re.sub(r"(?<=\w)[‘’ʼ´](?=\w)", "'", folded)
+
+
+def _plain_form(character: str) -> str:
+    """The compatibility form, but of an accent that stands alone: its form begins with a space."""
+    plain = unicodedata.normalize("NFKC", character)
+    return character if plain.startswith(" ") else plain
+
+
+def _cells(row: str) -> str:
+    cells = ", ".join(cell.strip() for cell in row.split("|") if cell.strip())
+    return cells if cells.endswith((".", "!", "?")) or not cells else f"{cells}."

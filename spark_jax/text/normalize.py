@@ -7,7 +7,8 @@ Which language a sentence is in is told by its script; in a Chinese sentence Lat
 
 import functools
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from spark_jax.text.language import Language, language_of
@@ -16,7 +17,10 @@ _LANGUAGE_PART = re.compile(r"(?<=[。！？\n])")
 _SENTENCE = re.compile(r"(?<=[.!?])(\s+)")
 _WORDS_ALONE = re.compile(r"[^\d_$€£¥%&@#+=~°<>^|\\/*]*")  # nothing that a grammar is needed for
 _CURRENCIES = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "penny"), "¥": ("yen", None)}
-_SCALES = "thousand|million|billion|trillion"
+_SCALES = {
+    **{scale: scale for scale in ("thousand", "million", "billion", "trillion")},
+    **{"k": "thousand", "m": "million", "bn": "billion", "b": "billion"},
+}
 _ABBREVIATIONS = {
     r"e\.g\.": "for example",
     r"i\.e\.": "that is",
@@ -49,6 +53,7 @@ _ABBREVIATIONS = {
     r"a\.k\.a\.": "also known as",
 }
 _MONTHS = "January February March April May June July August September October November December".split()
+_MONTH_NAME = re.compile(rf"(?<=[a-z] of )(?:{'|'.join(_MONTHS).lower()})\\b")
 _DECADES = "tens twenties thirties forties fifties sixties seventies eighties nineties".split()
 _DIGITS: dict[Language, list[str]] = {
     "en": "zero one two three four five six seven eight nine".split(),
@@ -57,6 +62,13 @@ _DIGITS: dict[Language, list[str]] = {
 MAX_WORD = 60  # characters; a longer one with digits in it is no number that anybody reads but digit by digit
 MAX_PIECE = 200  # characters that a grammar gets at once, where there are spaces
 _SIGNS = {
+    "×": " times ",
+    "÷": " divided by ",
+    "±": " plus or minus ",
+    "™": " ",
+    "®": " ",
+    "©": " copyright ",
+    "℠": " ",
     "&": " and ",
     "+": " plus ",
     "=": " equals ",
@@ -67,22 +79,24 @@ _SIGNS = {
 }
 
 
-def spoken_text(text: str) -> str:
+def spoken_text(text: str, languages: Sequence[str] = ("en", "zh")) -> str:
     """Returns cleaned text in the words that a person would say.
 
     Text that holds nothing but words and punctuation comes back as it is.
 
     Args:
       text: of `clean_text`; paragraphs may be told apart by line ends.
+      languages: those that words may be of: without "zh" the numbers of a Chinese sentence become English words.
     """
-    return "".join(_spoken(part) for part in _LANGUAGE_PART.split(text))
+    return "".join(_spoken(part, languages) for part in _LANGUAGE_PART.split(text))
 
 
-def _spoken(part: str) -> str:
+def _spoken(part: str, languages: Sequence[str]) -> str:
     body = part.strip()
     if not body:
         return part
-    spoken = _english(body) if language_of(body) == "en" else _grammar("zh", body)
+    chinese = "zh" in languages and (language_of(body) == "zh" or "en" not in languages)
+    spoken = _grammar("zh", body) if chinese else _english(body)
     start, end = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
     return start + spoken + end
 
@@ -99,7 +113,7 @@ def _english(text: str) -> str:
 
 
 def _english_grammar(sentence: str) -> str:
-    spoken = _grammar("en", sentence)
+    spoken = _MONTH_NAME.sub(lambda month: month[0].title(), _grammar("en", sentence))
     return spoken[:1].upper() + spoken[1:] if sentence[:1].isupper() else spoken
 
 
@@ -128,12 +142,12 @@ def _piece(language: Language, piece: str) -> str:
 
 def _money(match: re.Match[str]) -> str:
     """$12.50 → 12 dollars and 50 cents; $1.5 million → 1.5 million dollars."""
-    (unit, small), amount, scale = _CURRENCIES[match["sign"]], match["amount"], match["scale"]
+    (unit, small), amount = _CURRENCIES[match["sign"]], match["amount"].replace(",", "")
     whole, _, part = amount.partition(".")
     plural = "" if unit == "yen" else "s"
-    if scale:
-        return f"{amount} {scale} {unit}{plural}"
-    units = f"{whole} {unit}{'' if whole == '1' else plural}"
+    if match["scale"]:
+        return f"{amount} {_SCALES[match['scale'].lower()]} {unit}{plural}"
+    units = f"{_cardinal(whole)} {unit}{'' if whole == '1' else plural}"
     if len(part) != 2 or small is None:
         return f"{amount} {unit}{plural}" if part else units
     cents = f"{int(part)} {small if int(part) == 1 else {'penny': 'pence'}.get(small, small + 's')}"
@@ -148,6 +162,13 @@ def _counted_money(match: re.Match[str]) -> str:
     return _money(re.fullmatch(_MONEY, f"{sign}{match['amount']}"))
 
 
+def _cardinal(digits: str) -> str:
+    """1234 → 1 thousand 234, which the grammar does not take for a year."""
+    if len(digits) != 4 or digits[0] == "0":
+        return digits
+    return f"{digits[0]} thousand {int(digits[1:]) or ''}".strip()
+
+
 def _address(match: re.Match[str]) -> str:
     """https://www.example.com/a → example dot com slash a."""
     address = re.sub(r"^(?:[a-z]+://)?(?:www\.)?", "", match[0], flags=re.IGNORECASE)
@@ -160,6 +181,16 @@ def _address(match: re.Match[str]) -> str:
 def _digits(match: re.Match[str]) -> str:
     """555-1234 → 5 5 5, 1 2 3 4."""
     return ", ".join(" ".join(group) for group in re.findall(r"\d+", match[0]))
+
+
+def _power(match: re.Match[str], name: str) -> str:
+    """x² → x squared; m² of a number is a unit, which the grammar knows."""
+    before = match.string[max(0, match.start() - 8) : match.start()]
+    return match[0] if re.search(r"\d ?[a-z]{1,2}$", before) else f" {name}"
+
+
+def _digits_of(raised: str) -> str:
+    return unicodedata.normalize("NFKC", raised).replace("−", "-").replace("+", "")
 
 
 def _meridiem(match: re.Match[str]) -> str:
@@ -179,7 +210,8 @@ def _decade(match: re.Match[str]) -> str:
     return f"{century}00s" if not century else f"{century} hundreds" if century != "20" else "two thousands"
 
 
-_MONEY = rf"(?P<sign>[$€£¥])\s?(?P<amount>\d+(?:\.\d+)?)(?:\s?(?P<scale>{_SCALES}))?\b"
+_AMOUNT = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_MONEY = rf"(?P<sign>[$€£¥])\s?(?P<amount>{_AMOUNT})(?:\s?(?P<scale>{'|'.join(_SCALES)}))?\b"
 _Replacement = str | Callable[[re.Match[str]], str]
 _RULES: list[tuple[re.Pattern[str], _Replacement]] = [
     (re.compile(r"\b[a-z]+://\S+|\bwww\.\S+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]*\w", re.IGNORECASE), _address),
@@ -187,9 +219,14 @@ _RULES: list[tuple[re.Pattern[str], _Replacement]] = [
         re.compile(r"(?<![\w.-])(?:[\w-]+\.)+(?:com|org|net|edu|gov|io|ai|dev|co\.uk)\b(?:/\S*)?", re.IGNORECASE),
         _address,
     ),
-    (re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])"), lambda match: match[1].replace(",", "")),
-    (re.compile(_MONEY), _money),
+    (re.compile(r"(?<![\w/])24/7(?![\w/])"), "twenty four seven"),
+    (re.compile(r"(?<![\w/])9/11(?![\w/])"), "nine eleven"),
+    (re.compile(rf"([$€£¥])\s?({_AMOUNT}) ?[-–] ?(?:[$€£¥]\s?)?(?={_AMOUNT})"), r"\2 to \1"),  # $5-10
+    (re.compile(rf"(?<![\w.,])({_AMOUNT})\s?([€£¥])(?![\d\s]*\d)"), r"\2\1"),
+    (re.compile(_MONEY, re.IGNORECASE), _money),
     (re.compile(r"\b(?P<amount>\d+\.\d\d) (?P<unit>dollars?|euros?|pounds?)\b"), _counted_money),
+    (re.compile(r"(?<![\d., ])(\d{1,3}(?: \d{3})* 000)(?![\d.,]*\d)"), lambda match: match[1].replace(" ", "")),
+    (re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])"), lambda match: _cardinal(match[1].replace(",", ""))),
     (re.compile(r"(?<![\d-])(?:\+?\d{1,2}[ -])?(?:\(\d{3}\) ?|\d{3}-)?\d{3}-\d{4}(?![\d-])"), _digits),
     (re.compile(r"(\d+)' ?(\d+)\""), r"\1 feet \2"),
     (re.compile(r"\bv\.? ?(?=\d)", re.IGNORECASE), "version "),
@@ -208,7 +245,15 @@ _RULES: list[tuple[re.Pattern[str], _Replacement]] = [
         re.compile(r"(?<![\w.,:-])(\d+(?:[.,:]\d+)*(?: o'clock)?) ?[-–] ?(?=[$€£]?\d+(?:[.,:]\d+)*(?![\d–-]))"),
         r"\1 to ",
     ),
-    (re.compile(r"\s*—\s*|\s+[-–]+\s+"), ", "),
+    (re.compile(r"^\s*[-–—]+\s+|^\s*[–—]+|\s*[–—]+\s*$|\s+-+\s*$", re.MULTILINE), ""),
+    (re.compile(r"(?<!\w)'(?=\S)([^'\n]*(?:(?<=\w)'(?=\w)[^'\n]*)*)(?<=\S)'(?!\w)"), r'"\1"'),  # a phrase in quotes
+    (re.compile(r"([.!?])\s*(?:[–—]+\s*|-+\s+)"), r"\1 "),
+    (re.compile(r"\s*—+\s*|\s+[-–]+\s+"), ", "),
+    (re.compile(r"(?<=[a-zA-Z])²(?!\w)"), lambda match: _power(match, "squared")),
+    (re.compile(r"(?<=[a-zA-Z])³(?!\w)"), lambda match: _power(match, "cubed")),
+    (re.compile(r"(?<=\d)([⁻⁺]?[⁰¹²³⁴-⁹]+)"), lambda match: f" to the power of {_digits_of(match[1])}"),
+    (re.compile(r"[₀-₉]+"), lambda match: f" {_digits_of(match[0])} "),
+    (re.compile("[℃℉]"), lambda match: unicodedata.normalize("NFKC", match[0])),
     (re.compile(r"\.{2,}|…+"), ". "),
     (re.compile(r"\s%"), "%"),
     (re.compile(r"(?<![\d.,:/-])1000(?![\d.,:/-]*\d)"), "one thousand"),  # no year: the grammar's "ten hundred"

@@ -16,7 +16,8 @@ _CLOSERS = "\"'’”»)]}）】」』》"
 _CLAUSES = ",;:，；：、"
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st sr jr capt lt col gen sgt rev hon vs etc e.g i.e cf al ca ed eds approx dept est inc ltd co "
-    "corp bros u.s u.k u.s.a a.m p.m ph.d b.c a.d jan feb mar apr jun jul aug sep sept oct nov dec mt ave blvd rd".split()
+    "corp bros u.s u.k u.s.a a.m p.m ph.d b.c a.d jan feb mar apr jun jul aug sep sept oct nov dec mt ave blvd "
+    "rd".split()
 )
 _BEFORE_NUMBERS = frozenset("no nos vol fig figs eq sec ch pp p art".split())  # "No." alone is a sentence
 # Abbreviations that a sentence ends with as often as not: a capital after them begins a new one.
