@@ -24,7 +24,7 @@ _MARKDOWN = (
     (re.compile(r"^[ \t]*(?:```|~~~)[^\n]*$", re.MULTILINE), ""),  # fences of code
     (re.compile(r"^[ \t]*(?:[-*_][ \t]*){3,}$", re.MULTILINE), ""),  # rules
     (re.compile(r"^[ \t]*\|[-|: \t]*-[-|: \t]*\|[ \t]*$", re.MULTILINE), ""),  # rules of tables
-    (re.compile(r"^[ \t]*\|([^\n]+)\|[ \t]*$", re.MULTILINE), lambda row: _cells(row[1])),  # rows of tables
+    (re.compile(r"^[ \t]*\|([^\n]+)\|[ \t]*$", re.MULTILINE), lambda row: f"\n\n{_cells(row[1])}"),  # rows of tables
     (re.compile(r"^[ \t]*#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*$", re.MULTILINE), "\n\n\\1\n\n"),  # headings
     (re.compile(r"^[ \t]*(?:>[ \t]?)+", re.MULTILINE), ""),  # quotations
     (re.compile(r"^[ \t]*[-*+•◦▪‣·][ \t]+", re.MULTILINE), "\n\n"),  # items of a list

@@ -53,7 +53,7 @@ _ABBREVIATIONS = {
     r"a\.k\.a\.": "also known as",
 }
 _MONTHS = "January February March April May June July August September October November December".split()
-_MONTH_NAME = re.compile(rf"(?<=[a-z] of )(?:{'|'.join(_MONTHS).lower()})\\b")
+_MONTH_NAME = re.compile(rf"(?<=[a-z] of )(?:{'|'.join(_MONTHS).lower()})\b")
 _DECADES = "tens twenties thirties forties fifties sixties seventies eighties nineties".split()
 _DIGITS: dict[Language, list[str]] = {
     "en": "zero one two three four five six seven eight nine".split(),
@@ -240,7 +240,7 @@ _RULES: list[tuple[re.Pattern[str], _Replacement]] = [
         lambda match: _DECADES[int(match[1]) - 1] if match[1] != "0" else "two thousands",
     ),
     (re.compile(r"\b(\d\d)?(\d)0'?s\b"), _decade),
-    (re.compile(r"(?<=\d) ?m\b(?![./'])"), " meters"),
+    (re.compile(r"(?<=\d) ?m\b(?![/']|\.\w)"), " meters"),
     (
         re.compile(r"(?<![\w.,:-])(\d+(?:[.,:]\d+)*(?: o'clock)?) ?[-–] ?(?=[$€£]?\d+(?:[.,:]\d+)*(?![\d–-]))"),
         r"\1 to ",

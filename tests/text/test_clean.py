@@ -1,7 +1,9 @@
+import itertools
 import random
 import time
 
 import pytest
+from helpers.random_text import random_text
 
 from spark_jax.text.clean import clean_text, has_speech, lower_shouting
 
@@ -53,6 +55,7 @@ def test_spellings_of_one_sentence(written):
         ("你好，世界！“引号” ＡＢＣ１２３", "你好，世界！“引号” ABC123"),
         ("full，width in English！", "full,width in English!"),
         ("e\u0301te\u0301", "été"),
+        ("I don´t, ¨ ´a", "I don't, ¨ 'a"),
         ("***both*** and ~~gone~~", "both and gone"),
         ("> # deep", "deep"),
         ("", ""),
@@ -67,6 +70,19 @@ def test_paragraphs_are_kept_where_they_are_asked_for():
     text = "One\nline.\r\n\r\nTwo.\n \n\nThree."
     assert clean_text(text) == "One line. Two. Three."
     assert clean_text(text, paragraphs=True) == "One line.\n\nTwo.\n\nThree."
+    assert clean_text("One\r\nline.\rTwo.\r\rThree.", paragraphs=True) == "One line. Two.\n\nThree."
+
+
+def test_titles_items_and_rows_are_paragraphs():
+    text = "# One\nTwo.\n- three\n  goes on\n- four\n1. five\n2) six\n| a | b. |\n|---|:-:|\n| c | d |"
+    expected = ["One", "Two.", "three goes on", "four", "1. five", "2) six", "a, b.", "c, d."]
+    assert clean_text(text, paragraphs=True).split("\n\n") == expected
+    assert clean_text(text) == " ".join(expected)
+
+
+def test_text_as_it_is_written_keeps_its_characters():
+    text = "“Curly” — it’s ＡＢＣ, ﬁne, 你好，世界！"
+    assert clean_text(f"  {text}\u200b ", fold=False) == text
 
 
 @pytest.mark.parametrize("text", ["...", "?", "\U0001f600", "\u200b", " ", "—", "♪ ♫"])
@@ -85,7 +101,9 @@ def test_something_to_say(text):
         ("THE CHILDREN PLAYED. I AM HERE!", "The children played. I am here!"),
         ("WONDERFUL", "Wonderful"),
         ("USA", "USA"),
-        ("NASA is here", "NASA is here"),
+        ("NASA is in the USA", "Nasa is in the USA"),
+        ("The WATER was COLD. NEVER again!", "The water was cold. Never again!"),
+        ("by HTTPS", "by HTTPS"),
         ("你好", "你好"),
         ("5", "5"),
     ],
@@ -94,23 +112,13 @@ def test_capitals(shouted, said):
     assert lower_shouting(shouted) == said
 
 
-def random_text(rng: random.Random, length: int) -> str:
-    kinds = [
-        lambda: chr(rng.randrange(0x110000)),
-        lambda: chr(rng.randrange(0x3000)),
-        lambda: chr(rng.randrange(0x4E00, 0x9FFF)),
-        lambda: rng.choice("abc XYZ 0123456789.,:/-$%&*_#`()[]\n\t'\">~"),
-    ]
-    return "".join(rng.choice(kinds)() for _ in range(length))
-
-
 def test_cleaning_twice_is_cleaning_once():
     rng = random.Random(0)
     for _ in range(300):
         text = random_text(rng, rng.randint(1, 400))
-        for paragraphs in (False, True):
-            cleaned = clean_text(text, paragraphs=paragraphs)
-            assert clean_text(cleaned, paragraphs=paragraphs) == cleaned
+        for paragraphs, fold in itertools.product((False, True), repeat=2):
+            cleaned = clean_text(text, paragraphs=paragraphs, fold=fold)
+            assert clean_text(cleaned, paragraphs=paragraphs, fold=fold) == cleaned
             assert cleaned == cleaned.strip()
             assert "  " not in cleaned
 

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from spark_jax.text.markup import MAX_PAUSE, Marked, read_markup
@@ -16,6 +18,8 @@ from spark_jax.text.markup import MAX_PAUSE, Marked, read_markup
         ("<break time='1.5s' />", 1.5),
         ('<break strength="strong"/>', 0.7),
         ("<break/>", 0.5),
+        ("<break time=250ms>", 0.25),
+        ("[break 1.5 seconds]", 1.5),
         ("[pause 3600s]", MAX_PAUSE),
     ],
 )
@@ -30,8 +34,21 @@ def test_other_tags_are_dropped_and_named():
     assert dropped == ["speak", "prosody", "sub"]
 
 
+def test_tags_of_html_are_dropped():
+    marked, dropped = read_markup("<b>Bold</b>, <a href='x' class=y>link</a><br/>new<p>Par</p>")
+    assert marked == [Marked("Bold, link new\n\nPar\n\n", 0.0)]
+    assert dropped == ["b", "a", "br", "p"]
+
+
+@pytest.mark.parametrize("part", ["<", "<b", "<b ", "<b a=", "[pause ", "[", "<!--", "<b a='x' ", "</", "<?"])
+def test_time_grows_with_the_text_alone(part):
+    start = time.perf_counter()
+    read_markup(part * 5_000)
+    assert time.perf_counter() - start < 20  # quadratic time takes minutes
+
+
 @pytest.mark.parametrize(
-    "text", ["3 < 5 > 2", "<b>bold</b>", "[not a pause]", "a &amp; b", "[pause it]", "<breakfast/>"]
+    "text", ["3 < 5 > 2", "a <b and c> d", "x <s and y> z", "[not a pause]", "a &amp; b", "[pause it]", "<breakfast/>"]
 )
 def test_what_is_no_markup_is_text(text):
     assert read_markup(text) == ([Marked(text, 0.0)], [])
