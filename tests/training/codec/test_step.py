@@ -27,6 +27,7 @@ from spark_jax.training.run import Run
 from spark_jax.training.state import TrainState
 
 
+@pytest.mark.extended
 def test_both_players():
     """On all devices; that one computes the same is shown in test_mesh.py."""
     state, step = start(GAN, 8, adversarial=True)
@@ -117,6 +118,7 @@ def products(jaxpr):
             yield from products(body)
 
 
+@pytest.mark.extended
 def test_bfloat16_is_the_type_of_the_stacks_alone():
     """Convolutions, nine in ten products by size; not parameters, moments, statistics, losses."""
     config = dataclasses.replace(GAN, dtype="bfloat16", freeze=())
@@ -165,7 +167,6 @@ def corpus_run(folder):
     return dataclasses.replace(FEATURES, corpus=str(folder), model=str(folder / "model.yaml"))
 
 
-@pytest.mark.slow
 def test_stopped_run_resumes_exactly(tmp_path):
     """Train 4 steps; train 2, resume to 4; the same metrics, validation included, and the same codec."""
     config = corpus_run(tmp_path)

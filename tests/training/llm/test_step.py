@@ -72,6 +72,7 @@ def completion_sums():
     return quick_jit(lambda params, batch: step.completion_sums(MODEL, params, batch, 50))
 
 
+@pytest.mark.extended
 def test_accumulation_and_chunks_change_nothing():
     metrics, state = run(sharding.make_mesh(2, 1, 1), accumulate=4, chunk=20)
     expected_metrics, expected_state = run(sharding.make_mesh(1))
