@@ -115,7 +115,7 @@ class BiCodec(nn.Module):
         return semantic_ids, self.tokenize_speakers(reference_wave)
 
     def tokenize_speakers(self, reference_wave: Float[Array, "batch reference"]) -> Int[Array, "batch global"]:
-        """Global token ids (int32) of reference clips."""
+        """Returns the global token ids (int32) of reference clips."""
         return self.speaker_encoder.tokenize(mel_spectrogram(reference_wave, self.config.mel_params))
 
     def detokenize(

@@ -26,13 +26,13 @@ def pack(lengths: Int[np.ndarray, " sequences"], row_length: int) -> list[Int[np
       lengths: tokens of each sequence, 1 to `row_length`.
 
     Returns:
-      The places (in `lengths`) of each row's sequences; each place once.
+      The indices (into `lengths`) of each row's sequences; each index once.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     by_room: list[list[list[int]]] = [[] for _ in range(row_length + 1)]  # open rows by what is left in them
     rooms = 0  # bit r: a row with r tokens left is open; the lowest set bit from `length` on is the best fit
     rows: list[list[int]] = []
-    for place, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+    for index, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
         fitting = rooms >> length
         if fitting:
             room = length + (fitting & -fitting).bit_length() - 1
@@ -42,7 +42,7 @@ def pack(lengths: Int[np.ndarray, " sequences"], row_length: int) -> list[Int[np
         else:
             row, room = [], row_length
             rows.append(row)
-        row.append(place)
+        row.append(index)
         room -= length
         if room:
             by_room[room].append(row)
@@ -99,7 +99,7 @@ class PackedEpoch(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, number: int) -> np.ndarray:
+    def __getitem__(self, number: int | np.integer) -> np.ndarray:
         if not 0 <= number < self._count:
             raise IndexError(number)
         batch = np.empty(self._rows, object)
@@ -108,7 +108,7 @@ class PackedEpoch(Sequence):
             batch[i] = self._block(block)[row] if block < len(self._bounds) - 1 else _EMPTY
         return batch
 
-    def _block(self, number: int) -> np.ndarray:
+    def _block(self, number: int | np.integer) -> np.ndarray:
         if number not in self._blocks:
             self._keep(number, self._packed(number))
         return self._blocks[number]
@@ -126,7 +126,7 @@ class PackedEpoch(Sequence):
 
     def _packed(self, number: int) -> list[np.ndarray]:
         part = self._order[self._bounds[number] : self._bounds[number + 1]]
-        return [part[places] for places in pack(self._lengths(part), self._row_length)]
+        return [part[indices] for indices in pack(self._lengths(part), self._row_length)]
 
 
 _EMPTY = np.zeros(0, np.int32)

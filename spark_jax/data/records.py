@@ -9,7 +9,7 @@ UTF-8, the others are its large parts:
     token record   `global_ids`, `semantic_ids` (uint16); fields: the rest of the line of `spark-jax prepare encode`
     audio record   `audio` (uint8, a mono FLAC file), perhaps both ids; fields: the rest of the metadata's line
     index          columns, one value a record: of tokens `tokens` (uint16: of text, global and semantic ids together)
-                   and `fault` (uint8: why it gives no controllable_tts sequence, a place in `faults`); of audio
+                   and `fault` (uint8: why it gives no controllable_tts sequence, an index into `faults`); of audio
                    `samples` (uint32) and `tokens` (uint16: semantic ids)
                    fields: `version`, `kind`, `shards` [{name, records, bytes}], `dropped` {reason: count}, and
                    `faults` (tokens) or `sample_rate` (audio)
@@ -227,13 +227,15 @@ class RecordReader:
         shards = np.searchsorted(self._ends, numbers, side="right")
         result: list[Any] = [None] * len(numbers)
         for shard in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == shard)
-            inside = (numbers[places] - (self._ends[shard] - self._shards[shard].records)).tolist()
-            for place, data in zip(places.tolist(), self._read_shard(shard, inside), strict=True):
+            positions = np.flatnonzero(shards == shard)
+            inside = (numbers[positions] - (self._ends[shard] - self._shards[shard].records)).tolist()
+            for position, data in zip(positions.tolist(), self._read_shard(shard, inside), strict=True):
                 try:
-                    result[place] = decode(data) if isinstance(data, bytes) else data
+                    result[position] = decode(data) if isinstance(data, bytes) else data
                 except ValueError as error:
-                    result[place] = SparkError(f"{self.where(numbers[place])}: not a record ({one_line(error, 300)})")
+                    result[position] = SparkError(
+                        f"{self.where(numbers[position])}: not a record ({one_line(error, 300)})"
+                    )
         return result
 
     def where(self, number: int | np.integer) -> str:

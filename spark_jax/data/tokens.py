@@ -93,8 +93,8 @@ class TokenSequences:
     def lengths(self, numbers: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
         """Returns the number of tokens of each sequence."""
         lengths = np.zeros(len(numbers), np.int32)
-        for source, places, own in self._sources.parts(numbers):
-            lengths[places] = source.lengths(own)
+        for source, positions, own in self._sources.parts(numbers):
+            lengths[positions] = source.lengths(own)
         return lengths
 
     def plan(self, rows: int, seed: int | None) -> pipeline.Plan:
@@ -137,9 +137,9 @@ class TokenSequences:
 
     def _read(self, numbers: Int[np.ndarray, " some"]) -> list[Example | None]:
         examples: list[Example | None] = [None] * len(numbers)
-        for source, places, own in self._sources.parts(numbers):
-            for place, example in zip(places.tolist(), source.read(own), strict=True):
-                examples[place] = example
+        for source, positions, own in self._sources.parts(numbers):
+            for position, example in zip(positions.tolist(), source.read(own), strict=True):
+                examples[position] = example
         return examples
 
     def _noisy(self, ids: np.ndarray, marks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -171,7 +171,7 @@ def class_table(tokenizer: SparkTokenizer) -> Int8[np.ndarray, " vocab"]:
 
 
 def typical_utterance(records: Sequence[dict[str, Any]]) -> int:
-    """The place of the record whose global ids are the commonest ones of all, position by position."""
+    """The index of the record whose global ids are the commonest ones of all, position by position."""
     ids = np.array([record["global_ids"] for record in records])
     return int(np.argmax(sum(np.bincount(column)[column] for column in ids.T)))
 

@@ -194,8 +194,8 @@ class Codec:
             counts = speech_tokens.num_tokens(lengths, self.config)
             yield [(own, said[:count]) for own, said, count in zip(global_ids, semantic_ids, counts, strict=True)]
 
-    def vocode(self, items: Sequence[TokenIds], batch: Batch) -> Float[jax.Array, "rows samples"]:
-        """Starts to compute the speech of a planned batch's items: rows in their order, each followed by zeros."""
+    def vocode(self, items: Sequence[TokenIds], batch: Batch) -> jax.Array:
+        """Starts to compute the speech of a planned batch's items: [rows, samples], zeros after each item's end."""
         semantic_ids = np.zeros((batch.rows, batch.length), np.int32)
         global_ids = np.zeros((batch.rows, self.config.bicodec.speaker_encoder.token_num), np.int32)
         mask = np.zeros((batch.rows, batch.length), bool)

@@ -217,7 +217,7 @@ class Generator:
             room = larger
         tokens, stages = np.asarray(state.tokens), np.asarray(state.stage)
         return [
-            self._read(prompt, tokens[row, : limits[row]], stages[row] != self._done)
+            self._read(prompt, tokens[row, : limits[row]], bool(stages[row] != self._done))
             for row, prompt in enumerate(prompts)
         ]
 
@@ -285,7 +285,7 @@ class Generator:
             global_ids=made[made >= 0] if generated_voice else np.array(prompt.global_ids, np.int32),
             pitch_value=int(np.argmax(pitch)) if pitch.any() else prompt.pitch_value,
             speed_value=int(np.argmax(speed)) if speed.any() else prompt.speed_value,
-            reached_limit=bool(reached_limit),
+            reached_limit=reached_limit,
             new_tokens=len(tokens) if reached_limit else int(np.argmax(tokens == self._end)) + 1,
         )
 

@@ -108,7 +108,7 @@ def _encode(records: Sequence[dict[str, Any]], codec: Codec, threads: int) -> It
         recordings = [manifest.read_audio(records[kept[item]]["wav_path"], config.sample_rate) for item in batch.items]
         return codec.pad([prepare(samples, config) for samples in recordings], batch)
 
-    one_by_one = np.arange(len(plan))[:, None]
+    one_by_one = [np.array([number]) for number in range(len(plan))]
     padded = pipeline.batches(lambda epoch: one_by_one, load, len(plan), 0, threads=threads, prefetch=2)
     for batch, ids in zip(plan, codec.encode_padded(padded), strict=True):
         for item, (global_ids, semantic_ids) in zip(batch.items, ids, strict=False):

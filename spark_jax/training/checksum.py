@@ -34,7 +34,7 @@ def _compiled(sharding: Sharding) -> Callable[[Array], UInt32[Array, ""]]:
 
 
 def _checksum(array: Array) -> UInt32[Array, ""]:
-    """Sum of the elements' bits, each times an odd number that stands for its place, modulo 2^32.
+    """Sum of the elements' bits, each times an odd number that stands for its position, modulo 2^32.
 
     Sums of integers do not depend on their order, so that every division over devices gives the same one.
     """
