@@ -9,7 +9,7 @@ from spark_jax.errors import SparkError
 from spark_jax.model_directory.voice import Voice
 from spark_jax.text.attributes import GENDERS, LEVELS, MAX_SPEED_VALUE
 from spark_jax.text.clean import has_speech
-from spark_jax.text.reading import NORMALIZE, Normalize, shown
+from spark_jax.text.reading import NORMALIZE, shown
 
 MAX_PITCH_HZ = 1000.0  # 1000 mel, the highest of the pitch tokens
 _LEVELS = f"one of {', '.join(LEVELS)}"
@@ -58,7 +58,7 @@ class Request:
     top_p: float | None = None
     greedy: bool = False
     max_seconds: float | None = None
-    normalize: Normalize = "auto"
+    normalize: str = "auto"
 
     def __post_init__(self):
         if not isinstance(self.text, str):

@@ -6,7 +6,6 @@ model does not know are left out. Pure functions of the text and of the model's 
 """
 
 import dataclasses
-from typing import Literal
 
 from spark_jax.errors import SparkError
 from spark_jax.text.characters import fit_characters
@@ -16,8 +15,7 @@ from spark_jax.text.markup import MAX_PAUSE, Marked, read_markup
 from spark_jax.text.normalize import spoken_text
 from spark_jax.text_config import TextConfig
 
-Normalize = Literal["auto", "on", "off"]
-NORMALIZE: tuple[Normalize, ...] = ("auto", "on", "off")
+NORMALIZE = ("auto", "on", "off")
 _MAX_NAMED = 8  # characters that a warning names
 _MAX_SHOWN = 40  # characters of a text that a message shows
 
@@ -39,7 +37,7 @@ class Reading:
     warnings: tuple[str, ...]
 
 
-def read_text(text: str, config: TextConfig, normalize: Normalize = "auto") -> Reading:
+def read_text(text: str, config: TextConfig, normalize: str = "auto") -> Reading:
     """Returns what a model says for a text, and what it cannot say.
 
     Without normalization a text in plain words, with the quotes and punctuation of its language, stays as it is: a
@@ -73,7 +71,7 @@ def read_text(text: str, config: TextConfig, normalize: Normalize = "auto") -> R
     return Reading(tuple(stretches), lead, is_normalized(config, normalize), tuple(warnings))
 
 
-def read_transcript(transcript: str, config: TextConfig, normalize: Normalize = "auto") -> str:
+def read_transcript(transcript: str, config: TextConfig, normalize: str = "auto") -> str:
     """Returns the transcript of a reference as prompts hold it: read as a text is, without pauses.
 
     A space at its end stays, since the text follows it without one.
@@ -88,7 +86,7 @@ def read_transcript(transcript: str, config: TextConfig, normalize: Normalize = 
     return words + (" " if transcript[-1:].isspace() else "")
 
 
-def is_normalized(config: TextConfig, normalize: Normalize) -> bool:
+def is_normalized(config: TextConfig, normalize: str) -> bool:
     """Returns whether a text is put into words."""
     return config.normalize if normalize == "auto" else normalize == "on"
 
@@ -109,7 +107,7 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")
 
 
-def _words(text: str, config: TextConfig, normalize: Normalize, paragraphs: bool = True) -> tuple[str, str]:
+def _words(text: str, config: TextConfig, normalize: str, paragraphs: bool = True) -> tuple[str, str]:
     """The words of a stretch, and the characters that the model does not know."""
     normalizes = is_normalized(config, normalize)
     # Who knows every character was trained on text as it is written.

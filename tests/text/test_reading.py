@@ -187,6 +187,7 @@ def test_long_texts_are_not_repeated_in_messages():
     assert len(str(error.value)) < 200
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("config", [EMBEDDED, RELEASE], ids=["embedded", "release"])
 def test_random_texts_are_read_or_refused(config):
     """All of Unicode, 300 texts: pieces within the model's length and characters, or one line."""
