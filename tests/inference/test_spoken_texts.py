@@ -83,7 +83,7 @@ def test_spellings_sound_the_same(tts, written):
 
 
 def test_all_sentences_of_a_text_are_heard_in_order(word_errors_of):
-    """8 sentences: 11 % of words in error where it was written; in another order, or cut off, it would be most."""
+    """8 sentences: 8 % of words in error where it was written; in another order, or cut off, it would be most."""
     assert word_errors_of([TWO_SENTENCES.read_text()]) < 0.25
 
 
