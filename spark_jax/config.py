@@ -79,6 +79,18 @@ class SpeakerEncoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """Harmonic source of the wave generator, for small codecs; the release has none.
+
+    Blocks are numbered from 0. The output of the first block of the release's rates has 400 samples a second, too few
+    for a voice's fundamental.
+    """
+
+    blocks: tuple[int, ...] = (1, 2, 3)  # whose transposed convolution's output it is added to
+    noise_blocks: tuple[int, ...] = (2, 3)  # of these, with a channel of noise
+
+
+@dataclasses.dataclass(frozen=True)
 class WaveGeneratorConfig:
     """Snake / transposed-convolution generator (DAC decoder); the product of `rates` is the hop."""
 
@@ -86,6 +98,17 @@ class WaveGeneratorConfig:
     channels: int = 1536
     rates: tuple[int, ...] = (8, 5, 4, 2)
     kernel_sizes: tuple[int, ...] = (16, 11, 8, 4)
+    source: SourceConfig | None = None  # None: as the release; with it the codec has a pitch head too
+
+    def __post_init__(self):
+        if self.source is None:
+            return
+        blocks = range(len(self.rates))
+        if not self.source.blocks or not set(self.source.blocks) <= set(blocks):
+            expected = f"some of {', '.join(map(str, blocks))}"
+            raise SparkError(f"source: blocks is {self.source.blocks}, expected {expected}")
+        if not set(self.source.noise_blocks) <= set(self.source.blocks):
+            raise SparkError(f"source: noise_blocks is {self.source.noise_blocks}, expected some of its blocks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,10 +323,11 @@ def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
     """dacite makes tuples of lists, and fails without the field's name where there is none."""
     for field in dataclasses.fields(cls):
         value = mapping.get(field.name)
-        if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
-            _check_lists(field.type, value, f"{source}: {field.name}")
-            continue
         kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        if nested and isinstance(value, Mapping):
+            _check_lists(nested[0], value, f"{source}: {field.name}")
+            continue
         plain = tuple(kind for kind in kinds if typing.get_origin(kind) is None)
         if field.name not in mapping or isinstance(value, (list, tuple, *plain)):
             continue

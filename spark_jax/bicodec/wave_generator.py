@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from spark_jax.bicodec.source import Anchor, Pitch, SourceMix, source_channels
 from spark_jax.config import WaveGeneratorConfig
 from spark_jax.nn.convolution import Conv, ConvTranspose
 from spark_jax.nn.mask import Mask, upsample_mask, zero_padding
@@ -35,7 +36,7 @@ class ResidualUnit(nn.Module):
 
 
 class UpsamplingBlock(nn.Module):
-    """Snake → transposed convolution → three residual units."""
+    """Snake → transposed convolution, perhaps with a harmonic source added → three residual units."""
 
     features: int
     kernel_size: int
@@ -45,7 +46,10 @@ class UpsamplingBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Float[Array, "batch time channels"], mask: Mask = None
+        self,
+        inputs: Float[Array, "batch time channels"],
+        mask: Mask = None,
+        source: Float[Array, "batch samples source"] | None = None,
     ) -> Float[Array, "batch samples features"]:
         x = Snake(self.dtype, name="snake")(zero_padding(inputs, mask))
         upsample = ConvTranspose(
@@ -58,6 +62,8 @@ class UpsamplingBlock(nn.Module):
             name="upsample",
         )
         x = upsample(x)
+        if source is not None:
+            x = SourceMix(self.dtype, name="source")(x, source)
         mask = upsample_mask(mask, self.stride)
         unit_class = nn.remat(ResidualUnit) if self.remat else ResidualUnit
         for i, dilation in enumerate(DILATIONS):
@@ -68,7 +74,8 @@ class UpsamplingBlock(nn.Module):
 class WaveGenerator(nn.Module):
     """Convolution 7 → upsampling blocks → Snake → convolution 7 → tanh; channels halve in every block.
 
-    With `remat` the residual units, and the blocks around them, keep only their inputs for the gradient.
+    With `remat` the residual units, and the blocks around them, keep only their inputs for the gradient. Where the
+    configuration has a harmonic source, the generator must be told the pitch of its frames.
     """
 
     config: WaveGeneratorConfig
@@ -77,16 +84,42 @@ class WaveGenerator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, latents: Float[Array, "batch tokens channels"], mask: Mask = None
+        self,
+        latents: Float[Array, "batch tokens channels"],
+        mask: Mask = None,
+        pitch: Pitch | None = None,
+        sample_rate: int = 16_000,
+        anchor: Anchor | None = None,
+        noise_key: Array | None = None,
     ) -> Float[Array, "batch samples"]:
-        """Returns tokens · product of the rates samples in −1…1, zero outside the mask."""
+        """Returns tokens · product of the rates samples in −1…1, zero outside the mask.
+
+        Args:
+          latents: one for each frame.
+          mask: frames that are no padding, which follows them.
+          pitch: of the frames, where there is a harmonic source; otherwise it does not matter.
+          sample_rate: static. Of the output, in which the pitch's hertz are counted.
+          anchor: where the frames lie in an utterance that is made in parts; None: it begins with them.
+          noise_key: of the source's noise; None: a fixed one.
+
+        Raises:
+          ValueError: there is a harmonic source, and no pitch.
+        """
         c = self.config
+        sources = {}
+        if c.source is not None:
+            if pitch is None:
+                raise ValueError("the wave generator has a harmonic source, and was given no pitch")
+            frequency = pitch.f0.astype(jnp.float32) / sample_rate
+            sources = source_channels(c.source, frequency, pitch.voicing, c.rates, mask, anchor, noise_key)
         settings = dict(padding=3, weight_norm=True, dtype=self.dtype)
         x = Conv(c.channels, 7, name="conv_in", **settings)(zero_padding(latents, mask))
         block_class = nn.remat(UpsamplingBlock) if self.remat else UpsamplingBlock
         for i, (rate, kernel_size) in enumerate(zip(c.rates, c.kernel_sizes, strict=True)):
             features = c.channels // 2 ** (i + 1)
-            x = block_class(features, kernel_size, rate, self.dtype, self.remat, name=f"block_{i}")(x, mask)
+            x = block_class(features, kernel_size, rate, self.dtype, self.remat, name=f"block_{i}")(
+                x, mask, sources.get(i)
+            )
             mask = upsample_mask(mask, rate)
         x = Snake(self.dtype, name="snake")(zero_padding(x, mask))
         x = Conv(1, 7, axes=(None, "conv_in", None), name="conv_out", **settings)(x)  # one channel: not divided
