@@ -94,6 +94,13 @@ class Wav2Vec2(nn.Module):
         """
         return self._run(input_values, lengths, collect=True)[1]
 
+    def features_and_last(
+        self, input_values: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+    ) -> tuple[Float[Array, "batch frames hidden"], Float[Array, "batch frames hidden"]]:
+        """What the call returns, and the output of the last of `num_layers` layers. Arguments as for the call."""
+        features, _, last = self._run(input_values, lengths, collect=False)
+        return features, last
+
     @nn.compact
     def _run(self, input_values, lengths, collect):
         config = self.config
@@ -120,8 +127,8 @@ class Wav2Vec2(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config, self.dtype, collect, name="layers")
         carry = (x, weights[0] * x.astype(jnp.float32))
-        (_, features), states = layers(carry, jnp.asarray(weights[1:]), valid)
-        return features, jnp.concatenate([x[None], states]) if collect else None
+        (last, features), states = layers(carry, jnp.asarray(weights[1:]), valid)
+        return features, jnp.concatenate([x[None], states]) if collect else None, last
 
 
 class FeatureExtractor(nn.Module):
