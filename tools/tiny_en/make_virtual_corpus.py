@@ -149,11 +149,7 @@ def row_index(number: int, version: int) -> str:
 
 
 def publish_with_tracks(out: Path, rows: Mapping[str, dict], settings: dict) -> dict:
-    """`publish`, with the pitch tracks of all rows in f0.npy in place of each in its record.
-
-    A reader between the two files would pair old records with new tracks: the tracks are appended to by those of later
-    sentences only in the order of the index, so records are written last and readers are those of a finished run.
-    """
+    """`publish`, with the pitch tracks of all rows in f0.npy in place of each in its record."""
     tracks, published, start = [], {}, 0
     for index in sorted(rows):
         row = dict(rows[index])
