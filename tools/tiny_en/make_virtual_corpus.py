@@ -10,10 +10,11 @@ OUT_DIR/metadata.jsonl (sorted by index), f0.npy and summary.json are written ev
 
 A record has, beside make_corpus.py's fields, `kind` ("source", "named", "random", "held_out"), `engine`, the
 speaker's name in `speaker` and `voice`, the speaker's numbers in `formant`, `f0_mean` (geometric, Hz), `f0_range`,
-`tilt`, `breath` and `duration_factor`, `phoneme_bounds` in seconds where the engine says them, and the place of its
-pitch track in f0.npy (`f0_start`, `f0_frames`: tenths of a hertz, one for every 20 ms, 0 where unvoiced).
+`tilt`, `breath` and `duration_factor`, `phonemes` with their `phoneme_bounds` in seconds, and the place of its pitch
+track in f0.npy (`f0_start`, `f0_frames`: tenths of a hertz, one for every 20 ms, 0 where unvoiced).
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -35,6 +36,8 @@ from corpus_sentences import CorpusError, frequent_first, wordnet_sentences
 from corpus_voices import Voice, open_voice
 from corpus_workers import results
 from pitch_track import UNIT, pitch_track
+from transfer_bounds import transfer_bounds
+from voicing_shift import settle_bounds
 
 from spark_jax.errors import SparkError
 
@@ -42,7 +45,16 @@ WORDNET = Path("/usr/share/wordnet")
 LENGTHS = (15, 70)  # characters
 MIN_WORDS = 3
 PUBLISH_EVERY = 500  # sentences
-PLAN_VERSION = 1  # of what a corpus is made by; another one continues no folder
+PLAN_VERSION = 2  # of what a corpus is made by; another one continues no folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+    """An engine's own speech, taken apart, its phonemes (the source's) and when they are spoken, in seconds."""
+
+    speech: world_speech.Speech
+    phonemes: str
+    bounds: list[float]
 
 
 class SentenceSpeaker:
@@ -60,8 +72,8 @@ class SentenceSpeaker:
             index = row_index(number, take.version)
             try:
                 if take.engine not in spoken:
-                    spoken[take.engine] = self._spoken(take.engine, number, text)
-                rows.append(self._take(index, number, text, take, *spoken[take.engine]))
+                    spoken[take.engine] = self._speak(take.engine, number, text, spoken.get(SOURCE))
+                rows.append(self._take(index, number, text, take, spoken[take.engine]))
             except SparkError as error:
                 rows.append({"index": index, "dropped": "no phoneme times", "text": text, "error": str(error)})
             except Exception as error:  # an engine that fails on one sentence must not end the corpus
@@ -73,22 +85,28 @@ class SentenceSpeaker:
             self.voices[engine] = open_voice(engine)
         return self.voices[engine]
 
-    def _spoken(self, engine: str, number: int, text: str) -> tuple[world_speech.Speech | None, dict[str, Any]]:
-        """The engine's own speech, taken apart, and what is known of it; None where it says nothing."""
+    def _speak(self, engine: str, number: int, text: str, source: Spoken | None) -> Spoken | None:
+        """The engine's own speech; None where there is none, or none whose phonemes' times can be known."""
         voice = self._voice(engine)
         samples, _ = trim(voice.speak(text, seed=number, speed=1.0), voice.sample_rate)
-        fields: dict[str, Any] = {"phonemes": self._voice(SOURCE).phonemes(text)}
+        if not len(samples) or (source is None and engine != SOURCE):
+            return None
+        speech = world_speech.analyze(samples, voice.sample_rate, fundamental=engine == SOURCE)
+        voiced = speech.contour > 0
+        if not voiced.any():
+            return None
         if engine == SOURCE:
-            fields["phoneme_bounds"] = self.aligner.bounds(fields["phonemes"])
-        if not len(samples):
-            return None, fields
-        return world_speech.analyze(samples, voice.sample_rate, fundamental=engine == SOURCE), fields
+            phonemes = voice.phonemes(text)
+            bounds = self.aligner.bounds(phonemes)
+        else:
+            phonemes = source.phonemes
+            bounds = transfer_bounds(source.bounds, source.speech, speech, FORMANTS[engine] / FORMANTS[SOURCE])
+        return Spoken(speech, phonemes, settle_bounds(bounds, phonemes, voiced, world_speech.FRAME_SECONDS))
 
-    def _take(
-        self, index: str, number: int, text: str, take: Take, speech: world_speech.Speech | None, known: dict[str, Any]
-    ) -> dict[str, Any]:
-        if speech is None or not speech.contour.any():
+    def _take(self, index: str, number: int, text: str, take: Take, spoken: Spoken | None) -> dict[str, Any]:
+        if spoken is None:
             return {"index": index, "dropped": "silent or unvoiced", "text": text}
+        speech = spoken.speech
         if take.speaker is None:
             samples, contour = speech.samples, speech.contour
         else:
@@ -103,7 +121,7 @@ class SentenceSpeaker:
         wav_path = Path("audio") / f"{number // 500:03d}" / f"{index}.flac"
         write_flac(self.out / wav_path, samples)
         voiced = track[track > 0] * UNIT
-        row = {
+        return {
             "index": index,
             "split": corpus_plan.split(text),
             "kind": take.kind,
@@ -120,12 +138,10 @@ class SentenceSpeaker:
             "syllable_num": self.syllables.count(text),
             "text": text,
             "wav_path": wav_path.as_posix(),
-            **known,
+            "phonemes": spoken.phonemes,
+            "phoneme_bounds": [round(second * take.duration, 3) for second in spoken.bounds],
             "f0": track.tolist(),
         }
-        if "phoneme_bounds" in row:
-            row["phoneme_bounds"] = [round(second * take.duration, 3) for second in row["phoneme_bounds"]]
-        return row
 
 
 def speaker_fields(take: Take, voice: Voice, contour: world_speech.Contour) -> dict[str, Any]:
