@@ -15,14 +15,18 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def read_journal(path: Path, settings: dict) -> dict[str, dict]:
-    """The rows already done, by index. A line torn by a kill is cut off; other settings are a CorpusError."""
+def read_journal(path: Path, settings: dict, mend: bool = True) -> dict[str, dict]:
+    """The rows already done, by index. Other settings are a CorpusError.
+
+    A line torn by a kill is no row; with `mend` it is cut off the file. Without, the file is only read: another process
+    may be writing that line.
+    """
     if not path.exists():
         write_atomically(path, json.dumps({"settings": settings}) + "\n")
         return {}
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
+    if mend and len(whole) < len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))
     header, *rows = [json.loads(line) for line in whole.splitlines()]

@@ -256,7 +256,7 @@ def main(
             settings = corpus_settings(sentences, engines)
             if not (out / "journal.jsonl").exists():
                 raise CorpusError(f"{out}: no journal.jsonl to publish")
-            summary = publish_with_tracks(out, read_journal(out / "journal.jsonl", settings), settings)
+            summary = publish_with_tracks(out, read_journal(out / "journal.jsonl", settings, mend=False), settings)
         else:
             summary = make_corpus(out, sentences, engines, jobs)
         typer.echo(json.dumps(summary, indent=2))
