@@ -2,14 +2,14 @@
 
 Optional, and none of the release: a generator of few steps repeats what it makes every frame, because its latents hold
 no phase, and that sounds like a whisper. The phase is a running sum of the pitch, so it is the one thing in the codec
-that a sample far back has a say in. To make speech in parts, hand over the phase:
-
-    starts = phase_starts(frequency)                      # of the part with its context
-    wave = generator(latents, pitch, Anchor(starts_of_the_last_part, frame, context))
+that has no end to what it remembers. Speech that is made in parts hands it on: `phase_starts` of a part, with one frame
+of context on either side, says the phase at which the next part begins; an `Anchor` of it goes into the generator.
 
 Phases are counted in 2⁻³² of a cycle as unsigned integers: the sum wraps where a cycle ends, is exact, and is the
 same in whatever parts or order it is summed.
 """
+
+import math
 
 import flax.linen as nn
 import flax.struct
@@ -23,6 +23,7 @@ from spark_jax.nn.mask import Mask
 
 CYCLE = 2.0**32  # units of phase
 NOISE_SEED = 0
+MIN_FREQUENCY = 1e-6  # cycles a sample; the logarithm of padding must be a number
 MAX_FREQUENCY = 0.45  # cycles a sample; beyond it a phase would alias
 WEIGHT_LIMIT = 0.02  # of the first weights: a generator learns to use the source, it is not drowned by it
 
@@ -86,7 +87,7 @@ def sample_steps(
       hop: samples of a frame.
       mask: frames that are no padding.
     """
-    frequency = jnp.exp(interpolate(jnp.log(frequency), hop, mask))
+    frequency = jnp.exp(interpolate(jnp.log(jnp.maximum(frequency, MIN_FREQUENCY)), hop, mask))
     return (jnp.clip(frequency, 0.0, MAX_FREQUENCY) * CYCLE).astype(jnp.uint32)
 
 
@@ -172,9 +173,7 @@ def source_channels(
       through them: the phase of a wrong pitch has none worth following.
     """
     frequency, voicing = jax.lax.stop_gradient((frequency, voicing))
-    hop = 1
-    for rate in rates:
-        hop *= rate
+    hop = math.prod(rates)
     batch, frames = frequency.shape
     steps = sample_steps(frequency, hop, mask)
     inside = jnp.cumsum(steps, axis=-1, dtype=jnp.uint32) - steps

@@ -65,3 +65,24 @@ def fill_unvoiced(f0: Float[np.ndarray, " tokens"], default: float = 150.0) -> F
     if not len(voiced):
         return np.full_like(f0, default)
     return np.exp(np.interp(np.arange(len(f0)), voiced, np.log(f0[voiced]))).astype(f0.dtype)
+
+
+def pitch_fields(track: Float[np.ndarray, " tokens"], start: int, count: int) -> dict[str, np.ndarray]:
+    """What a batch of the codec's training says of the pitch of a segment (`bicodec.pitch.PitchTarget`).
+
+    Args:
+      track: of the whole utterance in Hz, 0 where unvoiced.
+      start: first token of the segment.
+      count: its tokens; beyond the utterance they are unvoiced.
+
+    Returns:
+      `f0` and `f0_filled` [count], and `f0_mean`, the geometric mean of the utterance's voiced tokens, 0 with none.
+    """
+    voiced = track[track > 0]
+    missing = max(start + count - len(track), 0)
+    filled = np.pad(fill_unvoiced(track), (0, missing), mode="edge" if len(track) else "constant")
+    return {
+        "f0": np.pad(track, (0, missing))[start : start + count].astype(np.float32),
+        "f0_filled": filled[start : start + count].astype(np.float32),
+        "f0_mean": np.float32(np.exp(np.mean(np.log(voiced))) if len(voiced) else 0.0),
+    }
