@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all lint docs clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
@@ -28,5 +28,13 @@ test: lint
 test-all: lint ## with the slow proofs
 	$(PYTEST) -m "slow or not slow"
 
+docs: $(VENV)/.docs ## the documentation as a site in site/; a warning or a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html; with search: $(BIN)/python -m http.server --directory site"
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo.wav
+	rm -rf $(VENV) demo.wav site

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spark_jax.config import SparkConfig
     from spark_jax.errors import SparkError
+    from spark_jax.inference.codec import Codec
     from spark_jax.inference.synthesize import Audio, SparkTTS
     from spark_jax.model_directory.voice import Voice
 
 _HOMES = {
     "Audio": "spark_jax.inference.synthesize",
+    "Codec": "spark_jax.inference.codec",
     "SparkConfig": "spark_jax.config",
     "SparkError": "spark_jax.errors",
     "SparkTTS": "spark_jax.inference.synthesize",
     "Voice": "spark_jax.model_directory.voice",
 }
-__all__ = ["Audio", "SparkConfig", "SparkError", "SparkTTS", "Voice", "__version__"]
+__all__ = ["Audio", "Codec", "SparkConfig", "SparkError", "SparkTTS", "Voice", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,17 +1,16 @@
-"""Frozen dataclasses: the only schema of a model. Field names follow the release's own configuration files.
+"""Frozen dataclasses, the only schema of a model. Their field names follow the release's configuration files.
 
-A model directory's `config.json` is `SparkConfig` written out; a size is a value of these classes, never a
-branch in code. `RELEASE` holds the sizes of the 0.5B release, `tiny()` those that tests can afford.
+The `config.json` of a model directory holds a `SparkConfig`. Sizes are values of these classes, never branches in code.
+`RELEASE` has the sizes of the 0.5B release, and `tiny()` has sizes for tests.
 """
 
+import contextlib
 import dataclasses
-import types
-import typing
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-import dacite
-
+from spark_jax.dataclass_reader import read_dataclass
 from spark_jax.errors import SparkError
 
 T = TypeVar("T")
@@ -29,10 +28,24 @@ class MelConfig:
     mel_fmax: float | None = None  # None: half the sample rate
     num_mels: int = 128
 
+    def __post_init__(self):
+        nyquist = self.sample_rate / 2
+        highest = nyquist if self.mel_fmax is None else self.mel_fmax
+        if not 0 <= self.mel_fmin < highest <= nyquist:
+            raise SparkError(
+                f"mel_params: mel_fmin {self.mel_fmin} and mel_fmax {self.mel_fmax} do not fit sample_rate "
+                f"{self.sample_rate}, expected 0 ≤ mel_fmin < mel_fmax ≤ {nyquist:g}"
+            )
+        if not 0 < self.win_length <= self.n_fft or self.hop_length < 1:
+            raise SparkError(
+                f"mel_params: win_length is {self.win_length}, n_fft {self.n_fft} and hop_length {self.hop_length}, "
+                f"expected 0 < win_length ≤ n_fft and a positive hop_length"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class VocosConfig:
-    """A stack of Vocos (ConvNeXt) blocks with sampling stages: semantic encoder, prenet and postnet."""
+    """A stack of Vocos (ConvNeXt) blocks with sampling stages: semantic encoder, prenet, and postnet."""
 
     input_channels: int
     vocos_dim: int
@@ -54,12 +67,12 @@ class QuantizerConfig:
     commitment: float = 0.25
     codebook_loss_weight: float = 2.0
     decay: float = 0.99  # of the moving average of code usage
-    threshold_ema_dead_code: float = 0.2  # a code with less usage than this counts as inactive
+    threshold_ema_dead_code: float = 0.2  # codes with less usage count as inactive
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeakerEncoderConfig:
-    """ECAPA-TDNN, Perceiver resampler and residual FSQ: the global tokens (paper §3.1.3)."""
+    """ECAPA-TDNN, Perceiver resampler, and residual FSQ of the global tokens (paper §3.1.3)."""
 
     input_dim: int = 128  # mel bands
     out_dim: int = 1024
@@ -80,25 +93,22 @@ class SpeakerEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
-    """Harmonic source of the wave generator, for small codecs; the release has none.
+    """Harmonic source of the wave generator, for small codecs; the release has none."""
 
-    Blocks are numbered from 0. The output of the first block of the release's rates has 400 samples a second, too few
-    for a voice's fundamental.
-    """
-
-    blocks: tuple[int, ...] = (1, 2, 3)  # whose transposed convolution's output it is added to
-    noise_blocks: tuple[int, ...] = (2, 3)  # of these, with a channel of noise
+    # It is added to the output of their transposed convolutions; that of block 0 has too few samples per second.
+    blocks: tuple[int, ...] = (1, 2, 3)
+    noise_blocks: tuple[int, ...] = (2, 3)  # those of `blocks` that get a channel of noise
 
 
 @dataclasses.dataclass(frozen=True)
 class WaveGeneratorConfig:
-    """Snake / transposed-convolution generator (DAC decoder); the product of `rates` is the hop."""
+    """Wave generator of Snake and transposed convolutions (DAC's decoder); the product of `rates` is the hop."""
 
     input_channel: int = 1024
     channels: int = 1536
     rates: tuple[int, ...] = (8, 5, 4, 2)
     kernel_sizes: tuple[int, ...] = (16, 11, 8, 4)
-    source: SourceConfig | None = None  # None: as the release; with it the codec has a pitch head too
+    source: SourceConfig | None = None  # None: as in the release; otherwise the codec has a pitch head too
 
     def __post_init__(self):
         if self.source is None:
@@ -113,7 +123,7 @@ class WaveGeneratorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BiCodecConfig:
-    """BiCodec (paper §3.1); the defaults are the 0.5B release's."""
+    """BiCodec (paper §3.1); the defaults are those of the 0.5B release."""
 
     mel_params: MelConfig = MelConfig()
     encoder: VocosConfig = VocosConfig(1024, 384, 2048, 12, 1024)
@@ -128,7 +138,7 @@ class BiCodecConfig:
 class DiscriminatorConfig:
     """Multi-period and multi-band STFT discriminators of the codec's training; the defaults are DAC's.
 
-    They are no part of a model directory. Empty `periods` or `fft_sizes` leave that kind out.
+    Model directories do not contain them. Empty `periods` or `fft_sizes` leave out discriminators of that kind.
     """
 
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
@@ -142,10 +152,9 @@ class DiscriminatorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Wav2Vec2Config:
-    """wav2vec2 with layer-norm feature extractor and stable layer norm; defaults: wav2vec2-large-xlsr-53.
+    """wav2vec2 with layer-norm feature extractor and stable layer norm; the defaults are wav2vec2-large-xlsr-53.
 
-    Only the first `max(feature_layers)` transformer layers exist in this library: nothing above the last tap
-    is ever needed.
+    Features need only the first `max(feature_layers)` transformer layers, so this library keeps no others.
     """
 
     hidden_size: int = 1024
@@ -161,12 +170,25 @@ class Wav2Vec2Config:
     layer_norm_eps: float = 1e-5
     feature_layers: tuple[int, ...] = (11, 14, 16)  # hidden states whose mean is the feature
 
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.conv_stride)
+
+    @property
+    def frame_length(self) -> int:
+        """Samples that the convolutions see for one frame."""
+        length = 1
+        for kernel, stride in reversed(list(zip(self.conv_kernel, self.conv_stride, strict=True))):
+            length = (length - 1) * stride + kernel
+        return length
+
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
     """Qwen2 or Qwen3 decoder; the defaults are Qwen2.5-0.5B with the release's vocabulary.
 
-    Qwen3 is `attention_bias=False, qk_norm=True` with a `head_dim` of its own.
+    Qwen3 has `attention_bias=False`, `qk_norm=True`, and a `head_dim` of its own.
     """
 
     vocab_size: int = 166_000
@@ -185,13 +207,13 @@ class Qwen2Config:
 
     def __post_init__(self):
         if self.head_dim is None:
-            # Equal to the one that names the size, and so in comparisons, hashes and config.json.
+            # Set here, so that comparisons and hashes do not depend on whether the size was given.
             object.__setattr__(self, "head_dim", self.hidden_size // max(1, self.num_attention_heads))
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How a model's tokens are drawn where a request does not say; the defaults are the release's."""
+    """Default sampling of a model's tokens, which a request may override; the defaults are those of the release."""
 
     temperature: float = 0.8
     top_k: int = 50
@@ -200,30 +222,81 @@ class SamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SparkConfig:
-    """The whole text-to-speech system: what `config.json` of a model directory holds."""
+    """The whole text-to-speech system, as `config.json` of a model directory holds it.
+
+    Rates that contradict each other are an error wherever a configuration is made; else a codec would learn from
+    another spectrum, or from tokens at other positions than its samples, without a word.
+
+    Raises:
+      SparkError: the rates of the parts do not fit each other; the message lists all contradictions with their keys.
+    """
 
     sample_rate: int = 16_000
-    latent_hop_length: int = 320  # samples a semantic token
-    ref_segment_duration: float = 6.0  # seconds of reference audio behind the global tokens
+    latent_hop_length: int = 320  # samples per semantic token
+    ref_segment_duration: float = 6.0  # seconds of reference audio from which global tokens are made
     volume_normalize: bool = True
+    max_semantic_tokens: int = 3000  # of one utterance: 60 s at the release's rates
     bicodec: BiCodecConfig = BiCodecConfig()
     wav2vec2: Wav2Vec2Config = Wav2Vec2Config()
     llm: Qwen2Config = Qwen2Config()
     sampling: SamplingConfig = SamplingConfig()
 
+    def __post_init__(self):
+        if problems := list(_contradictions(self)):
+            raise SparkError("; ".join(problems))
+
+    @property
+    def token_rate(self) -> float:
+        """Number of semantic tokens per second."""
+        return self.sample_rate / self.latent_hop_length
+
     @property
     def ref_segment_samples(self) -> int:
-        """Length of the reference clip: whole tokens only (reference BiCodecTokenizer.get_ref_clip)."""
+        """Number of samples of the reference clip, a multiple of the hop (reference BiCodecTokenizer.get_ref_clip)."""
         hop = self.latent_hop_length
         return int(self.sample_rate * self.ref_segment_duration) // hop * hop
+
+
+def _contradictions(config: SparkConfig) -> Iterator[str]:
+    """Yields the contradictions among a system's rates, one line each."""
+    codec, front_end = config.bicodec, config.wav2vec2
+    for name in ("sample_rate", "latent_hop_length", "max_semantic_tokens"):
+        if getattr(config, name) < 1:
+            yield f"{name} is {getattr(config, name)}, expected a positive number"
+    if codec.mel_params.sample_rate != config.sample_rate:
+        yield (
+            f"bicodec.mel_params.sample_rate is {codec.mel_params.sample_rate}, "
+            f"expected that of the system, sample_rate {config.sample_rate}"
+        )
+    upsampled, rates = math.prod(codec.prenet.sample_ratios), math.prod(codec.decoder.rates)
+    if upsampled * rates != config.latent_hop_length:
+        yield (
+            f"bicodec.decoder.rates {codec.decoder.rates} make {rates} samples of a frame and bicodec.prenet."
+            f"sample_ratios {codec.prenet.sample_ratios} make {upsampled} frames of a token, "
+            f"expected together latent_hop_length {config.latent_hop_length}"
+        )
+    downsampled = math.prod(codec.encoder.sample_ratios)
+    if front_end.hop_length * downsampled != config.latent_hop_length:
+        yield (
+            f"wav2vec2.conv_stride {front_end.conv_stride} makes a feature of {front_end.hop_length} samples and "
+            f"bicodec.encoder.sample_ratios {codec.encoder.sample_ratios} make a token of {downsampled} features, "
+            f"expected together latent_hop_length {config.latent_hop_length}"
+        )
+    if upsampled * math.prod(codec.postnet.sample_ratios) != downsampled:
+        yield (
+            f"bicodec.postnet.sample_ratios {codec.postnet.sample_ratios} and bicodec.prenet.sample_ratios "
+            f"{codec.prenet.sample_ratios} do not make as many features of a token as bicodec.encoder.sample_ratios "
+            f"{codec.encoder.sample_ratios} take"
+        )
 
 
 RELEASE = SparkConfig()
 
 
 def tiny() -> SparkConfig:
-    """A whole system of some 100 thousand parameters with every part of the release, and few layers of each: for tests,
-    whose time is mostly that of compiling layers.
+    """Returns a system of about 100,000 parameters for tests.
+
+    It has every part of the release but few layers of each, because tests spend most of their time on compiling layers.
     """
     return SparkConfig(
         ref_segment_duration=0.5,
@@ -273,77 +346,54 @@ def tiny() -> SparkConfig:
     )
 
 
-def from_mapping(cls: type[T], mapping: Mapping[str, Any], source: str) -> T:
-    """Builds a configuration dataclass from plain data (YAML, JSON); unknown keys and wrong types are errors.
+def from_mapping(cls: type[T], mapping: Any, source: str) -> T:
+    """Makes a configuration from plain data (YAML, JSON); unknown keys and wrong types are errors.
 
     Args:
       cls: a dataclass of this library.
-      mapping: nested plain data; lists stand for tuples.
-      source: where the data comes from, for the message (a file name).
+      mapping: nested plain data, with lists for tuples.
+      source: origin of the data for messages, such as a file name.
 
     Raises:
-      SparkError: an unknown or missing key, or a value of another type than the field's.
+      SparkError: a key is unknown or missing, or a value has another type than its field.
     """
-    if not isinstance(mapping, Mapping):
-        raise SparkError(f"{source}: expected a mapping of {cls.__name__} fields, found {type(mapping).__name__}")
-    _check_lists(cls, mapping, source)
-    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
-    try:
-        config = dacite.from_dict(cls, dict(mapping), settings)
-    except (dacite.DaciteError, TypeError) as error:  # the latter from a class that computes with its sizes
-        raise SparkError(f"{source}: {' '.join(str(error).split())}") from error
-    _refuse_booleans(config, source)
-    return config
+    if cls is SparkConfig and isinstance(mapping, Mapping):
+        mapping = _absent_sections(mapping) | dict(mapping)
+    return read_dataclass(cls, mapping, source)
 
 
-def _refuse_booleans(config: Any, source: str) -> None:
-    """To Python True is a number, and dacite lets it pass for one."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            _refuse_booleans(value, f"{source}: {field.name}")
-        elif "bool" not in str(field.type) and bool in map(type, value if type(value) is tuple else (value,)):
-            raise SparkError(f"{source}: {field.name} is {value!r}, expected a number")
+def _absent_sections(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns sections at a model directory's own rates for the parts that it does not have.
+
+    Their sizes are never read, but the defaults would contradict the other sections if the rates are not those of the
+    release.
+    """
+    rate, hop = (mapping.get(name, getattr(RELEASE, name)) for name in ("sample_rate", "latent_hop_length"))
+    if (rate, hop) == (RELEASE.sample_rate, RELEASE.latent_hop_length) or {type(rate), type(hop)} != {int}:
+        return {}
+    codec, front_end, ratio = {"mel_params": {"sample_rate": rate}}, RELEASE.wav2vec2, 1
+    with contextlib.suppress(AttributeError, TypeError):  # malformed sections are reported when they are read
+        if "wav2vec2" in mapping:
+            ratio = max(1, hop // math.prod(mapping["wav2vec2"].get("conv_stride", front_end.conv_stride)))
+        elif "bicodec" in mapping:
+            ratio = math.prod(mapping["bicodec"].get("encoder", {}).get("sample_ratios", (1,)))
+    for name, ratios in {"encoder": (ratio,), "prenet": (1,), "postnet": (ratio,)}.items():
+        codec[name] = dataclasses.asdict(getattr(RELEASE.bicodec, name)) | {"sample_ratios": ratios}
+    codec["decoder"] = {"rates": (hop,), "kernel_sizes": (2 * hop,)}
+    stride = hop // max(1, ratio)
+    wav2vec2 = {"conv_dim": (front_end.conv_dim[0],), "conv_kernel": (stride,), "conv_stride": (stride,)}
+    return {"bicodec": codec, "wav2vec2": wav2vec2}
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`: nested dictionaries, ready for JSON or YAML.
+    """Returns a configuration as nested dictionaries for JSON or YAML: the inverse of `from_mapping`.
 
-    A decoder's `head_dim` that follows from its other sizes is left out: where they are changed, it follows them.
+    A decoder's `head_dim` is left out if it follows from the other sizes, so that it follows changes of these.
     """
     mapping = dataclasses.asdict(config)
     for decoder in (mapping, mapping.get("llm")):
-        if isinstance(decoder, dict) and "head_dim" in decoder:
-            if decoder["head_dim"] == decoder["hidden_size"] // max(1, decoder["num_attention_heads"]):
-                del decoder["head_dim"]
+        if not isinstance(decoder, dict) or "head_dim" not in decoder:
+            continue
+        if decoder["head_dim"] == decoder["hidden_size"] // max(1, decoder["num_attention_heads"]):
+            del decoder["head_dim"]
     return mapping
-
-
-def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
-    """dacite makes tuples of lists, and fails without the field's name where there is none."""
-    for field in dataclasses.fields(cls):
-        value = mapping.get(field.name)
-        kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
-        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
-        if nested and isinstance(value, Mapping):
-            _check_lists(nested[0], value, f"{source}: {field.name}")
-            continue
-        plain = tuple(kind for kind in kinds if typing.get_origin(kind) is None)
-        if field.name not in mapping or isinstance(value, (list, tuple, *plain)):
-            continue
-        if tuple in map(typing.get_origin, kinds):
-            raise SparkError(f"{source}: {field.name} is {value!r}, expected a list")
-
-
-def _as_float(value: Any) -> Any:
-    """YAML writes 10 and, without a dot, 1e-4 (a string): both mean a float where a field is one."""
-    if isinstance(value, bool):
-        return value  # left for the type check, which names the field
-    if isinstance(value, int):
-        return float(value)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

@@ -1,9 +1,9 @@
-"""The device mesh, the one table of logical axes, and the shardings of train states, batches and activations.
+"""The device mesh, the one table of logical axes, and the shardings of train states, batches, and activations.
 
 Models name the axes of their parameters (`nn.with_logical_partitioning`) and of a few activations (`constrain`,
-`per_device`); `RULES` says on which mesh axis each name lies. The shardings of a whole train state, optimizer and
-all, are resolved once over `eval_shape`. Activations know the mesh from the context that `under_mesh` traces a
-function in; without one (inference, tests of a single device) nothing is divided.
+`per_device`); `RULES` maps each name to mesh axes. The shardings of a whole train state, with its optimizer, are
+resolved once over `eval_shape`. Activations find the mesh in the context in which `under_mesh` traces a function;
+without one (inference, tests of a single device) nothing is divided.
 """
 
 import functools
@@ -18,12 +18,12 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 MESH_AXES = (DATA, FSDP, TENSOR)
 
-# Logical axis → mesh axis (None: not divided). Batches are divided over data and fsdp together.
+# Logical axis → mesh axis (None: not divided). Batches are divided over data and fsdp.
 RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": (DATA, FSDP),
     "time": None,
@@ -44,16 +44,16 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh of axes (data, fsdp, tensor).
+    """Makes a mesh with the axes (data, fsdp, tensor).
 
     Args:
-      data: devices on the data axis; -1 takes all that the other axes leave, so that none is left out.
-      fsdp: devices that parameters and batches are divided over.
-      tensor: devices that heads, hidden units and vocabulary are divided over.
-      devices: those to use; None: the first `data·fsdp·tensor` of all.
+      data: number of devices on the data axis; -1 takes all that the other axes leave, so that every device is used.
+      fsdp: number of devices over which parameters and batches are divided.
+      tensor: number of devices over which heads, hidden units, and vocabulary are divided.
+      devices: devices to use; None: the first `data·fsdp·tensor` of all.
 
     Raises:
-      SparkError: sizes that do not fit the number of devices, or how they are connected.
+      SparkError: the sizes do not fit the number of devices or the way in which they are connected.
     """
     available = list(jax.devices() if devices is None else devices)
     if data == -1 and min(fsdp, tensor) >= 1:
@@ -70,27 +70,27 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     if min(sizes) < 1 or math.prod(sizes) > len(available):
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit {len(available)} devices")
     chosen = available[: math.prod(sizes)]
-    # GPUs count their nodes so; chips of a topology with one slice (`spark-jax plan`) have no number.
+    # On GPUs `slice_index` counts nodes; chips of a topology with one slice (`spark-jax plan`) do not have it.
     slices = len({getattr(device, "slice_index", 0) for device in chosen}) if chosen[0].platform == "tpu" else 1
     if data % slices:
         raise SparkError(f"mesh: data is {data}, expected a multiple of the {slices} slices, which data goes over")
     try:
-        # As jax.make_mesh, which cannot divide an axis of the interconnect: no fsdp of 4 on 16 × 16 chips.
+        # As `jax.make_mesh`, which cannot divide an axis of the interconnect (fsdp of 4 on 16 × 16 chips).
         if slices == 1:
             grid = mesh_utils.create_device_mesh(sizes, chosen, allow_split_physical_axes=True)
         else:
             grid = mesh_utils.create_hybrid_device_mesh(
                 (data // slices, fsdp, tensor), (slices, 1, 1), chosen, allow_split_physical_axes=True
             )
-    except (AssertionError, NotImplementedError, ValueError) as error:  # chips that make up no whole block
-        reason = " ".join(str(error).split())[:300]
+    except (AssertionError, NotImplementedError, ValueError) as error:  # chips that do not form a block
+        reason = one_line(error, 300)
         raise SparkError(f"mesh (data, fsdp, tensor) = {sizes} does not fit these devices ({reason})") from error
-    # Auto axes: Linen's logical boxes need them.
+    # Linen's logical boxes need Auto axes.
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def unbox(tree: Any) -> Any:
-    """Plain arrays in place of Linen's boxes, without any sharding constraint."""
+    """Replaces Linen's boxes by their arrays, without sharding constraints."""
     is_box = lambda leaf: isinstance(leaf, nn.meta.AxisMetadata)  # noqa: E731
     return jax.tree.map(
         lambda leaf: (
@@ -104,13 +104,13 @@ def unbox(tree: Any) -> Any:
 
 
 def tree_shardings(mesh: Mesh, abstract: Any, rules: Mapping[str, Any] = RULES) -> Any:
-    """Shardings of an abstract (boxed) tree, in the shape of the unboxed tree.
+    """Returns the shardings of an abstract tree with boxes, in the structure of the tree without boxes.
 
-    Unboxed leaves (step counters, statistics) are replicated.
+    Leaves without a box (step counters, statistics) are replicated.
 
     Raises:
-      SparkError: a logical axis that the table lacks, two axes of one array on the same mesh axis, or a size
-        that its mesh axes do not divide; all are listed at once.
+      SparkError: a logical axis is not in the table, two axes of one array are on the same mesh axis, or a size is not
+        divisible by its mesh axes; the message lists all problems.
     """
     problems: list[str] = []
 
@@ -122,7 +122,7 @@ def tree_shardings(mesh: Mesh, abstract: Any, rules: Mapping[str, Any] = RULES) 
         for name, size in zip(leaf.names, leaf.value.shape, strict=True):
             if name is not None and name not in rules:
                 problems.append(f"{where}: logical axis {name!r} is not in the table")
-            # An axis of one (the last convolution of a discriminator) has nothing to divide.
+            # An axis of size 1 (the last convolution of a discriminator) cannot be divided.
             target = None if name is None or size == 1 else rules.get(name)
             axes = (target,) if isinstance(target, str) else (target or ())
             if used & set(axes):
@@ -145,28 +145,29 @@ def tree_shardings(mesh: Mesh, abstract: Any, rules: Mapping[str, Any] = RULES) 
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Every array of a batch: first axis over data and fsdp."""
+    """Returns the sharding of every array of a batch: its first axis over data and fsdp."""
     return NamedSharding(mesh, jax.P((DATA, FSDP)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays that every device has whole."""
     return NamedSharding(mesh, jax.P())
 
 
 def spec(mesh: Mesh | jax.sharding.AbstractMesh, *names: str | None) -> jax.P:
-    """Where an array with these logical axes lies; mesh axes of one device divide nothing and are left out."""
+    """Returns the partition of an array with these logical axes, without mesh axes of a single device."""
     return jax.P(*(None if name is None else _axes(mesh, name) or None for name in names))
 
 
 def _axes(mesh: Mesh | jax.sharding.AbstractMesh, name: str) -> tuple[str, ...]:
-    """The mesh axes that divide a logical axis."""
+    """Returns the mesh axes that divide a logical axis."""
     target = RULES[name]
     axes = (target,) if isinstance(target, str) else target or ()
     return tuple(axis for axis in axes if mesh.shape[axis] > 1)
 
 
 def under_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """The function, traced with the mesh in context: what makes `constrain` and `per_device` real in it."""
+    """Returns the function, traced with the mesh in context, so that `constrain` and `per_device` act in it."""
 
     @functools.wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
@@ -177,13 +178,13 @@ def under_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def device_axes(name: str) -> tuple[str, ...]:
-    """What a collective along a logical axis runs over in a `per_device` function; () where nothing is divided."""
+    """Returns the mesh axes of a collective along a logical axis in a `per_device` function; () if not divided."""
     mesh = jax.sharding.get_abstract_mesh()
     return _axes(mesh, name) if mesh.manual_axes else ()
 
 
 def constrain(x: Array, *names: str | None) -> Array:
-    """x, laid out over the context's mesh by its logical axes; x itself where there is none."""
+    """Lays x out over the context's mesh by its logical axes; returns x itself if there is no mesh."""
     mesh = _context()
     return x if mesh is None else jax.lax.with_sharding_constraint(x, spec(mesh, *names))
 
@@ -194,17 +195,17 @@ def per_device(
     outputs: Any,
     check_replicas: bool = False,
 ) -> Callable[..., Any]:
-    """The function, run by each device of the context's mesh on its own part of the arrays.
+    """Returns the function as each device of the context's mesh runs it on its own part of the arrays.
 
-    For what XLA cannot divide (kernels), and for loops whose collectives must stay outside of them. Without a mesh it
-    is the function itself.
+    It serves programs that XLA cannot divide (kernels) and loops whose collectives must stay outside. Without a mesh
+    the function is returned as it is.
 
     Args:
-      function: of arrays; it sees the part of each that lies on the device.
+      function: a function of arrays, which gets the part of each array that is on the device.
       inputs: logical axes of each argument.
       outputs: logical axes of the result, or a tuple of them for a tuple of results.
-      check_replicas: JAX proves that what the outputs do not divide is the same everywhere; gradients through the
-        function need fewer sums then. Kernels say too little for it.
+      check_replicas: whether JAX must prove that undivided results are the same on all devices, so that gradients
+        through the function need fewer sums. Kernels do not carry enough information for this.
     """
     mesh = _context()
     if mesh is None:
@@ -219,32 +220,37 @@ def per_device(
 
 
 def _context() -> jax.sharding.AbstractMesh | None:
-    """The mesh that the current function is traced under; None: one device, or it runs per device already."""
+    """Returns the mesh in context; None if it has one device, or if the function already runs per device."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
 
 
 def initialize(mesh: Mesh, init: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
-    """Runs `init(*args)` jitted straight into its shardings; nothing is ever whole on one device.
+    """Runs `init(*args)` under jit with divided results, so that no device ever holds the whole tree.
 
     Args:
-      init: makes a tree, with Linen's boxes.
+      mesh: the devices.
+      init: a function that returns a tree with Linen's boxes.
 
     Returns:
       The tree without boxes, and its shardings.
     """
     shardings = tree_shardings(mesh, jax.eval_shape(init, *args))
-    # Runs once: on CPU most of its time would be LLVM's, at work on hundreds of small random generators.
+    # It runs once: on CPUs, LLVM would spend most of the time on optimizing hundreds of small random generators.
     quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
     make = jax.jit(lambda *inputs: unbox(init(*inputs)), out_shardings=shardings, compiler_options=quick)
     return make(*args), shardings
 
 
 def compiler_options(mesh: Mesh, cpu_block_mb: int | None) -> dict[str, int] | None:
-    """Of `jit_step` and `jit_eval`: on CPUs the size of the blocks of temporaries (None: one block, XLA's default).
+    """Returns the compiler options of `jit_step` and `jit_eval`: on CPUs, the size of blocks of temporaries.
+
+    Args:
+      mesh: the devices.
+      cpu_block_mb: size in megabytes; None: one block for all, which is XLA's default.
 
     Raises:
-      SparkError: a size that is not positive.
+      SparkError: the size is not positive.
     """
     if cpu_block_mb is None or mesh.devices.flat[0].platform != "cpu":
         return None
@@ -259,10 +265,13 @@ def jit_step(
     state_shardings: Any,
     options: Mapping[str, int] | None = None,
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """A train step `(state, batch) → (state, metrics)` with explicit shardings; the state is donated.
+    """Compiles a train step `(state, batch) → (state, metrics)` with explicit shardings; the state is donated.
 
     Args:
-      options: of `compiler_options`.
+      step: the step.
+      mesh: the devices.
+      state_shardings: shardings of the train state.
+      options: the result of `compiler_options`.
     """
     return jax.jit(
         under_mesh(step, mesh),
@@ -276,7 +285,7 @@ def jit_step(
 def jit_eval(
     evaluate: Callable[[Any, Any], Any], mesh: Mesh, params_shardings: Any, options: Mapping[str, int] | None = None
 ) -> Callable[[Any, Any], Any]:
-    """An evaluation step `(params, batch) → metrics` jitted with explicit shardings; nothing is donated."""
+    """Compiles an evaluation step `(params, batch) → metrics` with explicit shardings; nothing is donated."""
     return jax.jit(
         under_mesh(evaluate, mesh),
         in_shardings=(params_shardings, batch_sharding(mesh)),
@@ -286,33 +295,34 @@ def jit_eval(
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Host arrays (this process's rows) → one global array each, divided over data and fsdp."""
+    """Puts this process's rows on its devices; returns global arrays, divided over data and fsdp."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 
 def batch_share(mesh: Mesh) -> tuple[int, int]:
-    """Which rows of each batch this process loads, (index, count): every `count`-th, from `index` on.
+    """Returns which rows of each batch this process loads, as (index, count): every `count`-th row from `index` on.
 
-    The processes that hold devices of the same place on data and fsdp load the same rows, as their devices divide the
-    tensor axis.
+    Processes whose devices have the same position on data and fsdp divide the tensor axis and load the same rows.
 
     Raises:
-      SparkError: processes that share some places on data and fsdp but not all.
+      SparkError: processes share some positions on data and fsdp but not all.
     """
-    places: dict[int, set[int]] = {}
+    positions: dict[int, set[int]] = {}
     rows = mesh.devices.reshape(mesh.shape[DATA] * mesh.shape[FSDP], mesh.shape[TENSOR])
-    for place, devices in enumerate(rows):
+    for position, devices in enumerate(rows):
         for device in devices:
-            places.setdefault(device.process_index, set()).add(place)
-    shares = sorted({tuple(sorted(own)) for own in places.values()})
+            positions.setdefault(device.process_index, set()).add(position)
+    shares = sorted({tuple(sorted(own)) for own in positions.values()})
     if sum(map(len, shares)) != len(rows) or len({len(share) for share in shares}) > 1:
-        raise SparkError(f"mesh {dict(mesh.shape)}: {len(places)} processes cannot divide the rows of a batch evenly")
-    return shares.index(tuple(sorted(places[jax.process_index()]))), len(shares)
+        raise SparkError(
+            f"mesh {dict(mesh.shape)}: {len(positions)} processes cannot divide the rows of a batch evenly"
+        )
+    return shares.index(tuple(sorted(positions[jax.process_index()]))), len(shares)
 
 
 def put_whole_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Host arrays that every process has whole → one global array each, divided over data and fsdp."""
+    """Puts batches that every process has whole on all devices; returns global arrays, divided over data and fsdp."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_callback(value.shape, sharding, lambda index, value=value: value[index])

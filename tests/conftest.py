@@ -7,6 +7,9 @@ import tempfile
 
 import jax
 import pytest
+from helpers import checked_types
+
+checked_types.install()
 
 # What the library keeps in the user's cache folder (compiled programs) goes with the tests, subprocesses included.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="spark-jax-tests-")

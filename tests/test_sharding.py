@@ -12,7 +12,7 @@ import pytest
 from spark_jax import sharding
 from spark_jax.config import tiny
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.training import step
+from spark_jax.training.llm import step
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer
 from spark_jax.training.state import new_state
 
@@ -65,7 +65,7 @@ def compiled(request):
 
 def test_no_device_sees_the_activations_of_others(compiled):
     """What is gathered are weights and token ids; what of activations is exchanged is at most a device's own rows."""
-    data, fsdp, tensor = (compiled.mesh.shape[axis] for axis in sharding.MESH_AXES)
+    data, fsdp, _ = (compiled.mesh.shape[axis] for axis in sharding.MESH_AXES)
     own = ROWS * TIME // (data * fsdp)
     kinds = set()
     for _, kind, shapes in compiled.collectives:

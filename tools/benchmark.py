@@ -72,7 +72,6 @@ def conversion(
     typer.echo("\n".join(["| command | wall s | processor s | peak GB | bound GB |", "|---|---|---|---|---|", *rows]))
 
 
-ROW_LENGTH, ROWS = 2048, 128  # of configs/llm_0_5b.yaml
 MFU = 0.45  # of a chip's peak: what a training is meant to reach
 
 
@@ -101,7 +100,9 @@ def data(
     chip = accelerator("TPU v5e").flops
     wanted = chip * MFU / per_token
     load = f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
-    typer.echo(f"\n{load}; rows of {ROW_LENGTH}, {threads} threads; chips: v5e, fed by one second of one processor")
+    typer.echo(
+        f"\n{load}; rows of {_recipe().row_length}, {threads} threads; chips: v5e, fed by one second of one processor"
+    )
     typer.echo(
         f"llm_0_5b on a chip: {chip / 1e12:.0f} TFLOP/s · {MFU:.0%} / {per_token / 1e9:.2f} GFLOP a token "
         f"= {wanted:,.0f} tokens/s\n"
@@ -124,16 +125,16 @@ def data(
 @app.command(hidden=True)
 def read_records(folder: Path, tokenizer: Path, threads: int, batches: int = 12) -> None:
     """One measurement of `data`, in a process of its own: prints JSON."""
+    from spark_jax.config import SparkConfig
     from spark_jax.data import pipeline, token_sources
-    from spark_jax.data.config import TokenDataConfig
     from spark_jax.text.tokenizer import SparkTokenizer
 
     vocabulary = SparkTokenizer.load(tokenizer)
     vocabulary.encode_text("warm")
     before, start, processor = resident(), time.perf_counter(), time.process_time()
-    config = TokenDataConfig(row_length=ROW_LENGTH)
-    sequences = token_sources.read_sequences(str(folder), vocabulary, config, "train", training=True)
-    plan = sequences.plan(ROWS, 0)
+    config = _recipe()
+    sequences = token_sources.read_sequences(str(folder), vocabulary, config, "train", True, SparkConfig().token_rate)
+    plan = sequences.plan(config.batch_rows, 0)
     epoch = plan(0)
     planned = time.perf_counter()
     iterator = pipeline.batches(lambda _: epoch, sequences.load, len(epoch), 0, threads=threads, prefetch=4)
@@ -160,6 +161,16 @@ def read_records(folder: Path, tokenizer: Path, threads: int, batches: int = 12)
             }
         )
     )
+
+
+def _recipe():
+    """Rows as the recipe llm_0_5b has them; all else as by default."""
+    from spark_jax.data.config import TokenDataConfig
+    from spark_jax.shared.config_files import load_config
+    from spark_jax.training.llm.config import LLMTrainingConfig
+
+    data = load_config(LLMTrainingConfig, "llm_0_5b").data
+    return TokenDataConfig(row_length=data.row_length, batch_rows=data.batch_rows)
 
 
 def write_token_records(folder: Path, count: int, index_count: int) -> None:

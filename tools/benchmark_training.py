@@ -1,9 +1,9 @@
 """Step time of a training against the same step in PyTorch; prints a Markdown table.
 
-    pip install -e ".[parity]"
-    python tools/benchmark_training.py configs/tiny_llm.yaml [--steps 10] [--rounds 5] [--set attention=xla]
+    pip install "spark-jax[parity]"
+    python tools/benchmark_training.py tiny_llm [--steps 10] [--rounds 5] [--set attention=xla]
     pip install einops einx
-    python tools/benchmark_training.py configs/tiny_bicodec.yaml --reference Spark-TTS
+    python tools/benchmark_training.py tiny_bicodec --reference Spark-TTS
 
 Both sides start from the same weights and train on the same batches: packed rows of random tokens, or random ids and
 noise. The losses of the first steps are compared before anything is timed. tools/torch_training.py says what PyTorch
@@ -26,16 +26,17 @@ from spark_jax import sharding
 from spark_jax.config import SparkConfig
 from spark_jax.data import tokens
 from spark_jax.errors import SparkError
-from spark_jax.shared.config_files import load_config
+from spark_jax.model_directory.directory import read_system
+from spark_jax.training.catalog import load_training, training_of
 from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
-from spark_jax.training.program import PROGRAMS, Program, load_training
+from spark_jax.training.program import Program
 
 Batch = dict[str, np.ndarray]
 
 
 def main(
-    config: Annotated[Path, typer.Argument(help="YAML of train/llm.py, or of train/bicodec.py's phase wave.")],
+    config: Annotated[str, typer.Argument(help="Recipe or YAML of the language model, or of the codec's phase wave.")],
     reference: Annotated[
         Path | None, typer.Option(help="Checkout of the official repository (has sparktts/), for the codec.")
     ] = None,
@@ -46,7 +47,7 @@ def main(
     """Times one training step here and in PyTorch."""
     try:
         run = load_training(config, overrides or [])
-        compare(run, load_config(SparkConfig, run.model), reference, steps, rounds)
+        compare(run, read_system(run.model), reference, steps, rounds)
     except SparkError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
@@ -68,7 +69,7 @@ def compare(
         raise SparkError(f"adversarial_start is {run.adversarial_start}, expected null: PyTorch has no such step")
     elif reference is None:
         raise SparkError("--reference is missing: the codec's PyTorch modules are the official repository's")
-    program = PROGRAMS[type(run)](run, system)
+    program = training_of(run).program(run, system)
     rng = np.random.default_rng(0)
     state, shardings = sharding.initialize(program.mesh, program.init)
     if isinstance(run, LLMTrainingConfig):

@@ -21,19 +21,19 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-SIZES = dict(
-    vocab_size=48,
-    hidden_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=64,
-    rope_theta=1e6,
-    rms_norm_eps=1e-6,
-    bos_token_id=None,
-    eos_token_id=None,
-)
+SIZES = {
+    "vocab_size": 48,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
 MODELS = {
     # Qwen3's heads are not hidden_size / num_attention_heads wide: 8 here, where that is 6.
     "qwen3": transformers.Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True, attention_bias=False),
@@ -41,7 +41,7 @@ MODELS = {
 }
 NEW_TOKENS = 12
 # Weight decay larger than the recipe's, so that leaving it out of the wrong parameters shows within five updates.
-ADAMW = dict(peak=1e-3, warmup=2, betas=(0.9, 0.96), eps=1e-8, weight_decay=0.1, clip=1.0)
+ADAMW = {"peak": 1e-3, "warmup": 2, "betas": (0.9, 0.96), "eps": 1e-8, "weight_decay": 0.1, "clip": 1.0}
 UPDATES = 5
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from spark_jax.bicodec.losses import MEL_BANDS, MEL_FLOOR, MEL_WINDOWS, filterbank
 from spark_jax.config import SparkConfig, to_mapping
-from spark_jax.convert import weights
+from spark_jax.convert import release
 from spark_jax.convert.configuration import write_bicodec_config
 from spark_jax.convert.engine import Export
 from spark_jax.data import tokens
@@ -26,7 +26,7 @@ from spark_jax.errors import SparkError
 from spark_jax.shared.extra import needs_extra
 from spark_jax.shared.pytree import flatten
 from spark_jax.training.codec.config import BiCodecTrainingConfig
-from spark_jax.training.codec.step import codec_variables
+from spark_jax.training.codec.state import codec_variables
 from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.optimizer import OptimizerConfig, make_schedule
 from spark_jax.training.state import TrainState
@@ -159,7 +159,7 @@ def _codec_modules(reference: Path, system: SparkConfig) -> "torch.nn.ModuleDict
 
 def _official(part: str, system: SparkConfig, variables: Any) -> dict[str, "torch.Tensor"]:
     """Our variables as the tensors of the official file."""
-    table = weights.table(part, system)
+    table = release.table(part, system)
     job = Export(table, jax.eval_shape(lambda: variables), np.dtype(np.float32))
     leaves = flatten(jax.device_get(variables)).items()
     return {name: torch.tensor(tensor) for name, tensor in job.tensors(leaves)}

@@ -22,8 +22,8 @@ from spark_jax.audio.mel import mel_spectrogram
 from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.convert.verify import ParityReport, Row, compare, fixed_speech
-from spark_jax.errors import SparkError
-from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.errors import SparkError, one_line
+from spark_jax.inference.codec import Codec
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared.extra import needs_extra
 
@@ -66,14 +66,14 @@ def verify_codec(reference: Path, source: Path, model: Path) -> ParityReport:
         soundfile.write(recording, fixed_speech(24_000, 3.0), 24_000, subtype="PCM_24")
         rows, ids = stages(tokenizer, loaded, recording)
         # The library's own way, from the file on: ids that differ here alone are the front end's fault.
-        tts = SparkTTS(loaded)
-        voice = tts.voice(recording)
+        codec = Codec(loaded.config, loaded.variables)
+        [our_ids] = codec.encode_files([recording])
         global_ids, semantic_ids = tokenizer.tokenize(recording)
-        ours = tts.decode(voice.global_ids, voice.semantic_ids)
+        [ours] = codec.decode([our_ids])
         theirs = tokenizer.detokenize(global_ids.squeeze(0), semantic_ids)
         rows.append(compare("recording to waveform", ours, theirs, **WAVEFORM))
-    ids["global ids of the recording"] = voice.global_ids.tolist(), global_ids.flatten().tolist()
-    ids["semantic ids of the recording"] = voice.semantic_ids.tolist(), semantic_ids.flatten().tolist()
+    ids["global ids of the recording"] = our_ids[0].tolist(), global_ids.flatten().tolist()
+    ids["semantic ids of the recording"] = our_ids[1].tolist(), semantic_ids.flatten().tolist()
     return ParityReport(tuple(rows), ids)
 
 
@@ -141,7 +141,7 @@ def load_reference(reference: Path, source: Path) -> Any:
     try:
         return BiCodecTokenizer(source, torch.device("cpu"))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise SparkError(f"{source}: the official code cannot load it ({reason})") from error
 
 

@@ -1,8 +1,8 @@
-"""Stands for spark_jax/training/codec/run.py."""
+"""Trains the codec: `spark-jax train codec CONFIG --output RUN`."""
 
-from spark_jax.training.codec.run import *
+import sys
+
+from spark_jax.cli.main import main
 
 if __name__ == "__main__":
-    import runpy
-
-    runpy.run_module("spark_jax.training.codec.run", run_name="__main__")
+    main(["train", "codec", *sys.argv[1:]])

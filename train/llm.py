@@ -1,8 +1,8 @@
-"""Stands for spark_jax/training/llm/run.py."""
+"""Trains the language model: `spark-jax train llm CONFIG --output RUN`."""
 
-from spark_jax.training.llm.run import *
+import sys
+
+from spark_jax.cli.main import main
 
 if __name__ == "__main__":
-    import runpy
-
-    runpy.run_module("spark_jax.training.llm.run", run_name="__main__")
+    main(["train", "llm", *sys.argv[1:]])

@@ -1,8 +1,8 @@
-"""Stands for spark_jax/training/ctc/run.py."""
+"""Trains the recognizer whose encoder is the feature extractor: `spark-jax train ctc CONFIG --output RUN`."""
 
-from spark_jax.training.ctc.run import *
+import sys
+
+from spark_jax.cli.main import main
 
 if __name__ == "__main__":
-    import runpy
-
-    runpy.run_module("spark_jax.training.ctc.run", run_name="__main__")
+    main(["train", "ctc", *sys.argv[1:]])

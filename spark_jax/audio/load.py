@@ -2,34 +2,35 @@
 
 import io
 import os
-import pathlib
+from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
 from jaxtyping import Float
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
+from spark_jax.shared import files
 
 MIN_SECONDS = 0.1
 SILENCE_PEAK = 1e-4  # −80 dB of full scale, three steps of 16-bit audio: nothing can be heard below
 
 
-def load_audio(path: str | os.PathLike, sample_rate: int) -> Float[np.ndarray, " time"]:
-    """First channel of a sound file in float64, resampled to `sample_rate`.
+def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float[np.ndarray, " time"]:
+    """Returns the first channel of a sound file in float64, resampled to `sample_rate` (Hz).
 
     Reads what libsndfile reads (WAV, FLAC, OGG, MP3, …). Reference: sparktts/utils/audio.py, `load_audio`.
 
     Raises:
       SparkError: the file is missing, no audio, empty, or holds NaN or infinite samples.
     """
-    path = pathlib.Path(path)
+    path = Path(path)
     if not path.is_file():
         raise SparkError(f"{path}: no such audio file")
     try:
         samples, rate = soundfile.read(path, dtype="float64", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise SparkError(f"{path}: not readable as audio (WAV, FLAC, OGG, MP3): {reason}") from error
     if not len(samples):
         raise SparkError(f"{path}: the audio is empty")
@@ -39,11 +40,11 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> Float[np.ndarray, "
 
 
 def resample(samples: Float[np.ndarray, " time"], source: int, target: int) -> Float[np.ndarray, " resampled"]:
-    """soxr's VHQ recipe, in the dtype of the samples (float64 for parity); `source` and `target` in Hz."""
+    """Resamples by soxr's VHQ recipe, in the dtype of the samples (float64 for parity); `source`, `target` in Hz."""
     return samples if source == target else soxr.resample(samples, source, target, quality="VHQ")
 
 
-def check_reference(samples: Float[np.ndarray, " time"], source: str | os.PathLike, sample_rate: int = 16_000) -> None:
+def check_reference(samples: np.ndarray, source: str | os.PathLike[str], sample_rate: int) -> None:
     """Refuses audio from which no voice and no tokens can be taken.
 
     Args:
@@ -66,15 +67,13 @@ def check_reference(samples: Float[np.ndarray, " time"], source: str | os.PathLi
         raise SparkError(f"{source}: the audio is silent (peak {peak:.1e}, audible from {SILENCE_PEAK:.0e})")
 
 
-def write_wav(path: str | os.PathLike, samples: Float[np.ndarray, " time"], sample_rate: int) -> None:
-    """Writes 16-bit PCM under a temporary name and renames it: the file is whole or not there.
-
-    Samples beyond ±1 are clipped.
+def write_wav(path: str | os.PathLike[str], samples: Float[np.ndarray, " time"], sample_rate: int) -> None:
+    """Writes 16-bit PCM; see `files.open_atomic`. Samples beyond ±1 are clipped.
 
     Raises:
       SparkError: NaN or infinite samples, or the folder is missing or cannot be written.
     """
-    path = pathlib.Path(path)
+    path = Path(path)
     samples = np.asarray(samples, np.float64)
     _check_finite(samples, path)
     content = io.BytesIO()
@@ -82,17 +81,10 @@ def write_wav(path: str | os.PathLike, samples: Float[np.ndarray, " time"], samp
     soundfile.write(content, pcm, sample_rate, format="WAV", subtype="PCM_16")
     if not path.parent.is_dir():
         raise SparkError(f"{path}: the folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content.getbuffer())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_bytes(path, content.getbuffer())
 
 
-def _check_finite(samples, source):
+def _check_finite(samples: np.ndarray, source: str | os.PathLike[str]) -> None:
     bad = np.count_nonzero(~np.isfinite(samples))
     if bad:
         raise SparkError(f"{source}: {bad} of {samples.size} samples are NaN or infinite")

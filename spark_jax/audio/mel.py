@@ -16,7 +16,7 @@ _LOG_STEP = np.log(6.4) / 27
 
 
 def mel_spectrogram(samples: Float[Array, "batch time"], config: MelConfig) -> Float[Array, "batch frames mels"]:
-    """Magnitude (power 1) mel spectrogram without logarithm; time // hop_length + 1 frames, float32.
+    """Returns the magnitude (power 1) mel spectrogram without logarithm; time // hop_length + 1 frames, float32.
 
     Reference: sparktts/models/bicodec.py, `init_mel_transformer`.
 
@@ -33,7 +33,7 @@ def mel_spectrogram(samples: Float[Array, "batch time"], config: MelConfig) -> F
 def mel_filterbank(
     sample_rate: int, n_fft: int, num_mels: int, fmin: float, fmax: float
 ) -> Float[np.ndarray, "bins mels"]:
-    """Triangular filters of unit area over the STFT's bins; computed in float64, returned in float32.
+    """Returns triangular filters of unit area over the STFT's bins; computed in float64, returned in float32.
 
     `fmin` and `fmax` in Hz: the lower edge of the first filter and the upper edge of the last.
     """
@@ -47,12 +47,12 @@ def mel_filterbank(
     return filters.astype(np.float32)
 
 
-def _hz_to_mel(hz):
+def _hz_to_mel(hz: float) -> float:
     if hz < _BREAK_HZ:
         return hz / _HZ_PER_MEL
     return _BREAK_MEL + np.log(hz / _BREAK_HZ) / _LOG_STEP
 
 
-def _mel_to_hz(mel):
+def _mel_to_hz(mel: Float[np.ndarray, " edges"]) -> Float[np.ndarray, " edges"]:
     logarithmic = _BREAK_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _BREAK_MEL) - _BREAK_MEL))
     return np.where(mel < _BREAK_MEL, mel * _HZ_PER_MEL, logarithmic)

@@ -29,14 +29,14 @@ def volume_normalize(samples: Float[np.ndarray, " time"]) -> Float[np.ndarray, "
 
 
 def reference_clip(samples: Float[np.ndarray, " time"], length: int) -> Float[np.ndarray, " length"]:
-    """The first `length` samples; a shorter signal is repeated first (spec: 6 s of whole tokens)."""
+    """Returns the first `length` samples; a shorter signal is repeated first (spec: 6 s of whole tokens)."""
     return np.resize(samples, length)
 
 
 def highpass(samples: Float[np.ndarray, " time"], sample_rate: int, cutoff: float = 40.0) -> Float[np.ndarray, " time"]:
-    """Second-order Butterworth high-pass (a biquad of quality 0.707); a training-time step only.
+    """Filters by a second-order Butterworth high-pass (a biquad of quality 0.707); a training-time step only.
 
-    Clipped to ±1 as the reference's is (sparktts/utils/audio.py, `audio_highpass_filter`). `cutoff` in Hz.
+    `cutoff` is in Hz. Clipped to ±1 as the reference's is (sparktts/utils/audio.py, `audio_highpass_filter`).
     """
     import scipy.signal  # half of the command line's start-up time, and no request needs it
 

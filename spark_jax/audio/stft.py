@@ -13,9 +13,9 @@ from spark_jax.errors import SparkError
 def stft(
     samples: Float[Array, "batch time"], n_fft: int, hop_length: int, window_length: int
 ) -> Complex[Array, "batch frames bins"]:
-    """Centered STFT in float32: reflect padding n_fft // 2, periodic Hann window centered in n_fft.
+    """Returns the centered STFT in float32: reflect padding n_fft // 2, periodic Hann window centered in n_fft.
 
-    time // hop_length + 1 frames and n_fft // 2 + 1 bins, as torch.stft with its defaults.
+    There are time // hop_length + 1 frames and n_fft // 2 + 1 bins, as torch.stft with its defaults has them.
 
     Raises:
       SparkError: time ≤ n_fft // 2, which cannot be reflected.
@@ -47,7 +47,7 @@ def stft(
 
 @functools.cache
 def hann_window(length: int) -> Float[np.ndarray, " length"]:
-    """Periodic Hann window in float32."""
+    """Returns the periodic Hann window in float32."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
 
 
@@ -65,7 +65,7 @@ def _transform_product(framed, n_fft, left):
 
 @functools.cache
 def _fourier_basis(n_fft, left, length):
-    """Real and imaginary part of exp(−2πi·n·k / n_fft) for samples n = left … left + length − 1."""
+    """Returns real and imaginary part of exp(−2πi·n·k / n_fft) for samples n = left … left + length − 1."""
     # The product n·k is reduced in integers: large angles would lose digits.
     steps = np.outer(np.arange(left, left + length), np.arange(n_fft // 2 + 1)) % n_fft
     angle = 2 * np.pi * steps / n_fft

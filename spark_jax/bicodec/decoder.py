@@ -1,7 +1,8 @@
-"""Feature decoder: the prenet (conditioned on the speaker) and the postnet (training only) (paper §3.1.1)."""
+"""Feature decoder: the prenet, conditioned on the speaker, and the postnet of the training (paper §3.1.1)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.bicodec.sampling import SamplingStage
@@ -12,14 +13,14 @@ from spark_jax.nn.mask import Mask
 
 
 class Decoder(nn.Module):
-    """Linear → stages that upsample by `sample_ratios` → backbone → linear.
+    """Linear map → stages that upsample by `sample_ratios` → backbone → linear map.
 
-    The backbone is conditioned (AdaLN) where the configuration has a `condition_dim`. Reference
+    The backbone is conditioned (AdaLN) if the configuration has a `condition_dim`. Reference:
     encoder_decoder/feat_decoder.py.
     """
 
     config: VocosConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -29,7 +30,7 @@ class Decoder(nn.Module):
         condition: Float[Array, "batch condition"] | None = None,
         mask: Mask = None,
     ) -> Float[Array, "batch frames out"]:
-        """Frames = time · product of the ratios; frames outside `mask` are meaningless."""
+        """Returns time · product of the ratios frames; frames outside `mask` are meaningless."""
         c = self.config
         sizes = (c.vocos_dim, c.vocos_intermediate_dim)
         x = Linear(c.vocos_dim, ("mlp", "embed"), dtype=self.dtype, name="linear_in")(latents)

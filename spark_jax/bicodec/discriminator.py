@@ -1,11 +1,14 @@
 """Discriminators of the codec's training: multi-period and multi-band complex STFT.
 
-The recipe is that of DAC (Kumar et al. 2023, arXiv 2306.06546, §3.3), which BiCodec follows (paper §3.1.4).
+They are those of DAC (Kumar et al. 2023, arXiv 2306.06546, §3.3), which BiCodec follows (paper §3.1.4).
 """
+
+import itertools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.audio.stft import stft
@@ -14,19 +17,21 @@ from spark_jax.nn.convolution import Conv
 from spark_jax.nn.convolution2d import WeightNormConv2d
 
 LEAKY_SLOPE = 0.1
-FeatureMaps = list[Float[Array, "..."]]  # of one discriminator, its scores last
+FeatureMaps = list[Float[Array, "..."]]  # outputs of one discriminator's layers, its scores last
 
 
 class Discriminators(nn.Module):
-    """All discriminators; each gives its feature maps, the last of which holds the scores.
+    """All discriminators; each returns its feature maps, the last of which holds the scores.
 
-    With `remat` each keeps for the gradient nothing besides the maps that it gives. `dtype` is the compute type of the
-    convolutions, and the maps'; spectra are float32.
+    Attributes:
+      config: sizes.
+      remat: whether each discriminator saves only the feature maps that it returns for the gradient.
+      dtype: type of the convolutions and the feature maps; spectra are float32.
     """
 
     config: DiscriminatorConfig = DiscriminatorConfig()
     remat: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, wave: Float[Array, "batch samples"]) -> list[FeatureMaps]:
@@ -49,7 +54,7 @@ class Discriminators(nn.Module):
 
 
 def normalize_peak(wave: Float[Array, "batch samples"]) -> Float[Array, "batch samples"]:
-    """Mean removed, peak scaled to 0.8: the discriminators shall not judge by loudness."""
+    """Removes the mean and scales the peak to 0.8, so that the discriminators do not judge by loudness."""
     wave = wave - jnp.mean(wave, axis=-1, keepdims=True)
     return 0.8 * wave / (jnp.max(jnp.abs(wave), axis=-1, keepdims=True) + 1e-9)
 
@@ -57,22 +62,22 @@ def normalize_peak(wave: Float[Array, "batch samples"]) -> Float[Array, "batch s
 class PeriodDiscriminator(nn.Module):
     """Convolutions along every `period`-th sample.
 
-    The kernels of the original have width 1 across the phases, so phases are rows of the batch here: feature
-    maps are [batch·period, frames, channels].
+    The original's kernels have width 1 across the phases, so that phases are rows of the batch here: feature maps are
+    [batch·period, frames, channels].
     """
 
     period: int
     channels: tuple[int, ...]
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, wave: Float[Array, "batch samples"]) -> FeatureMaps:
-        # A whole period is appended where none is missing, as in the original.
+        # Appends a whole period where the length is a multiple already, as the original does.
         padding = self.period - wave.shape[1] % self.period
         wave = jnp.pad(wave, ((0, 0), (0, padding)), mode="reflect")
         x = wave.reshape(wave.shape[0], -1, self.period).swapaxes(1, 2)
         x = x.reshape(-1, x.shape[2], 1)
-        settings = dict(weight_norm=True, dtype=self.dtype)
+        settings = {"weight_norm": True, "dtype": self.dtype}
         maps = []
         for i, channels in enumerate(self.channels):
             stride = 1 if i == len(self.channels) - 1 else 3
@@ -83,14 +88,14 @@ class PeriodDiscriminator(nn.Module):
 
 
 class SpectralDiscriminator(nn.Module):
-    """Convolutions over the complex spectrogram, each band with its own; maps [batch, frames, bins, channels]."""
+    """Convolutions over the bands of a complex spectrogram, with feature maps [batch, frames, bins, channels]."""
 
     n_fft: int
     hop_length: int
     window_length: int
     bands: tuple[float, ...]
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, wave: Float[Array, "batch samples"]) -> FeatureMaps:
@@ -99,7 +104,7 @@ class SpectralDiscriminator(nn.Module):
         edges = [int(fraction * (self.n_fft // 2 + 1)) for fraction in self.bands]
         layers = (((3, 9), (1, 1)), *((((3, 9), (1, 2)),) * 3), ((3, 3), (1, 1)))
         maps, outputs = [], []
-        for band, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for band, (low, high) in enumerate(itertools.pairwise(edges)):
             x = spectrum[:, :, low:high]
             for i, (kernel, stride) in enumerate(layers):
                 x = WeightNormConv2d(self.channels, kernel, stride, dtype=self.dtype, name=f"band_{band}_conv_{i}")(x)

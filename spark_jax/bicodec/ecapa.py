@@ -1,8 +1,9 @@
-"""ECAPA-TDNN: mel frames → x-vector and the frame-level latent (reference speaker/ecapa_tdnn.py)."""
+"""ECAPA-TDNN: mel frames → x-vector and latent frames (reference speaker/ecapa_tdnn.py)."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.config import SpeakerEncoderConfig
@@ -14,12 +15,12 @@ VARIANCE_FLOOR = 1e-7
 
 
 class ConvReluNorm(nn.Module):
-    """Convolution of the same length → ReLU → batch norm, in this order."""
+    """Convolution that keeps the length → ReLU → batch norm, in this order."""
 
     features: int
     kernel_size: int = 1
     dilation: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch time in"], train: bool) -> Float[Array, "batch time out"]:
@@ -31,14 +32,14 @@ class ConvReluNorm(nn.Module):
 
 
 class Res2(nn.Module):
-    """Splits the channels; each split but the last is convolved after adding the previous result."""
+    """Splits the channels and convolves each split but the last after adding the previous split's result."""
 
     scale: int
     dilation: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, inputs: Float[Array, "batch time channels"], train: bool) -> Array:
+    def __call__(self, inputs: Float[Array, "batch time channels"], train: bool) -> Float[Array, "batch time channels"]:
         splits = jnp.split(inputs, self.scale, axis=-1)
         width = splits[0].shape[-1]
         outputs = []
@@ -51,10 +52,10 @@ class Res2(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate computed from the channels' means over time."""
+    """Scales each channel by a gate that is computed from the channels' means over time."""
 
     bottleneck: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch time channels"]) -> Float[Array, "batch time channels"]:
@@ -69,10 +70,10 @@ class SERes2Block(nn.Module):
     dilation: int
     scale: int
     bottleneck: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, inputs: Float[Array, "batch time channels"], train: bool) -> Array:
+    def __call__(self, inputs: Float[Array, "batch time channels"], train: bool) -> Float[Array, "batch time channels"]:
         channels = inputs.shape[-1]
         x = ConvReluNorm(channels, dtype=self.dtype, name="conv_in")(inputs, train)
         x = Res2(self.scale, self.dilation, self.dtype, name="res2")(x, train)
@@ -81,7 +82,7 @@ class SERes2Block(nn.Module):
 
 
 class AttentiveStatisticsPooling(nn.Module):
-    """Attention-weighted mean and standard deviation over time, attending with the global context."""
+    """Weighted mean and standard deviation over time, with attention weights that see the global statistics."""
 
     bottleneck: int
 
@@ -100,10 +101,10 @@ class AttentiveStatisticsPooling(nn.Module):
 
 
 class Ecapa(nn.Module):
-    """Returns the x-vector and the latent the global tokens are drawn from."""
+    """Returns the x-vector and the latent frames from which the global tokens are made."""
 
     config: SpeakerEncoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -1,7 +1,8 @@
-"""Semantic encoder: features of the speech model → latents of the quantizer (paper §3.1.1)."""
+"""Semantic encoder: features of wav2vec2 → latents of the quantizer (paper §3.1.1)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.bicodec.sampling import SamplingStage
@@ -12,17 +13,20 @@ from spark_jax.nn.mask import Mask
 
 
 class Encoder(nn.Module):
-    """Backbone → stages that downsample by `sample_ratios` → linear (reference encoder_decoder/feat_encoder.py)."""
+    """Backbone → stages that downsample by `sample_ratios` → linear map.
+
+    Reference: encoder_decoder/feat_encoder.py.
+    """
 
     config: VocosConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(
         self, features: Float[Array, "batch time features"], mask: Mask = None
     ) -> Float[Array, "batch frames latent"]:
-        """Frames = time / product of the ratios; frames outside `mask` are meaningless."""
+        """Returns time / product of the ratios frames; frames outside `mask` are meaningless."""
         c = self.config
         sizes = (c.vocos_dim, c.vocos_intermediate_dim)
         backbone = VocosBackbone(*sizes, c.vocos_num_layers, self.dtype, self.remat, name="backbone")

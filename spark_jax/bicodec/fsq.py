@@ -12,7 +12,10 @@ from spark_jax.nn.linear import Linear
 
 
 class FiniteScalarQuantizer:
-    """Rounds each dimension to its number of levels; a code is its levels' mixed-radix index. No parameters."""
+    """Rounds each dimension to one of its levels; a code's index is the mixed-radix number of its levels.
+
+    It has no parameters.
+    """
 
     def __init__(self, levels: tuple[int, ...]):
         self.levels = np.asarray(levels, np.int32)
@@ -21,13 +24,13 @@ class FiniteScalarQuantizer:
         self.codebook_size = math.prod(levels)
 
     def bound(self, values: Float[Array, "... dims"]) -> Float[Array, "... dims"]:
-        """Squashes each dimension to just inside the half levels around its integers."""
+        """Squashes each dimension to the range in which rounding gives one of its levels."""
         half = (self.levels - 1).astype(np.float32) * np.float32(1.001) / 2
         offset = np.where(self.levels % 2 == 0, np.float32(0.5), np.float32(0))
         return jnp.tanh(values + np.arctanh(offset / half)) * half - offset
 
     def quantize(self, values: Float[Array, "... dims"]) -> tuple[Float[Array, "... dims"], Int[Array, "..."]]:
-        """Codes in −1…1, straight-through, and their indices."""
+        """Returns codes in −1…1 with straight-through gradients, and their indices."""
         bounded = self.bound(values)
         rounded = lax.stop_gradient(jnp.round(bounded))
         codes = (rounded + (bounded - lax.stop_gradient(bounded))) / self.half_width
@@ -35,12 +38,12 @@ class FiniteScalarQuantizer:
         return codes, indices
 
     def codes(self, indices: Int[Array, "..."]) -> Float[Array, "... dims"]:
-        """Codes of indices."""
+        """Returns the codes of indices."""
         return ((indices[..., None] // self.basis) % self.levels - self.half_width) / self.half_width
 
 
 class ResidualFSQ(nn.Module):
-    """Quantizers in turn, each on what the previous ones left, on a scale (levels − 1)^−i. In float32."""
+    """Quantizers in sequence, in float32: number i quantizes the remaining residual on the scale (levels − 1)^−i."""
 
     dim: int
     levels: tuple[int, ...]
@@ -54,7 +57,7 @@ class ResidualFSQ(nn.Module):
             self.project_in = Linear(len(self.levels), ("embed", None))
             self.project_out = Linear(self.dim, (None, "embed"))
 
-    def _project_out(self, codes: Array) -> Array:
+    def _project_out(self, codes: Float[Array, "batch tokens levels"]) -> Float[Array, "batch tokens dim"]:
         return codes if self.dim == len(self.levels) else self.project_out(codes)
 
     def __call__(
@@ -72,6 +75,6 @@ class ResidualFSQ(nn.Module):
         return self._project_out(total), jnp.stack(indices, axis=1)
 
     def decode(self, indices: Int[Array, "batch quantizers tokens"]) -> Float[Array, "batch tokens dim"]:
-        """The output of these indices."""
+        """Returns the quantized vectors of indices."""
         codes = [self.fsq.codes(indices[:, i]) * scale for i, scale in enumerate(self.scales)]
         return self._project_out(sum(codes))

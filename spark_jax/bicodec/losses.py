@@ -17,12 +17,12 @@ MEL_FLOOR = 1e-5
 
 
 def adversarial_loss(fake: Sequence[FeatureMaps]) -> Float[Array, ""]:
-    """Least squares, for the generator: Σ mean((1 − D(fake))²) over the discriminators."""
+    """Computes the generator's least squares, Σ mean((1 − D(fake))²) over the discriminators."""
     return sum(jnp.mean(jnp.square(1.0 - _float32(maps[-1]))) for maps in fake)
 
 
 def feature_matching_loss(fake: Sequence[FeatureMaps], real: Sequence[FeatureMaps]) -> Float[Array, ""]:
-    """Σ mean|difference| over all feature maps but the scores; `real` is the caller's to detach."""
+    """Computes Σ mean|difference| over all feature maps but the scores; `real` is the caller's to detach."""
     return sum(
         jnp.mean(jnp.abs(_float32(ours) - _float32(theirs)))
         for fake_maps, real_maps in zip(fake, real, strict=True)
@@ -31,7 +31,7 @@ def feature_matching_loss(fake: Sequence[FeatureMaps], real: Sequence[FeatureMap
 
 
 def discriminator_loss(fake: Sequence[FeatureMaps], real: Sequence[FeatureMaps]) -> Float[Array, ""]:
-    """Least squares, for the discriminators: Σ mean(D(fake)²) + mean((1 − D(real))²)."""
+    """Computes the discriminators' least squares, Σ mean(D(fake)²) + mean((1 − D(real))²)."""
     return sum(jnp.mean(jnp.square(_float32(maps[-1]))) for maps in fake) + adversarial_loss(real)
 
 
@@ -40,9 +40,9 @@ def _float32(feature_map: Array) -> Array:
 
 
 def multi_resolution_mel_loss(
-    wave: Float[Array, "batch samples"], target: Float[Array, "batch samples"], sample_rate: int = 16_000
+    wave: Float[Array, "batch samples"], target: Float[Array, "batch samples"], sample_rate: int
 ) -> Float[Array, ""]:
-    """Sum over the windows of `mel_loss` (DAC's seven resolutions)."""
+    """Computes the sum over the windows of `mel_loss` (DAC's seven resolutions)."""
     losses = (
         mel_loss(wave, target, window, bands, sample_rate) for window, bands in zip(MEL_WINDOWS, MEL_BANDS, strict=True)
     )
@@ -54,9 +54,9 @@ def mel_loss(
     target: Float[Array, "batch samples"],
     window: int,
     bands: int,
-    sample_rate: int = 16_000,
+    sample_rate: int,
 ) -> Float[Array, ""]:
-    """Mean absolute difference of log10 mel magnitudes at one resolution, hop window/4, floor 1e-5."""
+    """Computes the mean absolute difference of log10 mel magnitudes at one resolution, hop window/4, floor 1e-5."""
     ours, theirs = (_log_mel(x, window, bands, sample_rate) for x in (wave, target))
     return jnp.mean(jnp.abs(ours - theirs))
 
@@ -68,5 +68,6 @@ def _log_mel(wave: Float[Array, "batch samples"], window: int, bands: int, sampl
 
 
 @functools.cache
-def filterbank(window: int, bands: int, sample_rate: int) -> np.ndarray:
+def filterbank(window: int, bands: int, sample_rate: int) -> Float[np.ndarray, "bins bands"]:
+    """Returns the mel filters of one resolution, from 0 Hz to half the sample rate."""
     return np.asarray(mel_filterbank(sample_rate, window, bands, 0.0, sample_rate / 2), np.float32)

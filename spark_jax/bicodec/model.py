@@ -1,4 +1,4 @@
-"""BiCodec: speech ↔ semantic tokens (what is said, 50 a second) and global tokens (who says it; paper §3.1)."""
+"""BiCodec: speech ↔ semantic tokens (what is said, 50 per second) and global tokens (who says it; paper §3.1)."""
 
 import math
 from collections.abc import Collection
@@ -6,6 +6,7 @@ from collections.abc import Collection
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax.audio.mel import mel_spectrogram
@@ -17,36 +18,39 @@ from spark_jax.bicodec.source import Anchor, Pitch
 from spark_jax.bicodec.speaker import SpeakerEncoder
 from spark_jax.bicodec.wave_generator import WaveGenerator
 from spark_jax.config import BiCodecConfig
-from spark_jax.nn.mask import Mask, downsample_mask, upsample_mask
+from spark_jax.nn.mask import Mask, OutputMask, downsample_mask, upsample_mask
 
 
 @flax.struct.dataclass
 class BiCodecOutput:
-    """One training or evaluation pass; all floats are float32."""
+    """Result of one training or evaluation pass; all floats are float32, and values that a pass skips are None."""
 
-    recons: Float[Array, "batch samples"] | None  # None where the wave generator was left out
-    pred_feat: Float[Array, "batch time features"]
-    quantized: Float[Array, "batch tokens latent"]  # what the codes stand for, straight-through
-    vq_loss: Float[Array, ""]
-    perplexity: Float[Array, ""]
-    active_num: Float[Array, ""]
-    x_vector: Float[Array, "batch speaker"]
-    d_vector: Float[Array, "batch speaker"]
-    semantic_ids: Int[Array, "batch tokens"]
-    global_ids: Int[Array, "batch global"]
+    recons: Float[Array, "batch samples"] | None
+    pred_feat: Float[Array, "batch time features"] | None
+    quantized: Float[Array, "batch tokens latent"] | None  # vectors of the codes, with straight-through gradients
+    vq_loss: Float[Array, ""] | None
+    perplexity: Float[Array, ""] | None
+    active_num: Float[Array, ""] | None
+    x_vector: Float[Array, "batch speaker"] | None
+    d_vector: Float[Array, "batch speaker"] | None
+    semantic_ids: Int[Array, "batch tokens"] | None
+    global_ids: Int[Array, "batch global"] | None
     pitch: PitchPrediction | None = None  # of a codec with a harmonic source
 
 
 class BiCodec(nn.Module):
-    """The codec. Collections: "params", "batch_stats" (ECAPA's batch norms), "code_statistics" (code usage).
+    """The codec, with collections "params", "batch_stats" (ECAPA's batch norms), "code_statistics" (code usage).
 
-    Initialize through `__call__`, with the wave generator. `dtype` is the compute type of the convolutional
-    stacks; quantizers and losses stay in float32. With `remat` the blocks of these stacks are computed again for the
-    gradient.
+    Initialize it through `__call__`, with the wave generator.
+
+    Attributes:
+      config: sizes.
+      dtype: type of the convolutional stacks; quantizers and losses are float32.
+      remat: whether the blocks of these stacks are computed again for the gradient.
     """
 
     config: BiCodecConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     def setup(self) -> None:
@@ -72,21 +76,21 @@ class BiCodec(nn.Module):
         pitch: PitchTarget | None = None,
         noise_key: Array | None = None,
     ) -> BiCodecOutput:
-        """Reconstructs features and waveform, straight-through.
+        """Reconstructs features and waveform, with straight-through gradients.
 
         Args:
           features: wav2vec2 features.
-          reference_wave: samples at 16 kHz of a reference clip of the same speakers.
-          train: static. Batch statistics in the batch norms and updates of "batch_stats" and
+          reference_wave: samples of a reference clip of the same speakers, at the configuration's sample rate.
+          train: static; whether to use batch statistics in the batch norms and to update "batch_stats" and
             "code_statistics", which must then be mutable.
-          condition_on_x_vector: the speaker schedule (reference training step < d_vector_train_start): the
-            decoder hears the x-vector instead of the d-vector. May be traced: switching compiles nothing.
-          wave: static. False leaves the wave generator out, for training on features alone.
+          condition_on_x_vector: whether the decoder is conditioned on the x-vector instead of the d-vector (reference:
+            training step < d_vector_train_start). It may be traced, so that switching compiles nothing.
+          wave: static; False skips the wave generator, for training on features alone.
           frozen: parts that are not trained: their statistics are read as in evaluation and do not change.
-          mask: frames of each item that are no padding; None: all. Padding counts in no loss or statistic of the
-            quantizer, `pred_feat` is meaningless there.
-          pitch: the recording's, which a harmonic source is fed; None: what the codec itself predicts.
-          noise_key: of a harmonic source's noise; None: a fixed one.
+          mask: True for frames that are no padding; None: all. Padding counts in no loss or statistic of the quantizer,
+            and `pred_feat` is meaningless there.
+          pitch: pitch of the recordings, which a harmonic source is given; None: the codec's own prediction.
+          noise_key: random key of a harmonic source's noise; None: a fixed one.
         """
         token_mask = downsample_mask(mask, math.prod(self.config.encoder.sample_ratios))
         latents = self.encoder(features, mask)
@@ -119,29 +123,32 @@ class BiCodec(nn.Module):
         reference_wave: Float[Array, "batch reference"],
         mask: Mask = None,
     ) -> tuple[Int[Array, "batch tokens"], Int[Array, "batch global"]]:
-        """Semantic and global token ids (int32); semantic ids outside the mask are meaningless."""
+        """Returns semantic and global token ids (int32); semantic ids outside the mask are meaningless."""
         semantic_ids = self.quantizer.tokenize(self.encoder(features, mask))
-        mel = mel_spectrogram(reference_wave, self.config.mel_params)
-        return semantic_ids, self.speaker_encoder.tokenize(mel)
+        return semantic_ids, self.tokenize_speakers(reference_wave)
+
+    def tokenize_speakers(self, reference_wave: Float[Array, "batch reference"]) -> Int[Array, "batch global"]:
+        """Returns the global token ids (int32) of reference clips."""
+        return self.speaker_encoder.tokenize(mel_spectrogram(reference_wave, self.config.mel_params))
 
     def detokenize(
         self,
         semantic_ids: Int[Array, "batch tokens"],
         global_ids: Int[Array, "batch global"],
-        mask: Mask = None,
+        mask: Bool[Array, "batch tokens"] | None = None,
         pitch: Pitch | None = None,
         anchor: Anchor | None = None,
         noise_key: Array | None = None,
     ) -> Float[Array, "batch samples"]:
-        """Waveform, 320 samples a token at the release's rates; samples outside the mask are zero.
+        """Returns the waveform, with 320 samples per token in the release; samples outside the mask are zero.
 
         Args:
           semantic_ids: what is said.
           global_ids: who says it.
-          mask: tokens that are no padding, which follows them.
-          pitch: of the frames, for a codec with a harmonic source; None: what it predicts (`predict_pitch`).
-          anchor: where the frames lie in an utterance that is made in parts; None: it begins with them.
-          noise_key: of a harmonic source's noise; None: a fixed one.
+          mask: True for tokens that are no padding, which follows them; None: all.
+          pitch: pitch of the frames for a harmonic source; None: the codec's own prediction (`predict_pitch`).
+          anchor: position of the frames in an utterance that is made in parts; None: it begins with them.
+          noise_key: random key of a harmonic source's noise; None: a fixed one.
         """
         condition = self.speaker_encoder.detokenize(global_ids)
         latents, frame_mask = self._latents(self.quantizer.detokenize(semantic_ids), condition, mask)
@@ -153,12 +160,12 @@ class BiCodec(nn.Module):
         self,
         semantic_ids: Int[Array, "batch tokens"],
         global_ids: Int[Array, "batch global"],
-        mask: Mask = None,
+        mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Pitch:
-        """The pitch of each frame that `detokenize` feeds to the harmonic source.
+        """Returns the pitch of each frame that `detokenize` gives to the harmonic source, with its arguments.
 
         Raises:
-          ValueError: the codec has none.
+          ValueError: the codec has no harmonic source.
         """
         condition = self.speaker_encoder.detokenize(global_ids)
         latents, _ = self._latents(self.quantizer.detokenize(semantic_ids), condition, mask)
@@ -171,25 +178,26 @@ class BiCodec(nn.Module):
         semantic_ids: Int[Array, "batch tokens"],
         reference_wave: Float[Array, "batch reference"],
         train: bool,
-        mask: Mask = None,
+        mask: Bool[Array, "batch tokens"] | None = None,
         pitch: PitchTarget | None = None,
         noise_key: Array | None = None,
     ) -> tuple[Float[Array, "batch samples"], PitchPrediction | None]:
-        """Waveform of given semantic tokens by the speaker of a clip, for training both at once.
+        """Returns the waveform of given semantic tokens in the voice of a clip, for training both branches at once.
 
-        Global tokens that say little of the voice are what a speaker branch learns where only features are
-        reconstructed, in which there is no voice; here it hears the waveform's and the pitch's losses.
+        A speaker branch that is trained on the reconstruction of features alone learns little about voices, since the
+        features carry little; here the losses of waveform and pitch reach it.
 
         Args:
           semantic_ids: what is said.
-          reference_wave: samples at 16 kHz of clips of the speakers.
-          train: static. Batch statistics in the batch norms, and updates of "batch_stats", which must be mutable.
-          mask: tokens that are no padding, which follows them.
-          pitch: the recording's, which a harmonic source is fed; None: what the codec itself predicts.
-          noise_key: of a harmonic source's noise; None: a fixed one.
+          reference_wave: samples of reference clips of the speakers, at the configuration's sample rate.
+          train: static; whether to use batch statistics in the batch norms and to update "batch_stats", which must then
+            be mutable.
+          mask: True for tokens that are no padding, which follows them; None: all.
+          pitch: pitch of the recordings, which a harmonic source is given; None: the codec's own prediction.
+          noise_key: random key of a harmonic source's noise; None: a fixed one.
 
         Returns:
-          Samples, and the predicted pitch of a codec with a harmonic source.
+          Samples, and the predicted pitch if the codec has a harmonic source.
         """
         mel = mel_spectrogram(reference_wave, self.config.mel_params)
         condition = self.speaker_encoder(mel, train).d_vector
@@ -198,9 +206,12 @@ class BiCodec(nn.Module):
         return self._generate(latents, frame_mask, pitch_to_feed(prediction, pitch), noise_key=noise_key), prediction
 
     def _latents(
-        self, quantized: Float[Array, "batch tokens latent"], condition: Float[Array, "batch speaker"], mask: Mask
-    ) -> tuple[Float[Array, "batch frames channels"], Mask]:
-        """What the wave generator hears, and the mask of its frames."""
+        self,
+        quantized: Float[Array, "batch tokens latent"],
+        condition: Float[Array, "batch speaker"],
+        mask: Bool[Array, "batch tokens"] | None,
+    ) -> tuple[Float[Array, "batch frames channels"], OutputMask]:
+        """Returns the input of the wave generator and the mask of its frames."""
         x = self.prenet(quantized, condition, mask)
         return x + condition[:, None], upsample_mask(mask, math.prod(self.config.prenet.sample_ratios))
 
@@ -212,7 +223,7 @@ class BiCodec(nn.Module):
     def _generate(
         self,
         latents: Float[Array, "batch frames channels"],
-        mask: Mask,
+        mask: OutputMask,
         pitch: Pitch | None,
         anchor: Anchor | None = None,
         noise_key: Array | None = None,

@@ -1,8 +1,9 @@
-"""Perceiver resampler: frames of any number → a fixed number of latents (reference speaker/perceiver_encoder.py)."""
+"""Perceiver resampler: any number of frames → a fixed number of latents (reference speaker/perceiver_encoder.py)."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.config import SpeakerEncoderConfig
@@ -12,18 +13,18 @@ from spark_jax.nn.norm import l2_normalize
 
 
 class CrossAttention(nn.Module):
-    """Latents attend to themselves and the context; no bias, no normalization before."""
+    """Attention of latents to themselves and the context, without biases and without normalization."""
 
     heads: int
     head_dim: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, latents: Float[Array, "batch latents dim"], context: Float[Array, "batch frames dim"]
     ) -> Float[Array, "batch latents dim"]:
         inner = self.heads * self.head_dim
-        settings = dict(use_bias=False, dtype=self.dtype)
+        settings = {"use_bias": False, "dtype": self.dtype}
         query = Linear(inner, ("embed", "heads"), name="to_q", **settings)(latents)
         context = jnp.concatenate([latents.astype(self.dtype), context.astype(self.dtype)], axis=1)
         key, value = jnp.split(Linear(2 * inner, ("embed", "heads"), name="to_kv", **settings)(context), 2, axis=-1)
@@ -36,10 +37,10 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU: the second half of the expansion is the gate."""
+    """GEGLU feed-forward: the second half of the expansion is the gate."""
 
     mult: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch latents dim"]) -> Float[Array, "batch latents dim"]:
@@ -51,10 +52,10 @@ class FeedForward(nn.Module):
 
 
 class PerceiverResampler(nn.Module):
-    """Residual attention and feed-forward layers over trained latents, then x / ‖x‖ · √dim · gamma."""
+    """Residual attention and feed-forward layers over trained latents, followed by x / ‖x‖ · √dim · gamma."""
 
     config: SpeakerEncoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -1,7 +1,8 @@
-"""Pitch of the harmonic source: predicted from latents and speaker vector, and the losses that teach it.
+"""Pitch for the harmonic source: its prediction from latents and speaker vector, and the losses of this prediction.
 
-log F0 = 5 + 0.4 · m + 0.2 · h: m is the speaker's and comes from the d-vector alone, h is the frame's. In training the
-source is fed the recording's own pitch: with its own prediction, wrong at first, it learns far slower.
+log F0 = 5 + 0.4 · m + 0.2 · h, where m belongs to the speaker and is computed from the d-vector alone, and h belongs to
+the frame. In training the source is given the recording's own pitch: with predictions, which are wrong at first, the
+generator learns far more slowly.
 """
 
 import flax.linen as nn
@@ -22,12 +23,12 @@ FRAME_SCALE = 0.2
 
 @flax.struct.dataclass
 class PitchPrediction:
-    """What the head says.
+    """Predicted pitch.
 
     Attributes:
-      speaker: m, an utterance's mean log F0 beside the center, in speaker scales.
-      frame: h, log F0 beside the utterance's mean, in frame scales.
-      voicing: log odds of a frame's being voiced.
+      speaker: m, the utterance's mean log F0 minus `CENTER`, in units of `SPEAKER_SCALE`.
+      frame: h, log F0 minus the utterance's mean, in units of `FRAME_SCALE`.
+      voicing: logit of each frame being voiced.
     """
 
     speaker: Float[Array, " batch"]
@@ -35,19 +36,19 @@ class PitchPrediction:
     voicing: Float[Array, "batch frames"]
 
     def decide(self) -> Pitch:
-        """The likeliest pitch: a frame is voiced or not."""
+        """Returns the most likely pitch, in which a frame is either voiced or not."""
         logarithm = CENTER + SPEAKER_SCALE * self.speaker[:, None] + FRAME_SCALE * self.frame
         return Pitch(jnp.exp(logarithm), (self.voicing > 0).astype(jnp.float32))
 
 
 @flax.struct.dataclass
 class PitchTarget:
-    """The pitch of a recording.
+    """Pitch of recordings.
 
     Attributes:
-      f0: in Hz, 0 where unvoiced.
-      filled: the same, positive everywhere (`data.pitch_tracks.fill_unvoiced`).
-      mean: geometric mean of the whole utterance's voiced frames in Hz; 0: none is voiced.
+      f0: fundamental frequency in Hz, 0 where unvoiced.
+      filled: `f0` with positive values where unvoiced (`data.pitch_tracks.fill_unvoiced`).
+      mean: geometric mean over the voiced frames of the whole utterance in Hz; 0 if there are none.
     """
 
     f0: Float[Array, "batch frames"]
@@ -55,12 +56,12 @@ class PitchTarget:
     mean: Float[Array, " batch"]
 
     def pitch(self) -> Pitch:
-        """What the source is fed in training."""
+        """Returns the pitch that the source is given in training."""
         return Pitch(self.filled, (self.f0 > 0).astype(jnp.float32))
 
 
 class PitchHead(nn.Module):
-    """Linear maps of the latents that the generator hears, and of the d-vector; float32."""
+    """Linear maps of the generator's latents and of the d-vector to pitch, in float32."""
 
     @nn.compact
     def __call__(
@@ -72,16 +73,16 @@ class PitchHead(nn.Module):
 
 
 def pitch_losses(prediction: PitchPrediction, target: PitchTarget, mask: Mask = None) -> dict[str, Float[Array, ""]]:
-    """Unweighted losses of a prediction.
+    """Returns the unweighted losses of a prediction.
 
     Args:
-      prediction: of `PitchHead`.
-      target: of the same frames.
-      mask: frames that are no padding.
+      prediction: output of `PitchHead`.
+      target: pitch of the same frames.
+      mask: True for frames that are no padding; None: all.
 
     Returns:
-      `f0`: mean squared error of h over voiced frames; `voicing`: cross-entropy over all frames, nats;
-      `mean_f0`: mean squared error of m over utterances with a voiced frame. 0 where there is nothing to average.
+      `f0`: mean squared error of h over voiced frames; `voicing`: cross-entropy over all frames in nats; `mean_f0`:
+      mean squared error of m over utterances with voiced frames. Each is 0 if there is nothing to average.
     """
     voiced = target.f0 > 0
     known = target.mean > 0
@@ -99,8 +100,12 @@ def pitch_losses(prediction: PitchPrediction, target: PitchTarget, mask: Mask = 
 
 
 def pitch_errors(prediction: PitchPrediction, target: PitchTarget, mask: Mask = None) -> dict[str, Float[Array, ""]]:
-    """Errors that a listener understands: `voicing_accuracy` (share of frames), `f0_semitones` (mean absolute, over
-    frames that are voiced) and `mean_f0_semitones` (the same of the utterances' means)."""
+    """Returns the errors of a prediction in units that can be heard. The arguments are those of `pitch_losses`.
+
+    Returns:
+      `voicing_accuracy`: share of frames; `f0_semitones`: mean absolute error over voiced frames; `mean_f0_semitones`:
+      mean absolute error of the utterances' means.
+    """
     voiced, known = target.f0 > 0, target.mean > 0
     counted = jnp.ones_like(voiced) if mask is None else mask
     decided = prediction.decide()
@@ -120,7 +125,7 @@ def _mean(values: Array, where: Array) -> Float[Array, ""]:
 
 
 def pitch_to_feed(prediction: PitchPrediction | None, target: PitchTarget | None) -> Pitch | None:
-    """What the source is told: the recording's pitch where it is known, else what is predicted, if anything is."""
+    """Returns the pitch for the source: that of the recording if it is known, otherwise the prediction, if any."""
     if target is not None:
         return target.pitch()
     return None if prediction is None else prediction.decide()

@@ -14,19 +14,19 @@ from spark_jax.nn.norm import l2_normalize
 
 @flax.struct.dataclass
 class VectorQuantization:
-    """What the quantizer returns in training; losses and statistics run over the whole batch."""
+    """Result of the quantizer; losses and statistics are those of the whole batch."""
 
-    quantized: Float[Array, "batch time latent"]  # straight-through to the encoder
+    quantized: Float[Array, "batch time latent"]  # with straight-through gradients to the encoder
     ids: Int[Array, "batch time"]
     loss: Float[Array, ""]  # weighted codebook and commitment losses
     perplexity: Float[Array, ""]  # of the codes of this batch
-    active_num: Float[Array, ""]  # codes in use: by the moving average in training, else in this batch
+    active_num: Float[Array, ""]  # number of codes in use: by the moving average in training, else in this batch
 
 
 def code_distances(latents: Float[Array, "... dim"], codebook: Float[Array, "codes dim"]) -> Float[Array, "... codes"]:
-    """Squared distances between L2-normalized latents and codes, in float32 at full precision.
+    """Returns squared distances between L2-normalized latents and codes, in float32 at full precision.
 
-    Expanded as the reference expands it, so that near ties fall the same way.
+    The square is expanded as in the reference, so that near ties are decided alike.
     """
     latents, codebook = l2_normalize(latents), l2_normalize(codebook)
     products = jnp.matmul(latents, codebook.T, precision=lax.Precision.HIGHEST)
@@ -34,14 +34,14 @@ def code_distances(latents: Float[Array, "... dim"], codebook: Float[Array, "cod
 
 
 def nearest_codes(latents: Float[Array, "... dim"], codebook: Float[Array, "codes dim"]) -> Int[Array, "..."]:
-    """Index of the nearest code by direction; the lowest index on ties."""
+    """Returns the index of the code with the nearest direction, the lowest index on ties."""
     return jnp.argmin(code_distances(latents, codebook), axis=-1).astype(jnp.int32)
 
 
 class FactorizedVectorQuantizer(nn.Module):
-    """Projects to a few dimensions, takes the code of nearest direction and projects its raw row back.
+    """Projects to a few dimensions, chooses the code of the nearest direction, and projects its raw row back.
 
-    Always in float32. The collection "code_statistics" holds `cluster_size`, the moving average of code counts.
+    It computes in float32. The collection "code_statistics" holds `cluster_size`, the moving average of code counts.
     """
 
     config: QuantizerConfig
@@ -55,29 +55,31 @@ class FactorizedVectorQuantizer(nn.Module):
             self.in_project = Conv(c.codebook_dim, 1, weight_norm=True)
             self.out_project = Conv(c.input_dim, 1, weight_norm=True)
 
-    def _project_in(self, latents: Array) -> Array:
+    def _project_in(self, latents: Float[Array, "batch time latent"]) -> Float[Array, "batch time code"]:
         latents = latents.astype(jnp.float32)
         return latents if self.config.input_dim == self.config.codebook_dim else self.in_project(latents)
 
-    def _project_out(self, codes: Array) -> Array:
+    def _project_out(self, codes: Float[Array, "batch time code"]) -> Float[Array, "batch time latent"]:
         return codes if self.config.input_dim == self.config.codebook_dim else self.out_project(codes)
 
     def tokenize(self, latents: Float[Array, "batch time latent"]) -> Int[Array, "batch time"]:
+        """Returns the ids of latents."""
         return nearest_codes(self._project_in(latents), self.codebook)
 
     def detokenize(self, ids: Int[Array, "batch time"]) -> Float[Array, "batch time latent"]:
+        """Returns the quantized latents of ids."""
         return self._project_out(jnp.take(self.codebook, ids, axis=0, mode="clip"))
 
     def __call__(
         self, latents: Float[Array, "batch time latent"], train: bool, mask: Mask = None
     ) -> VectorQuantization:
-        """Losses and statistics count the frames inside the mask only."""
+        """Quantizes latents; losses and statistics count only frames inside the mask."""
         c = self.config
         projected = self._project_in(latents)
         ids = nearest_codes(lax.stop_gradient(projected), lax.stop_gradient(self.codebook))
         codes = jnp.take(self.codebook, ids, axis=0, mode="clip")
 
-        # Means over the batch of equally long items are the reference's means of per-item means.
+        # For items of equal length, means over the batch equal the reference's means of per-item means.
         where = None if mask is None else mask[..., None]
         codebook_loss = jnp.mean(jnp.square(codes - lax.stop_gradient(projected)), where=where)
         commitment = jnp.mean(jnp.square(projected - lax.stop_gradient(codes)), where=where)

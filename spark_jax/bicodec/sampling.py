@@ -1,19 +1,20 @@
-"""Sampling stages of the encoder, prenet and postnet: change of frame rate, then a short Vocos backbone.
+"""Sampling stages of the encoder, prenet and postnet: a change of the frame rate, then a short Vocos backbone.
 
-Reference sparktts/modules/blocks/samper.py. With ratio 1 (as released) a sampling block is three times its input.
+Reference: sparktts/modules/blocks/samper.py. With ratio 1, as in the release, a sampling block triples its input.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.bicodec.vocos import VocosBackbone
 from spark_jax.errors import SparkError
 from spark_jax.nn.convolution import DepthwiseConv, DepthwiseConvTranspose
-from spark_jax.nn.mask import Mask, downsample_mask, upsample_mask, zero_padding
+from spark_jax.nn.mask import Mask, OutputMask, downsample_mask, upsample_mask, zero_padding
 
-STAGE_LAYERS = 2  # blocks in the backbone of each stage
+STAGE_LAYERS = 2  # number of blocks in each stage's backbone
 
 
 def _leaky_relu(inputs: Array) -> Array:
@@ -21,15 +22,15 @@ def _leaky_relu(inputs: Array) -> Array:
 
 
 class SamplingBlock(nn.Module):
-    """Upsamples, then downsamples, by learned depthwise filters next to repetition and averaging.
+    """Upsamples, then downsamples: adds learned depthwise filters to repetition and averaging.
 
     Raises:
-      SparkError: downsampling by an odd ratio where filter and average disagree on the number of frames.
+      SparkError: the filter and the average of an odd ratio give different numbers of frames.
     """
 
     upsample: int = 1
     downsample: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -71,19 +72,19 @@ def _average(inputs: Float[Array, "batch time channels"], ratio: int) -> Float[A
 
 
 class SamplingStage(nn.Module):
-    """A sampling block followed by a two-layer backbone; returns the frames and their mask."""
+    """Applies a sampling block and a two-layer backbone; returns the frames and their mask."""
 
     dim: int
     intermediate_dim: int
     upsample: int = 1
     downsample: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(
         self, inputs: Float[Array, "batch time channels"], mask: Mask = None
-    ) -> tuple[Float[Array, "batch frames channels"], Mask]:
+    ) -> tuple[Float[Array, "batch frames channels"], OutputMask]:
         x = SamplingBlock(self.upsample, self.downsample, self.dtype, name="sampling")(inputs, mask)
         mask = downsample_mask(upsample_mask(mask, self.upsample), self.downsample)
         backbone = VocosBackbone(self.dim, self.intermediate_dim, STAGE_LAYERS, self.dtype, self.remat, name="backbone")

@@ -1,12 +1,14 @@
-"""Harmonic source: sines, pulses and noise at the pitch that a wave generator is told.
+"""Harmonic source: sines, pulses and noise at a given pitch, which are added inside a wave generator.
 
-Optional, and none of the release: a generator of few steps repeats what it makes every frame, because its latents hold
-no phase, and that sounds like a whisper. The phase is a running sum of the pitch, so it is the one thing in the codec
-that has no end to what it remembers. Speech that is made in parts hands it on: `phase_starts` of a part, with one frame
-of context on either side, says the phase at which the next part begins; an `Anchor` of it goes into the generator.
+It is optional, and the release has none. A generator that was trained for few steps repeats its output in every frame,
+because the latents carry no phase, and this sounds like whispering. The source's phase is the running sum of the pitch.
 
-Phases are counted in 2⁻³² of a cycle as unsigned integers: the sum wraps where a cycle ends, is exact, and is the
-same in whatever parts or order it is summed.
+The phase is the only state in the decoder without a finite memory. To make an utterance in parts, compute
+`phase_starts` of a part with one frame of context on either side, and give the phase at which the next part begins to
+the generator as an `Anchor`.
+
+Phases are unsigned integers in units of 2⁻³² cycles: their sum wraps at the end of a cycle, is exact, and does not
+depend on the order of summation.
 """
 
 import math
@@ -15,28 +17,29 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from spark_jax.config import SourceConfig
 from spark_jax.nn.linear import Linear
 from spark_jax.nn.mask import Mask
 
-CYCLE = 2.0**32  # units of phase
+CYCLE = 2.0**32  # in units of phase
 NOISE_SEED = 0
-MIN_FREQUENCY = 1e-6  # cycles a sample; the logarithm of padding must be a number
-MAX_FREQUENCY = 0.45  # cycles a sample; beyond it a phase would alias
-WEIGHT_LIMIT = 0.02  # of the first weights: a generator learns to use the source, it is not drowned by it
+MIN_FREQUENCY = 1e-6  # in cycles per sample, so that the logarithm of padding is finite
+MAX_FREQUENCY = 0.45  # in cycles per sample, to prevent aliasing
+WEIGHT_LIMIT = 0.02  # of initial weights, so that the source does not drown a fresh generator
 
 Phase = UInt32[Array, " batch"]
 
 
 @flax.struct.dataclass
 class Pitch:
-    """What a harmonic source is told of each frame.
+    """Pitch of each frame, the input of a harmonic source.
 
     Attributes:
-      f0: fundamental frequency in Hz, positive on unvoiced frames too (what lies between their neighbors).
-      voicing: 1 where the frame is voiced, 0 where not.
+      f0: fundamental frequency in Hz; positive on unvoiced frames too, where it is interpolated.
+      voicing: 1 for voiced frames, 0 for unvoiced ones.
     """
 
     f0: Float[Array, "batch frames"]
@@ -45,13 +48,14 @@ class Pitch:
 
 @flax.struct.dataclass
 class Anchor:
-    """Where in an utterance the frames of an array lie.
+    """Position of an array's frames in an utterance.
 
     Attributes:
-      phase: at the start of frame `origin`.
-      frame: number in the utterance of frame `origin`; the noise follows it.
-      origin: static. Frames of context before it. The first of them has no left neighbor here, so its pitch may differ
-        from that of the whole utterance: one frame more than the generator hears makes every sample the same.
+      phase: phase at the start of frame `origin`.
+      frame: number of frame `origin` in the utterance, which determines the noise.
+      origin: static; number of frames of context before it. The first one lacks its left neighbor, so that its
+        interpolated pitch differs from that in the whole utterance: the context must exceed the generator's receptive
+        field by one frame for equal samples.
     """
 
     phase: Phase
@@ -60,12 +64,12 @@ class Anchor:
 
 
 def interpolate(values: Float[Array, "batch frames"], hop: int, mask: Mask = None) -> Float[Array, "batch frames hop"]:
-    """Interpolates linearly between the middles of frames; beyond the first and the last one it is constant.
+    """Interpolates linearly between the middles of frames, and is constant beyond the first and the last one.
 
     Args:
-      values: of each frame; those outside the mask do not matter.
-      hop: samples of a frame.
-      mask: frames that are no padding, which follows them.
+      values: one for each frame; values outside the mask are ignored.
+      hop: number of samples per frame.
+      mask: True for frames that are no padding, which follows them; None: all.
     """
     left = jnp.concatenate([values[:, :1], values[:, :-1]], axis=1)
     right = jnp.concatenate([values[:, 1:], values[:, -1:]], axis=1)
@@ -80,12 +84,12 @@ def interpolate(values: Float[Array, "batch frames"], hop: int, mask: Mask = Non
 def sample_steps(
     frequency: Float[Array, "batch frames"], hop: int, mask: Mask = None
 ) -> UInt32[Array, "batch frames hop"]:
-    """The advance of the phase in each sample, the frequency's logarithm interpolated between frames.
+    """Returns the increment of the phase in each sample, with the logarithm of the frequency interpolated.
 
     Args:
-      frequency: cycles a sample, positive.
-      hop: samples of a frame.
-      mask: frames that are no padding.
+      frequency: positive frequencies in cycles per sample.
+      hop: number of samples per frame.
+      mask: True for frames that are no padding; None: all.
     """
     frequency = jnp.exp(interpolate(jnp.log(jnp.maximum(frequency, MIN_FREQUENCY)), hop, mask))
     return (jnp.clip(frequency, 0.0, MAX_FREQUENCY) * CYCLE).astype(jnp.uint32)
@@ -94,13 +98,13 @@ def sample_steps(
 def phase_starts(
     frequency: Float[Array, "batch frames"], hop: int, mask: Mask = None, anchor: Anchor | None = None
 ) -> UInt32[Array, "batch frames+1"]:
-    """The phase at the start of each frame, and at the end of the last.
+    """Returns the phase at the start of each frame and at the end of the last one.
 
     Args:
-      frequency: cycles a sample.
-      hop: samples of a frame.
-      mask: frames that are no padding.
-      anchor: where the frames lie; None: an utterance begins with them, at phase 0.
+      frequency: positive frequencies in cycles per sample.
+      hop: number of samples per frame.
+      mask: True for frames that are no padding; None: all.
+      anchor: position of the frames; None: an utterance begins with them, at phase 0.
     """
     return _starts(jnp.sum(sample_steps(frequency, hop, mask), axis=-1, dtype=jnp.uint32), anchor)
 
@@ -111,13 +115,13 @@ def _starts(frame_steps: UInt32[Array, "batch frames"], anchor: Anchor | None) -
 
 
 def pulse_train(cycles: Float[Array, "..."], frequency: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Cosines of all harmonics below half the sample rate, of unit power together.
+    """Returns the sum of the cosines of all harmonics below half the sample rate, scaled to unit power.
 
-    The uppermost one fades in as it comes below: the sum is continuous in the frequency.
+    The highest one fades in, so that the sum is continuous in the frequency.
 
     Args:
-      cycles: phase of the fundamental.
-      frequency: its cycles a sample.
+      cycles: phase of the fundamental in cycles.
+      frequency: frequency of the fundamental in cycles per sample.
     """
     count = 0.5 / jnp.maximum(frequency, 1e-6)
     whole = jnp.floor(count)
@@ -134,14 +138,14 @@ def pulse_train(cycles: Float[Array, "..."], frequency: Float[Array, "..."]) -> 
 def source_noise(
     frames: int, samples: int, stream: int, anchor: Anchor | None = None, key: Array | None = None
 ) -> Float[Array, "frames samples"]:
-    """Gaussian noise that depends on a frame's number in the utterance alone.
+    """Returns Gaussian noise that depends only on the number of each frame in the utterance.
 
     Args:
-      frames: how many.
-      samples: of a frame.
-      stream: number of the noise; others are independent.
-      anchor: where the frames lie.
-      key: random key; None: always the same one, so that the same tokens give the same samples.
+      frames: number of frames.
+      samples: number of samples per frame.
+      stream: number of the noise; streams are independent.
+      anchor: position of the frames; None: an utterance begins with them.
+      key: random key; None: a fixed one, so that the same tokens give the same samples.
     """
     key = jax.random.fold_in(jax.random.key(NOISE_SEED) if key is None else key, stream)
     numbers = jnp.arange(frames) + (0 if anchor is None else anchor.frame - anchor.origin)
@@ -156,21 +160,21 @@ def source_channels(
     mask: Mask = None,
     anchor: Anchor | None = None,
     key: Array | None = None,
-) -> dict[int, Float[Array, "batch samples channels"]]:
-    """The source at the sample rate of each block that hears it.
+) -> dict[int, Float[Array, "batch _samples _channels"]]:
+    """Returns the source's channels for each block, at the sample rate of the block's output.
 
     Args:
-      config: which blocks, and which of them hear noise.
-      frequency: of the fundamental in cycles a sample of the output, positive.
-      voicing: 0 to 1.
-      rates: how many samples each block of the generator makes of one.
-      mask: frames that are no padding, which follows them.
-      anchor: where the frames lie; None: an utterance begins with them.
-      key: of the noise; None: the fixed one.
+      config: blocks that the source is added to, and those with noise.
+      frequency: positive fundamental frequencies in cycles per sample of the output.
+      voicing: values from 0 to 1.
+      rates: upsampling rates of the generator's blocks.
+      mask: True for frames that are no padding, which follows them; None: all.
+      anchor: position of the frames; None: an utterance begins with them.
+      key: random key of the noise; None: a fixed one.
 
     Returns:
-      By block: voicing times sine, cosine and pulse train, voicing, and noise where it is heard. No gradient goes
-      through them: the phase of a wrong pitch has none worth following.
+      By block number: voicing times sine, cosine and pulse train, voicing, and noise if the block has it. There is no
+      gradient through them, since that of a wrong pitch's phase would be useless.
     """
     frequency, voicing = jax.lax.stop_gradient((frequency, voicing))
     hop = math.prod(rates)
@@ -184,7 +188,7 @@ def source_channels(
         length *= rate
         if block not in config.blocks:
             continue
-        # In the middle of what is one sample to the block.
+        # At the middle of the output samples that make up one sample of the block.
         group = hop // length
         place = slice(group // 2, None, group)
         phase, step = starts[..., place], steps[..., place]
@@ -203,9 +207,9 @@ def source_channels(
 
 
 class SourceMix(nn.Module):
-    """Adds a linear map of the source's channels to a block's; without bias, so silence adds nothing."""
+    """Adds a linear map of the source's channels to those of a block, without bias."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -1,11 +1,12 @@
-"""Speaker branch: a reference clip's mel → global tokens and the d-vector (paper §3.1.3).
+"""Speaker branch: mel spectrogram of a reference clip → global tokens and the d-vector (paper §3.1.3).
 
-Mel frames carry no mask: reference clips have a fixed length.
+Mel frames have no mask because reference clips have a fixed length.
 """
 
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from spark_jax.bicodec.ecapa import Ecapa
@@ -17,7 +18,7 @@ from spark_jax.nn.linear import Linear
 
 @flax.struct.dataclass
 class SpeakerOutput:
-    """Both speaker vectors and the tokens behind the d-vector."""
+    """Both speaker vectors, and the global tokens from which the d-vector is made."""
 
     x_vector: Float[Array, "batch out"]
     d_vector: Float[Array, "batch out"]
@@ -25,14 +26,13 @@ class SpeakerOutput:
 
 
 class SpeakerEncoder(nn.Module):
-    """ECAPA → Perceiver → residual FSQ → linear.
+    """ECAPA → Perceiver → residual FSQ → linear map.
 
-    Ids are [batch, quantizers · token_num], quantizer by quantizer: with the release's single quantizer, one id
-    a token.
+    Ids are [batch, quantizers · token_num], quantizer by quantizer; the release has one quantizer, so one id per token.
     """
 
     config: SpeakerEncoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         c = self.config
@@ -47,13 +47,14 @@ class SpeakerEncoder(nn.Module):
         return SpeakerOutput(x_vector, self._d_vector(codes), ids.reshape(ids.shape[0], -1))
 
     def tokenize(self, mel: Float[Array, "batch frames mels"]) -> Int[Array, "batch global"]:
+        """Returns the global tokens of a mel spectrogram."""
         return self(mel, train=False).ids
 
     def detokenize(self, ids: Int[Array, "batch global"]) -> Float[Array, "batch out"]:
-        """The d-vector of global tokens."""
+        """Returns the d-vector of global tokens."""
         ids = ids.reshape(ids.shape[0], self.config.fsq_num_quantizers, self.config.token_num)
         return self._d_vector(self.quantizer.decode(ids))
 
     def _d_vector(self, codes: Float[Array, "batch tokens latent"]) -> Float[Array, "batch out"]:
-        # Flattened channel-major, as the reference's [batch, latent, tokens].
+        # Flattened channel-major, as the reference flattens [batch, latent, tokens].
         return self.project(jnp.swapaxes(codes, 1, 2).reshape(codes.shape[0], -1))

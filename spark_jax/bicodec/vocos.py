@@ -1,12 +1,13 @@
 """Vocos (ConvNeXt) blocks: the backbone of the semantic encoder, the prenet and the postnet.
 
-Reference sparktts/modules/blocks/vocos.py. Convolution and linear kernels start as N(0, 0.02), the layer scale
-as 1 / number of blocks. AdaLN's scale starts at one (its bias), where the reference's own initialization lets
-it start near zero; trained weights have the same form.
+Reference: sparktts/modules/blocks/vocos.py. Kernels of convolutions and linear maps start as N(0, 0.02), and the layer
+scale starts as 1 / number of blocks. AdaLN's scale starts at one (its bias); the reference initializes it near zero.
+Trained weights have the same form.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.nn.convolution import Conv, DepthwiseConv
@@ -20,10 +21,10 @@ EPS = 1e-6
 
 
 class AdaLayerNorm(nn.Module):
-    """LN(x)·scale(condition) + shift(condition): no "1 +", no affine parameters of its own."""
+    """LN(x)·scale(condition) + shift(condition), without "1 +" and without affine parameters of its own."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -40,7 +41,7 @@ def _normalize(
     name: str,
     inputs: Float[Array, "batch time channels"],
     condition: Float[Array, "batch condition"] | None,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> Float[Array, "batch time channels"]:
     if condition is None:
         return LayerNorm(EPS, dtype=dtype, name=name)(inputs)
@@ -48,11 +49,11 @@ def _normalize(
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution 7 → norm → expand → GELU → contract → layer scale, with a residual."""
+    """Depthwise convolution of size 7 → norm → expand → GELU → contract → layer scale, with a residual."""
 
     intermediate_dim: int
     layer_scale: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -62,7 +63,7 @@ class ConvNeXtBlock(nn.Module):
         mask: Mask = None,
     ) -> Float[Array, "batch time channels"]:
         dim = inputs.shape[-1]
-        settings = dict(kernel_init=BACKBONE_INIT, dtype=self.dtype)
+        settings = {"kernel_init": BACKBONE_INIT, "dtype": self.dtype}
         x = DepthwiseConv(7, padding=3, name="depthwise", **settings)(zero_padding(inputs, mask))
         x = _normalize("norm", x, condition, self.dtype)
         x = Linear(self.intermediate_dim, ("embed", "mlp"), name="expand", **settings)(x)
@@ -74,13 +75,13 @@ class ConvNeXtBlock(nn.Module):
 
 
 class VocosBackbone(nn.Module):
-    """Embedding convolution → norm → ConvNeXt blocks → an unconditional layer norm."""
+    """Embedding convolution → norm → ConvNeXt blocks → layer norm without condition."""
 
     dim: int
     intermediate_dim: int
     num_layers: int
-    dtype: jnp.dtype = jnp.float32
-    remat: bool = False  # blocks keep only their inputs for the gradient
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False  # whether blocks save only their inputs for the gradient
 
     @nn.compact
     def __call__(

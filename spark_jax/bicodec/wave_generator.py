@@ -1,11 +1,13 @@
 """Wave generator: latents at the token rate → waveform (DAC's decoder; paper §3.1.1).
 
-Kernels start from torch's default (the N(0, 0.02) that the reference asks for never reaches its weight-normed
-layers), the transposed ones scaled for the kernel / stride taps that one sample hears, lest a fresh generator fade.
+Kernels start from torch's default (the reference's N(0, 0.02) never reaches its weight-normed layers); transposed ones
+are scaled for the kernel / stride taps that contribute to one sample, so that the output of an untrained generator does
+not fade.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.bicodec.source import Anchor, Pitch, SourceMix, source_channels
@@ -18,17 +20,17 @@ DILATIONS = (1, 3, 9)
 
 
 class ResidualUnit(nn.Module):
-    """x + conv 1 (Snake (conv 7 (Snake x))), the wider one dilated."""
+    """x + conv₁(Snake(conv₇(Snake(x)))), where the convolution of size 7 is dilated."""
 
     dilation: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, inputs: Float[Array, "batch time channels"], mask: Mask = None
     ) -> Float[Array, "batch time channels"]:
         channels = inputs.shape[-1]
-        settings = dict(weight_norm=True, dtype=self.dtype)
+        settings = {"weight_norm": True, "dtype": self.dtype}
         x = Snake(self.dtype, name="snake_0")(zero_padding(inputs, mask))
         x = Conv(channels, 7, padding=3 * self.dilation, dilation=self.dilation, name="conv_0", **settings)(x)
         x = Snake(self.dtype, name="snake_1")(x)
@@ -41,7 +43,7 @@ class UpsamplingBlock(nn.Module):
     features: int
     kernel_size: int
     stride: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -72,35 +74,35 @@ class UpsamplingBlock(nn.Module):
 
 
 class WaveGenerator(nn.Module):
-    """Convolution 7 → upsampling blocks → Snake → convolution 7 → tanh; channels halve in every block.
+    """Convolution → upsampling blocks → Snake → convolution → tanh; every block halves the number of channels.
 
-    With `remat` the residual units, and the blocks around them, keep only their inputs for the gradient. Where the
-    configuration has a harmonic source, the generator must be told the pitch of its frames.
+    With `remat`, residual units and the blocks around them save only their inputs for the gradient. If the
+    configuration has a harmonic source, the generator must be given the pitch of its frames.
     """
 
     config: WaveGeneratorConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(
         self,
-        latents: Float[Array, "batch tokens channels"],
+        latents: Float[Array, "batch time channels"],
         mask: Mask = None,
         pitch: Pitch | None = None,
         sample_rate: int = 16_000,
         anchor: Anchor | None = None,
         noise_key: Array | None = None,
     ) -> Float[Array, "batch samples"]:
-        """Returns tokens · product of the rates samples in −1…1, zero outside the mask.
+        """Returns time · product of the rates samples in −1…1, which are zero outside the mask.
 
         Args:
           latents: one for each frame.
-          mask: frames that are no padding, which follows them.
-          pitch: of the frames, where there is a harmonic source; otherwise it does not matter.
-          sample_rate: static. Of the output, in which the pitch's hertz are counted.
-          anchor: where the frames lie in an utterance that is made in parts; None: it begins with them.
-          noise_key: of the source's noise; None: a fixed one.
+          mask: True for frames that are no padding, which follows them; None: all.
+          pitch: pitch of the frames; ignored without a harmonic source.
+          sample_rate: static; samples per second of the output.
+          anchor: position of the frames in an utterance that is made in parts; None: it begins with them.
+          noise_key: random key of the source's noise; None: a fixed one.
 
         Raises:
           ValueError: there is a harmonic source, and no pitch.
@@ -112,7 +114,7 @@ class WaveGenerator(nn.Module):
                 raise ValueError("the wave generator has a harmonic source, and was given no pitch")
             frequency = pitch.f0.astype(jnp.float32) / sample_rate
             sources = source_channels(c.source, frequency, pitch.voicing, c.rates, mask, anchor, noise_key)
-        settings = dict(padding=3, weight_norm=True, dtype=self.dtype)
+        settings = {"padding": 3, "weight_norm": True, "dtype": self.dtype}
         x = Conv(c.channels, 7, name="conv_in", **settings)(zero_padding(latents, mask))
         block_class = nn.remat(UpsamplingBlock) if self.remat else UpsamplingBlock
         for i, (rate, kernel_size) in enumerate(zip(c.rates, c.kernel_sizes, strict=True)):
@@ -122,5 +124,5 @@ class WaveGenerator(nn.Module):
             )
             mask = upsample_mask(mask, rate)
         x = Snake(self.dtype, name="snake")(zero_padding(x, mask))
-        x = Conv(1, 7, axes=(None, "conv_in", None), name="conv_out", **settings)(x)  # one channel: not divided
+        x = Conv(1, 7, axes=(None, "conv_in", None), name="conv_out", **settings)(x)  # one channel
         return zero_padding(jnp.tanh(x.astype(jnp.float32)), mask)[..., 0]

@@ -28,12 +28,12 @@ from spark_jax.config import (
     WaveGeneratorConfig,
     from_mapping,
 )
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
+from spark_jax.shared.files import read_text, write_json, write_text
 
 T = TypeVar("T")
 
-FOLDERS = {"bicodec": "BiCodec", "wav2vec2": "wav2vec2-large-xlsr-53", "llm": "LLM"}
-BICODEC, WAV2VEC2, LLM = FOLDERS.values()
+BICODEC, WAV2VEC2, LLM = "BiCodec", "wav2vec2-large-xlsr-53", "LLM"  # the parts' folders
 
 _ROOT_FIELDS = ("sample_rate", "latent_hop_length", "ref_segment_duration", "volume_normalize")
 _CODEC_SECTIONS: dict[str, type] = {
@@ -78,41 +78,17 @@ _LLM_REQUIRED = {
 _QWEN3_HEAD_DIM = 128  # of Qwen3 where its config.json does not say
 
 
-def read_config(
-    source: Path, parts: Iterable[str] = ("bicodec", "wav2vec2", "llm"), llm: Path | None = None
-) -> SparkConfig:
-    """The system's configuration from the files of an official directory.
-
-    Args:
-      source: the directory.
-      parts: what is read; the rest keeps the release's values.
-      llm: the LLM's folder, where it is another one than that of the directory.
+def read_root_config(path: Path) -> dict[str, Any]:
+    """Reads `config.yaml`: the fields of a SparkConfig that are no part's own.
 
     Raises:
-      SparkError: a file is missing or malformed, or a setting is not supported; file and key are named.
+      SparkError: the file cannot be read, or one of them is missing.
     """
-    content: dict[str, Any] = {}
-    path = source / "config.yaml"
-    if "bicodec" in parts:
-        content = _section(_read(path, yaml.safe_load), _ROOT_FIELDS, str(path))
-        content["bicodec"] = dataclasses.asdict(read_bicodec_config(source / BICODEC / "config.yaml"))
-    if "wav2vec2" in parts:
-        content["wav2vec2"] = dataclasses.asdict(read_wav2vec2_config(source / WAV2VEC2))
-    if "llm" in parts:
-        content["llm"] = dataclasses.asdict(read_llm_config((llm or source / LLM) / "config.json"))
-    config = from_mapping(SparkConfig, content, str(path))
-    _check_sizes(config, str(path))
-    hop = math.prod(config.bicodec.decoder.rates)
-    if hop != config.latent_hop_length:
-        raise SparkError(f"{path}: latent_hop_length is {config.latent_hop_length}, the codec's rates give {hop}")
-    if config.bicodec.mel_params.sample_rate != config.sample_rate:
-        expected = config.bicodec.mel_params.sample_rate
-        raise SparkError(f"{path}: sample_rate is {config.sample_rate}, the codec's mel_params say {expected}")
-    return config
+    return _section(_read(path, yaml.safe_load), _ROOT_FIELDS, str(path))
 
 
 def read_bicodec_config(path: Path) -> BiCodecConfig:
-    """`BiCodec/config.yaml`; keys that the release leaves to its code (ECAPA's sizes, …) may be given too."""
+    """Reads `BiCodec/config.yaml`; keys that the release leaves to its code (ECAPA's sizes, …) may be given too."""
     content = _section(_read(path, yaml.safe_load), ("audio_tokenizer",), str(path))["audio_tokenizer"]
     sections = _section(content, tuple(_CODEC_SECTIONS), str(path))
     config = {}
@@ -126,12 +102,12 @@ def read_bicodec_config(path: Path) -> BiCodecConfig:
         if name == "decoder" and sections[name].get("source") is not None:
             raise SparkError(f"{origin}: source is {sections[name]['source']!r}; the release has no harmonic source")
         config[name] = from_mapping(cls, {k: v for k, v in sections[name].items() if k not in required}, origin)
-        _check_sizes(config[name], origin)
+        check_sizes(config[name], origin)
     return BiCodecConfig(**config)
 
 
 def read_wav2vec2_config(folder: Path) -> Wav2Vec2Config:
-    """`config.json` and `preprocessor_config.json` of the feature extractor.
+    """Reads `config.json` and `preprocessor_config.json` of the feature extractor.
 
     `feature_layers`, which transformers does not know, may name other hidden states than the release's code taps.
     """
@@ -143,7 +119,7 @@ def read_wav2vec2_config(folder: Path) -> Wav2Vec2Config:
     names = [field.name for field in dataclasses.fields(Wav2Vec2Config) if field.name != "feature_layers"]
     taps = {"feature_layers": content["feature_layers"]} if "feature_layers" in content else {}
     config = from_mapping(Wav2Vec2Config, _section(content, names, str(path)) | taps, str(path))
-    _check_sizes(config, str(path))
+    check_sizes(config, str(path))
     if config.num_hidden_layers < max(config.feature_layers):
         raise SparkError(
             f"{path}: num_hidden_layers is {config.num_hidden_layers}; the features need hidden state "
@@ -153,7 +129,7 @@ def read_wav2vec2_config(folder: Path) -> Wav2Vec2Config:
 
 
 def read_llm_config(path: Path) -> Qwen2Config:
-    """`config.json` of a Qwen2, Qwen2.5 or Qwen3 as transformers writes it, version 4 or 5."""
+    """Reads `config.json` of a Qwen2, Qwen2.5 or Qwen3 as transformers writes it, version 4 or 5."""
     content = _read(path, json.loads)
     kind = content.get("model_type")
     if kind not in _LLM_REQUIRED:
@@ -184,18 +160,18 @@ def read_llm_config(path: Path) -> Qwen2Config:
     if head_dim is None and values["hidden_size"] % values["num_attention_heads"]:
         raise SparkError(f"{path}: hidden_size is no multiple of num_attention_heads, and head_dim is not given")
     config = from_mapping(Qwen2Config, values, str(path))
-    _check_sizes(config, str(path))
+    check_sizes(config, str(path))
     return config
 
 
 def write_root_config(path: Path, config: SparkConfig) -> None:
-    """`config.yaml`; the high-pass of the release's training is named, as there."""
+    """Writes `config.yaml`; the high-pass of the release's training is named, as there."""
     content = {name: getattr(config, name) for name in _ROOT_FIELDS}
-    path.write_text(yaml.safe_dump(content | {"highpass_cutoff_freq": 40}, sort_keys=False))
+    write_text(path, yaml.safe_dump(content | {"highpass_cutoff_freq": 40}, sort_keys=False))
 
 
 def write_bicodec_config(path: Path, config: BiCodecConfig) -> None:
-    """`BiCodec/config.yaml`, with the keys of the release and, where they differ from its code, those beyond."""
+    """Writes `BiCodec/config.yaml`, with the keys of the release and, where they differ from its code, those beyond."""
     content: dict[str, Any] = {}
     for name, cls in _CODEC_SECTIONS.items():
         section = getattr(config, name)
@@ -206,11 +182,11 @@ def write_bicodec_config(path: Path, config: BiCodecConfig) -> None:
             for key, value in _plain(dataclasses.asdict(section)).items()
             if key not in omitted or getattr(section, key) != defaults[key]
         } | _CODEC_REQUIRED.get(name, {})
-    path.write_text(yaml.safe_dump({"audio_tokenizer": content}, sort_keys=False))
+    write_text(path, yaml.safe_dump({"audio_tokenizer": content}, sort_keys=False))
 
 
 def write_wav2vec2_config(folder: Path, config: Wav2Vec2Config, sample_rate: int) -> None:
-    """`config.json` and `preprocessor_config.json`, for transformers' Wav2Vec2Model.
+    """Writes `config.json` and `preprocessor_config.json`, for transformers' Wav2Vec2Model.
 
     `num_hidden_layers` counts the layers that the weight file has: those up to the last tap, and one idle layer
     above (see convert.wav2vec2).
@@ -224,20 +200,20 @@ def write_wav2vec2_config(folder: Path, config: Wav2Vec2Config, sample_rate: int
     }
     if config.feature_layers == Wav2Vec2Config().feature_layers:
         del content["feature_layers"]
-    _write_json(folder / "config.json", content)
+    write_json(folder / "config.json", content)
     preprocessor = _PREPROCESSOR_REQUIRED | {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "sampling_rate": sample_rate,
         "padding_side": "right",
         "return_attention_mask": True,
     }
-    _write_json(folder / "preprocessor_config.json", preprocessor)
+    write_json(folder / "preprocessor_config.json", preprocessor)
 
 
 def write_llm_config(
     folder: Path, config: Qwen2Config, dtype: str, end: int, padding: int, sampling: SamplingConfig = RELEASE.sampling
 ) -> None:
-    """`config.json` and `generation_config.json`, in the form that transformers 4 and 5 both read.
+    """Writes `config.json` and `generation_config.json`, in the form that transformers 4 and 5 both read.
 
     Args:
       dtype: "float32", "bfloat16" or "float16": the type of the weight file.
@@ -271,9 +247,33 @@ def write_llm_config(
         "eos_token_id": end,
         "pad_token_id": padding,
     }
-    _write_json(folder / "config.json", content)
+    write_json(folder / "config.json", content)
     generation = {"do_sample": True, **dataclasses.asdict(sampling), "max_new_tokens": 3000}
-    _write_json(folder / "generation_config.json", generation | {"eos_token_id": end, "pad_token_id": padding})
+    write_json(folder / "generation_config.json", generation | {"eos_token_id": end, "pad_token_id": padding})
+
+
+def check_sizes(config: Any, origin: str) -> None:
+    """Checks a configuration read from a file: every integer is a size, at least 1; every other number is finite.
+
+    Args:
+      config: a dataclass of sizes.
+      origin: the file, for the message.
+
+    Raises:
+      SparkError: a number is out of range.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_sizes(value, f"{origin}: {field.name}")
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) is int and number < 1:
+                raise SparkError(f"{origin}: {field.name} is {value}, expected sizes of at least 1")
+            if isinstance(number, float) and not (math.isfinite(number) and number >= 0):
+                raise SparkError(f"{origin}: {field.name} is {value}, expected a finite number of at least 0")
+        if value == ():
+            raise SparkError(f"{origin}: {field.name} is empty")
 
 
 def _rope_theta(content: Mapping[str, Any], origin: str) -> Any:
@@ -303,29 +303,12 @@ def _slides(content: Mapping[str, Any], layers: int) -> bool:
     return bool(in_use) and not (type(first) is int and first >= layers)
 
 
-def _check_sizes(config: Any, origin: str) -> None:
-    """Every integer is a size: at least 1; every other number is finite."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            _check_sizes(value, f"{origin}: {field.name}")
-            continue
-        for number in value if isinstance(value, tuple) else (value,):
-            if type(number) is int and number < 1:
-                raise SparkError(f"{origin}: {field.name} is {value}, expected sizes of at least 1")
-            if isinstance(number, float) and not (math.isfinite(number) and number >= 0):
-                raise SparkError(f"{origin}: {field.name} is {value}, expected a finite number of at least 0")
-        if value == ():
-            raise SparkError(f"{origin}: {field.name} is empty")
-
-
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
+        content = parse(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise SparkError(f"{path}: malformed ({' '.join(str(error).split())})") from error
+        raise SparkError(f"{path}: malformed ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise SparkError(f"{path}: expected a mapping, found {type(content).__name__}")
     return content
@@ -350,7 +333,3 @@ def _require(content: Mapping[str, Any], required: Mapping[str, Any], origin: st
 def _plain(content: Any) -> Any:
     """Tuples as lists, for YAML and JSON."""
     return json.loads(json.dumps(content))
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

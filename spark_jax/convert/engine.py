@@ -1,4 +1,4 @@
-"""Conversion as data: a table per model, and the one engine that applies it in both directions.
+"""Converts weights by tables: a table for each model, and one engine that applies it in both directions.
 
 A rule names a tensor of the official file, its place in our tree, and how the axes of the one become the axes of
 the other. Axes are written as in `"(heads dim) in -> in heads dim"`, which reads both ways: the same table that
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from spark_jax.convert.formats.tensors import SourceTensor, is_finite, is_float
+from spark_jax.errors import SparkError
 from spark_jax.shared.pytree import flatten
 
 Shape = tuple[int, ...]
@@ -40,6 +41,7 @@ class Rule:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def source_names(self) -> list[str]:
+        """Returns the names of the official tensors, one for each layer that the target stacks."""
         return [self.source] if self.layers is None else [self.source.format(i) for i in range(self.layers)]
 
 
@@ -59,11 +61,11 @@ class Table:
     ignored: Sequence[str] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Sequence[tuple[str, str]] = ()
-    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    constants: Mapping[str, np.ndarray | np.generic] = dataclasses.field(default_factory=dict)
 
 
 class Import:
-    """One file on its way into our tree.
+    """Reads one official file as our tree.
 
     Args:
       table: the model's table.
@@ -110,7 +112,7 @@ class Import:
                 )
 
     def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Path and values of each leaf of our tree, in the target's types; each tensor is read once.
+        """Yields path and values of each leaf of our tree, in the target's types; each tensor is read once.
 
         To be called where `faults` is empty; it is to be looked at again when the leaves are through.
         """
@@ -132,7 +134,7 @@ class Import:
 
 
 class Export:
-    """Our tree on its way into an official file.
+    """Writes our tree as an official file.
 
     Args:
       table: the model's table.
@@ -152,12 +154,12 @@ class Export:
             name: (value.shape, self._type(value)) for name, value in table.constants.items()
         }
 
-    def _type(self, constant: np.ndarray) -> np.dtype:
+    def _type(self, constant: np.ndarray | np.generic) -> np.dtype:
         """Counters stay integers."""
         return self._dtype if is_float(constant.dtype) else constant.dtype
 
     def tensors(self, leaves: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and values of each tensor of the file, from path and values of each leaf in any order."""
+        """Yields name and values of each tensor of the file, from path and values of each leaf in any order."""
         rules = {rule.target: rule for rule in self._table.rules}
         for path, values in leaves:
             rule = rules[path]
@@ -174,11 +176,27 @@ class Export:
 
 
 def source_shapes(rules: Sequence[Rule], target: Any) -> dict[str, Shape]:
-    """Names and shapes of the official tensors that fill a tree."""
+    """Returns names and shapes of the official tensors that fill a tree."""
     wanted = flatten(target)
     return {
         name: _layout(rule, wanted[rule.target].shape).source_shape() for rule in rules for name in rule.source_names()
     }
+
+
+def raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
+    """Raises one SparkError for all faults of all files, where there is one.
+
+    Args:
+      faults: by the file's name.
+
+    Raises:
+      SparkError: a file has a fault.
+    """
+    found = {file: lines for file, lines in faults.items() if lines}
+    if found:
+        raise SparkError(
+            "; ".join(f"{file}: {len(lines)} tensors do not fit: {'; '.join(lines)}" for file, lines in found.items())
+        )
 
 
 @dataclasses.dataclass(frozen=True)

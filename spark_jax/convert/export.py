@@ -1,4 +1,4 @@
-"""Our parameters → the release's directory layout, for the official code, transformers, vLLM and others.
+"""Writes our parameters in the release's directory layout, for the official code, transformers, vLLM and others.
 
     OUT/config.yaml
     OUT/BiCodec/{config.yaml, model.safetensors}
@@ -13,14 +13,14 @@ free of the final norm (see convert.wav2vec2). Both are float32.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spark_jax.convert import configuration, weights
-from spark_jax.convert.engine import Export
+from spark_jax.convert.engine import Export, raise_faults
 from spark_jax.convert.formats.safetensors_file import write_safetensors
 from spark_jax.convert.formats.tensors import DTYPES
-from spark_jax.convert.official import check_parts, check_tokenizer, copy_tokenizer, raise_faults
-from spark_jax.convert.stored import StoredPart, open_model
+from spark_jax.convert.release import RELEASE_PARTS, check_parts, table
 from spark_jax.errors import SparkError
-from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory.layout import StoredPart, open_parts
+from spark_jax.model_directory.parameters import PARTS, RECORDS
+from spark_jax.shared.files import new_directory
 
 
 def export(
@@ -30,10 +30,10 @@ def export(
     parts: Sequence[str] | None = None,
     replaced: Mapping[str, str | Path] | None = None,
 ) -> dict[str, int]:
-    """Writes the official layout of a model directory, or of what a training has written.
+    """Writes the official layout of a model directory or a run.
 
     Args:
-      source: a model directory, or a training's output folder (one part).
+      source: a model directory, or the output folder of a training.
       destination: the directory to make; must not exist, or be empty. It appears when it is complete.
       dtype: "float32", "bfloat16" or "float16": type of the LLM's file, norms and biases included. None: the type
         in which its weight matrices are stored.
@@ -50,9 +50,9 @@ def export(
     """
     if dtype is not None and dtype not in DTYPES:
         raise SparkError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    found = open_model(source)
+    found = _speech_parts(source)
     for part, run in (replaced or {}).items():
-        trained = open_model(run)
+        trained = _speech_parts(run)
         if part not in trained:
             raise SparkError(f"{run}: holds no {part}, but {', '.join(trained)}")
         found[part] = trained[part]
@@ -60,20 +60,20 @@ def export(
     if missing := [part for part in parts if part not in found]:
         raise SparkError(f"{source}: holds no {' and no '.join(missing)}, but {', '.join(found)}")
     found = {part: found[part] for part in parts}
-    if "bicodec" in found and found["bicodec"].system.bicodec.decoder.source is not None:
+    if "bicodec" in found and found["bicodec"].config.bicodec.decoder.source is not None:
         raise SparkError(
             f"{found['bicodec'].folder}: bicodec.decoder.source is set, and the release's layout has no harmonic "
             "source; expected null, or parts without bicodec"
         )
     stored = {part: stored_part.check() for part, stored_part in found.items()}
-    with model_directory.new_directory(destination) as folder:
+    with new_directory(destination) as folder:
         sizes = {}
         for part, stored_part in found.items():
-            own = folder / configuration.FOLDERS[part]
+            own = folder / RELEASE_PARTS[part].folder
             own.mkdir()
-            kind = (dtype or str(stored[part])) if part == "llm" else "float32"
-            _write_settings(stored_part, folder, kind, found)
-            job = Export(weights.table(part, stored_part.system), stored_part.target, DTYPES[kind])
+            kind = (dtype or str(stored[part])) if RECORDS[part].has_dtype else "float32"
+            RELEASE_PARTS[part].write_settings(stored_part, folder, kind, found)
+            job = Export(table(part, stored_part.config), stored_part.target, DTYPES[kind])
             file = own / "model.safetensors"
             write_safetensors(file, job.specifications, job.tensors(stored_part.leaves()))
             raise_faults({str(stored_part.folder): job.faults})
@@ -81,17 +81,10 @@ def export(
     return sizes
 
 
-def _write_settings(stored: StoredPart, folder: Path, dtype: str, parts: Mapping[str, StoredPart]) -> None:
-    """The configuration files of one part, and the LLM's tokenizer."""
-    own, system = folder / configuration.FOLDERS[stored.part], stored.system
-    if stored.part == "bicodec":
-        configuration.write_root_config(folder / "config.yaml", system)
-        configuration.write_bicodec_config(own / "config.yaml", system.bicodec)
-    elif stored.part == "wav2vec2":
-        configuration.write_wav2vec2_config(own, system.wav2vec2, system.sample_rate)
-    else:
-        codec = parts["bicodec"].system.bicodec if "bicodec" in parts else None
-        tokenizer = check_tokenizer(stored.tokenizer, system.llm, codec)
-        end, padding = tokenizer.id("<|im_end|>"), tokenizer.id("<|endoftext|>")
-        configuration.write_llm_config(own, system.llm, dtype, end, padding, system.sampling)
-        copy_tokenizer(stored.tokenizer, own)
+def _speech_parts(directory: str | Path) -> dict[str, StoredPart]:
+    """The parts that the release has, too: no recognizer."""
+    found = open_parts(directory)
+    found = {part: found[part] for part in PARTS if part in found}
+    if not found:
+        raise SparkError(f"{directory}: holds none of the parts {', '.join(PARTS)}")
+    return found

@@ -1,14 +1,14 @@
-"""A model's files from a directory or, by its id, from the Hugging Face Hub."""
+"""Finds a model's files in a directory or, by its id, on the Hugging Face Hub."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
 
 def local_directory(source: str | Path, patterns: Sequence[str] = ("*",)) -> tuple[Path, str | None]:
-    """The directory of a source, and its Hub id where it is one.
+    """Returns the directory of a source, and its Hub id where it is one; downloads what is not here yet.
 
     Args:
       source: a directory, or the id of a repository, "owner/name", which is downloaded to the Hub's cache.
@@ -32,5 +32,5 @@ def local_directory(source: str | Path, patterns: Sequence[str] = ("*",)) -> tup
     except errors.RepositoryNotFoundError as error:
         raise SparkError(f"{name}: no such directory here, and no (public) repository of the Hub") from error
     except Exception as error:  # offline mode, no network, time-outs, a full disk: of many libraries
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise SparkError(f"{name}: no such directory here, and the Hub cannot be reached ({reason})") from error

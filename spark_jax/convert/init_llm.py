@@ -1,8 +1,7 @@
-"""A base Qwen → the start of a pretraining: its tokenizer extended by the Spark tokens, its embedding by their rows.
+"""Makes the start of a pretraining from a base Qwen: tokenizer and embedding are extended by the Spark tokens.
 
-    OUT/llm/          parameters (float32), `init_from` of train/llm.py
-    OUT/tokenizer/    its `tokenizer`
-    OUT/model.yaml    its `model`: the sizes
+The result is a model directory of the part "llm" (float32): `init_from` and `model` of a training's configuration name
+it, and `tokenizer` its folder of that name.
 
 The rows of all ids that the base's tokenizer does not have are drawn from a normal distribution with mean and
 covariance of the rows that it has: new tokens begin inside the cloud of the known ones, so that their first logits
@@ -15,21 +14,20 @@ import functools
 from pathlib import Path
 
 import numpy as np
-import yaml
 
-from spark_jax.config import Qwen2Config
+from spark_jax.config import Qwen2Config, SparkConfig
 from spark_jax.convert import weights
 from spark_jax.convert.configuration import read_llm_config
-from spark_jax.convert.engine import Import
+from spark_jax.convert.engine import Import, raise_faults
 from spark_jax.convert.formats.tensors import SourceTensor, is_finite
 from spark_jax.convert.hub import local_directory
-from spark_jax.convert.official import raise_faults
-from spark_jax.convert.stored import MODEL_YAML
 from spark_jax.convert.tables import qwen2
 from spark_jax.errors import SparkError
-from spark_jax.model_directory.directory import new_directory
+from spark_jax.model_directory.directory import finish, part_path, write_config
 from spark_jax.model_directory.parameters import abstract_part
-from spark_jax.model_directory.parts import write_part
+from spark_jax.model_directory.parts import write_arrays
+from spark_jax.model_directory.provenance import Provenance, Source
+from spark_jax.shared.files import new_directory
 from spark_jax.text.tokenizer import extend_tokenizer
 
 _ROWS = 4096  # of an embedding, taken together
@@ -53,7 +51,7 @@ def init_llm(
     semantic_codes: int = 8192,
     global_codes: int = 4096,
 ) -> InitResult:
-    """Writes the start of a pretraining.
+    """Writes the start of a pretraining as a model directory.
 
     Args:
       base: directory (or Hub id) of a Qwen2, Qwen2.5 or Qwen3, with its tokenizer.json.
@@ -67,7 +65,7 @@ def init_llm(
       SparkError: a file is missing, damaged or not supported; the tokenizer has Spark tokens already, or more tokens
         than the embedding has rows or than `vocab_size`; the destination is taken.
     """
-    folder, _ = local_directory(base)
+    folder, hub_id = local_directory(base)
     config = read_llm_config(folder / "config.json")
     tokenizer, known = extend_tokenizer(folder, semantic_codes, global_codes)
     if known > config.vocab_size:
@@ -91,9 +89,10 @@ def init_llm(
         job = Import(qwen2.table(extended), tensors, abstract_part("llm", extended))
         raise_faults({str(file): job.faults})
         tokenizer.save(out / "tokenizer")
-        write_part(out / "llm", ((path.removeprefix("params/"), values) for path, values in job.leaves()))
+        write_arrays(part_path(out, "llm"), job.leaves())
         raise_faults({str(file): job.faults})
-        (out / MODEL_YAML).write_text(yaml.safe_dump({"llm": dataclasses.asdict(extended)}, sort_keys=False))
+        write_config(out, SparkConfig(llm=extended), ["llm"])
+        finish(out, Provenance((Source.of(folder, weights.files(file), name=hub_id, role="llm"),)))
     return InitResult(extended, known, tokenizer.vocab_size)
 
 

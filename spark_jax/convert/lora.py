@@ -6,7 +6,6 @@ head of a tied model therefore unties it, unless it says `ensure_weight_tying`.
 
 import dataclasses
 import functools
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from spark_jax.convert.formats.safetensors_file import read_safetensors
 from spark_jax.convert.formats.tensors import SourceTensor, is_finite, is_float
 from spark_jax.convert.tables.qwen2 import EMBEDDING, HEAD
 from spark_jax.errors import SparkError
+from spark_jax.shared.files import read_json
 
 CONFIG, WEIGHTS = ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _PREFIX = "base_model.model."
@@ -78,7 +78,7 @@ class _Settings:
     tied: bool
 
     def scaling(self, module: str) -> tuple[int, float]:
-        """Rank and scaling of a module."""
+        """Returns rank and scaling of a module."""
         rank, alpha = _matching(self.rank_pattern, module, self.rank), _matching(self.alpha_pattern, module, self.alpha)
         return rank, alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
@@ -86,7 +86,7 @@ class _Settings:
 def merge(
     base: Mapping[str, SourceTensor], config: Qwen2Config, adapter: str | Path
 ) -> tuple[dict[str, SourceTensor], Qwen2Config]:
-    """The tensors of an adapted LLM, and its configuration.
+    """Returns the tensors of an adapted LLM, and its configuration.
 
     Args:
       base: tensors of the LLM that the adapter was trained on, by their official names.
@@ -145,12 +145,7 @@ def _merged(base: SourceTensor, left: SourceTensor, right: SourceTensor, scaling
 
 
 def _read_settings(path: Path) -> _Settings:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SparkError(f"{path}: cannot be read ({error.strerror}); expected a PEFT adapter") from error
-    except (ValueError, RecursionError) as error:
-        raise SparkError(f"{path}: not valid JSON ({' '.join(str(error).split())})") from error
+    content = read_json(path, "a PEFT adapter")
     if not isinstance(content, dict):
         raise SparkError(f"{path}: expected a mapping, found {type(content).__name__}")
     if content.get("peft_type") != "LORA":

@@ -1,4 +1,4 @@
-"""The release's directory layout → one model directory.
+"""Converts the release's directory layout to one model directory.
 
     OFFICIAL/config.yaml
     OFFICIAL/BiCodec/{config.yaml, model.safetensors}
@@ -10,39 +10,31 @@ value is read; then the tensors stream through memory, one at a time.
 """
 
 import dataclasses
-import json
-import math
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from spark_jax.config import BiCodecConfig, Qwen2Config, SparkConfig
+import numpy as np
+
+from spark_jax.config import SparkConfig
 from spark_jax.convert import weights
-from spark_jax.convert.configuration import FOLDERS, read_config
-from spark_jax.convert.engine import Import
-from spark_jax.convert.formats.tensors import DTYPES
+from spark_jax.convert.engine import Import, raise_faults
+from spark_jax.convert.formats.tensors import DTYPES, is_finite
 from spark_jax.convert.hub import local_directory
 from spark_jax.convert.lora import ADAPTER_FILES, merge
+from spark_jax.convert.release import RELEASE_PARTS, check_parts, read_config, table
+from spark_jax.convert.tokenizer_files import check_tokenizer, copy_tokenizer
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
-from spark_jax.model_directory.parameters import PARTS, abstract_part, with_weight_dtype
-from spark_jax.model_directory.parts import write_part
+from spark_jax.model_directory.layout import StoredPart, holds_part, open_parts
+from spark_jax.model_directory.parameters import PARTS, RECORDS, abstract_part, differences, with_weight_dtype
+from spark_jax.model_directory.parts import write_arrays
 from spark_jax.model_directory.provenance import Provenance, Source
-from spark_jax.shared.pytree import unflatten
-from spark_jax.text.tokenizer import SparkTokenizer
+from spark_jax.shared.files import new_directory
+from spark_jax.shared.pytree import flatten, unflatten
 
 STORAGE = ("float32", "bfloat16")  # what the LLM's weights may be stored as
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 def convert(
@@ -62,7 +54,7 @@ def convert(
         the whole of BiCodec and wav2vec2 are float32 always.
       parts: what to convert; a directory without all three serves training, not speech.
       llm: folder (or Hub id) of another LLM of the same tokens, a fine-tune with its tokenizer, in place of the
-        release's.
+        release's: in the official form, a model directory or a run.
       lora: folder (or Hub id) of a PEFT adapter to merge into the LLM, in float32.
 
     Raises:
@@ -76,26 +68,32 @@ def convert(
     if "llm" not in parts and (llm is not None or lora is not None):
         raise SparkError(f"parts are {','.join(parts)}; another LLM or an adapter needs llm")
     origin = _Origin.of(source, parts, llm, lora)
-    config = read_config(origin.folder, parts, origin.folders["llm"])
+    official = [part for part in parts if part not in origin.stored]
+    config = read_config(origin.folder, official, origin.folders["llm"])
+    for stored in origin.stored.values():
+        config = dataclasses.replace(config, llm=stored.config.llm, sampling=stored.config.sampling)
     if "llm" in parts:
-        check_tokenizer(origin.folders["llm"], config.llm, config.bicodec if "bicodec" in parts else None)
-    with model_directory.new_directory(destination) as folder, ThreadPoolExecutor(1) as background:
-        files = {part: weights.find(origin.folders[part]) for part in parts}
+        check_tokenizer(origin.tokenizer, config.llm, config.bicodec if "bicodec" in parts else None)
+    with new_directory(destination) as folder, ThreadPoolExecutor(1) as background:
+        files = {part: weights.find(origin.folders[part]) for part in official}
         tensors = {part: weights.read(file) for part, file in files.items()}
         if origin.lora is not None:
             tensors["llm"], merged = merge(tensors["llm"], config.llm, origin.lora)
             config = dataclasses.replace(config, llm=merged)
-        imports = {
-            part: Import(weights.table(part, config), tensors[part], _target(part, config, dtype)) for part in parts
+        imports: dict[str, Import | _StoredImport] = {
+            part: Import(table(part, config), tensors[part], _target(part, config, dtype)) for part in official
         }
-        raise_faults({str(files[part]): job.faults for part, job in imports.items()})
+        for part, stored in origin.stored.items():
+            imports[part] = _StoredImport(stored, _target(part, config, dtype))
+        sources = {part: str(files[part] if part in files else origin.stored[part].folder) for part in parts}
+        raise_faults({sources[part]: job.faults for part, job in imports.items()})
         provenance = background.submit(origin.provenance, files)
         model_directory.write_config(folder, config, parts)
         if "llm" in parts:
-            copy_tokenizer(origin.folders["llm"], folder / "tokenizer")
-        for part, job in imports.items():
-            write_part(model_directory.part_path(folder, part), job.leaves())
-        raise_faults({str(files[part]): job.faults for part, job in imports.items()})
+            copy_tokenizer(origin.tokenizer, folder / "tokenizer")
+        for part in parts:
+            write_arrays(model_directory.part_path(folder, part), imports[part].leaves())
+        raise_faults({sources[part]: job.faults for part, job in imports.items()})
         model_directory.finish(folder, provenance.result())
     return model_directory.info(destination)
 
@@ -109,6 +107,7 @@ class _Origin:
       folders: of each part's weights.
       llm, lora: directories given besides.
       names: Hub ids of the directories that have one.
+      stored: the LLM, where the directory given besides is one of our own.
     """
 
     folder: Path
@@ -116,9 +115,10 @@ class _Origin:
     llm: Path | None
     lora: Path | None
     names: dict[Path, str]
+    stored: dict[str, StoredPart]
 
     @classmethod
-    def of(cls, source: str | Path, parts: Sequence[str], llm: str | Path | None, lora: str | Path | None):
+    def of(cls, source: str | Path, parts: Sequence[str], llm: str | Path | None, lora: str | Path | None) -> "_Origin":
         """Finds them, by download where they are Hub ids."""
         names = {}
 
@@ -131,14 +131,24 @@ class _Origin:
             return folder
 
         other, lora = local(llm), local(lora)
-        needed = [FOLDERS[part] for part in parts if part != "llm" or other is None]
+        needed = [RELEASE_PARTS[part].folder for part in parts if part != "llm" or other is None]
         folder = local(source, ["config.yaml", *(f"{name}/*" for name in needed)])
-        folders = {part: folder / name for part, name in FOLDERS.items()}
-        return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names)
+        folders = {part: folder / release.folder for part, release in RELEASE_PARTS.items()}
+        stored = {"llm": open_parts(other)["llm"]} if other is not None and holds_part(other, "llm") else {}
+        if stored and lora is not None:
+            raise SparkError(f"{other}: an adapter merges into an LLM in the official form; expected its export")
+        return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names, stored)
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the LLM's tokenizer."""
+        return self.stored["llm"].tokenizer if self.stored else self.folders["llm"]
 
     def provenance(self, files: Mapping[str, Path]) -> Provenance:
-        """Names and hashes of the weight files."""
+        """Returns names and hashes of the weight files."""
         pieces = {part: weights.files(file) for part, file in files.items()}
+        for part, stored in self.stored.items():
+            pieces[part] = [file for file in stored.folder.rglob("*") if file.is_file()]
         taken = [("llm", self.llm, pieces.pop("llm"))] if self.llm is not None else []
         if self.lora is not None:
             taken.append(("lora", self.lora, [self.lora / name for name in ADAPTER_FILES]))
@@ -152,14 +162,38 @@ class _Origin:
         )
 
 
+class _StoredImport:
+    """A part of a model directory on its way into another: as `Import`, from arrays that are ours already.
+
+    Attributes:
+      faults: one line for each array that does not fit; `leaves` adds those whose values are not finite.
+    """
+
+    def __init__(self, stored: StoredPart, target: Any):
+        self._stored, self._wanted = stored, flatten(target)
+        self.faults = differences(stored.arrays, target)
+
+    def leaves(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields path and values of each array, in the target's types."""
+        for path, values in self._stored.leaves():
+            dtype = self._wanted[path].dtype
+            with np.errstate(over="ignore", invalid="ignore"):  # told below
+                cast = values.astype(dtype, copy=False)
+            if not is_finite(cast):
+                self.faults.append(f"{path} holds values that are not finite as {dtype}")
+            yield path, cast
+            del cast, values
+
+
 def _target(part: str, config: SparkConfig, dtype: str) -> Any:
     """Shapes and storage types of a part."""
-    target = abstract_part(part, getattr(config, part))
-    return with_weight_dtype(target, DTYPES[dtype]) if part == "llm" else target
+    record = RECORDS[part]
+    target = abstract_part(part, getattr(config, record.section))
+    return with_weight_dtype(target, DTYPES[dtype]) if record.has_dtype else target
 
 
-def read_part(part: str, file: Path, config: SparkConfig, target: Any) -> dict[str, Any]:
-    """The variables of "bicodec", "wav2vec2" or "llm" from its weight file (or index of shards), in memory.
+def read_variables(part: str, file: Path, config: SparkConfig, target: Any) -> dict[str, Any]:
+    """Reads the variables of "bicodec", "wav2vec2" or "llm" from its weight file (or index of shards), in memory.
 
     Args:
       target: shapes and types of the result, see `model_directory.abstract_variables`.
@@ -167,70 +201,8 @@ def read_part(part: str, file: Path, config: SparkConfig, target: Any) -> dict[s
     Returns:
       Numpy arrays: collection → tree.
     """
-    job = Import(weights.table(part, config), weights.read(file), target)
+    job = Import(table(part, config), weights.read(file), target)
     raise_faults({str(file): job.faults})
     variables = unflatten(dict(job.leaves()))
     raise_faults({str(file): job.faults})
     return variables
-
-
-def check_parts(parts: Sequence[str]) -> list[str]:
-    """The parts in their order.
-
-    Raises:
-      SparkError: there is none, or one that does not exist.
-    """
-    if not parts or set(parts) - set(PARTS):
-        raise SparkError(f"parts are {','.join(parts) or 'none'}, expected some of {','.join(PARTS)}")
-    return [part for part in PARTS if part in parts]
-
-
-def raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
-    """One SparkError for all faults of all files; none if there is none."""
-    found = {file: lines for file, lines in faults.items() if lines}
-    if found:
-        raise SparkError(
-            "; ".join(f"{file}: {len(lines)} tensors do not fit: {'; '.join(lines)}" for file, lines in found.items())
-        )
-
-
-def check_tokenizer(folder: Path, llm: Qwen2Config, codec: BiCodecConfig | None) -> SparkTokenizer:
-    """The tokenizer of a folder, once it is known to be whole and to fit the embedding and the codec (None: any).
-
-    Raises:
-      SparkError: it does not fit, is incomplete, or is none.
-    """
-    tokenizer = SparkTokenizer.load(folder)
-    tokenizer.check_complete()
-    if codec is not None:
-        counts = {
-            "semantic": (len(tokenizer.semantic_ids), codec.quantizer.codebook_size),
-            "global": (len(tokenizer.global_ids), math.prod(codec.speaker_encoder.fsq_levels)),
-        }
-        for kind, (found, expected) in counts.items():
-            if found != expected:
-                raise SparkError(f"{folder}: the tokenizer has {found} {kind} tokens, the codec has {expected} codes")
-    if tokenizer.vocab_size > llm.vocab_size:
-        raise SparkError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the LLM's vocab_size is {llm.vocab_size}"
-        )
-    return tokenizer
-
-
-def copy_tokenizer(source: Path, destination: Path) -> None:
-    """Copies the files of a tokenizer, which must be readable at least.
-
-    Raises:
-      SparkError: a file is not what its name says.
-    """
-    destination.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        path = source / name
-        if path.is_file():
-            try:
-                text = path.read_text(encoding="utf-8")
-                if path.suffix == ".json" and not isinstance(json.loads(text), dict):
-                    raise ValueError("no mapping")
-            except (ValueError, RecursionError) as error:
-                raise SparkError(f"{path}: malformed ({' '.join(str(error).split())})") from error
-            shutil.copyfile(path, destination / name)

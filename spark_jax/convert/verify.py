@@ -1,4 +1,4 @@
-"""Runs a converted model beside its source in PyTorch (transformers): hidden states, logits, greedy tokens.
+"""Compares a converted model with its source in PyTorch (transformers): hidden states, logits, greedy tokens.
 
 Needs the extra `parity`. Both sides compute in float32; where the model stores the LLM's matrices in a shorter type,
 those of the source are rounded to it first, so that what is left is the arithmetic. BiCodec has no implementation
@@ -19,8 +19,9 @@ from jaxtyping import Float, Int
 from spark_jax.config import Qwen2Config, SparkConfig, Wav2Vec2Config
 from spark_jax.convert.configuration import LLM, WAV2VEC2
 from spark_jax.convert.hub import local_directory
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory.layout import holds_part
 from spark_jax.qwen2.cache import init_cache
 from spark_jax.qwen2.model import DecoderLayer, Qwen2
 from spark_jax.shared.extra import needs_extra
@@ -46,10 +47,12 @@ class Row:
 
     @property
     def relative(self) -> float:
+        """The difference in units of the largest value."""
         return self.difference / self.largest if self.largest else self.difference
 
     @property
     def passed(self) -> bool:
+        """Whether the difference is within the tolerance."""
         return (self.difference if self.absolute else self.relative) <= self.tolerance
 
 
@@ -62,6 +65,7 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
+        """Whether all arrays are within their tolerances and all tokens the same."""
         return all(row.passed for row in self.rows) and all(a == b for a, b in self.ids.values())
 
     def __str__(self) -> str:
@@ -76,7 +80,16 @@ class ParityReport:
 
 
 def compare(name: str, ours: Any, reference: Any, **judged: Any) -> Row:
-    """The row of two arrays of one shape; `judged`: the row's `tolerance` and `absolute`."""
+    """Returns the row of two arrays.
+
+    Args:
+      name: of the row.
+      ours, reference: of one shape.
+      **judged: the row's `tolerance` and `absolute`.
+
+    Raises:
+      SparkError: their shapes differ.
+    """
     ours, reference = (np.asarray(array, np.float64) for array in (ours, reference))
     if ours.shape != reference.shape:
         raise SparkError(f"{name}: shape {list(ours.shape)}, PyTorch's is {list(reference.shape)}")
@@ -86,8 +99,17 @@ def compare(name: str, ours: Any, reference: Any, **judged: Any) -> Row:
     return Row(name, float(np.abs(reference).max(initial=0.0)), float(worst), **judged)
 
 
-def require(lora: str | Path | None = None) -> None:
-    """Raises a SparkError unless the packages are there: to be called before long work."""
+def require(lora: str | Path | None = None, llm: str | Path | None = None) -> None:
+    """Checks that a comparison is possible; to be called before long work.
+
+    Args:
+      llm, lora: those that are given to the conversion.
+
+    Raises:
+      SparkError: a package is missing, or the LLM is not in the official form, the only one that PyTorch loads.
+    """
+    if llm is not None and holds_part(Path(llm), "llm"):
+        raise SparkError(f"{llm}: not in the official form, which a comparison with PyTorch needs; expected its export")
     with needs_extra("parity"):
         import torch  # noqa: F401
         import transformers  # noqa: F401
@@ -109,7 +131,7 @@ def verify(
     Raises:
       SparkError: a package is missing, or one of the two models cannot be loaded.
     """
-    require(lora)
+    require(lora, llm)
     config = model_directory.read_config(model)
     parts = model_directory.stored_parts(Path(model))
     rows, ids = [], {}
@@ -126,7 +148,7 @@ def verify(
 
 
 def fixed_speech(sample_rate: int, seconds: float = SECONDS) -> Float[np.ndarray, " time"]:
-    """A vowel-like sound with changing pitch and loudness, and some noise; the same at every call."""
+    """Returns a vowel-like sound with changing pitch and loudness, and some noise; the same at every call."""
     time = np.arange(round(seconds * sample_rate)) / sample_rate
     phase = 2 * np.pi * np.cumsum(120 + 40 * np.sin(2 * np.pi * 1.5 * time)) / sample_rate
     buzz = sum(np.sin(k * phase) / k for k in range(1, 12)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time))
@@ -236,4 +258,4 @@ def _from_pretrained(cls: Any, folder: Path) -> Any:
             str(folder), dtype=torch.float32, attn_implementation="eager", local_files_only=True
         ).eval()
     except (OSError, ValueError, RuntimeError) as error:
-        raise SparkError(f"{folder}: PyTorch cannot load it ({' '.join(str(error).split())[:300]})") from error
+        raise SparkError(f"{folder}: PyTorch cannot load it ({one_line(error, 300)})") from error

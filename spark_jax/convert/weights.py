@@ -1,16 +1,13 @@
-"""The weight files of a part: which there are, in one piece or in shards, and the table that reads them."""
+"""The weight files of a part: which there are, in one piece or in shards."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from spark_jax.config import SparkConfig
-from spark_jax.convert.engine import Table
 from spark_jax.convert.formats.safetensors_file import read_safetensors
 from spark_jax.convert.formats.tensors import SourceTensor
 from spark_jax.convert.formats.torch_pickle import read_torch_pickle
-from spark_jax.convert.tables import bicodec, qwen2, wav2vec2
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
+from spark_jax.shared.files import read_json
 
 _READERS: dict[str, Callable[[Path], dict[str, SourceTensor]]] = {
     ".safetensors": read_safetensors,
@@ -25,15 +22,8 @@ FILES = (
 )
 
 
-def table(part: str, config: SparkConfig) -> Table:
-    """The table of "bicodec", "wav2vec2" or "llm"."""
-    if part == "bicodec":
-        return bicodec.table(config.bicodec)
-    return wav2vec2.table(config.wav2vec2) if part == "wav2vec2" else qwen2.table(config.llm)
-
-
 def find(folder: Path) -> Path:
-    """The weight file of a folder, or the index of its shards.
+    """Returns the weight file of a folder, or the index of its shards.
 
     Raises:
       SparkError: there is none.
@@ -45,7 +35,7 @@ def find(folder: Path) -> Path:
 
 
 def files(path: Path) -> list[Path]:
-    """The files that `read` reads: the weight file itself, or an index and its shards.
+    """Returns the files that `read` reads: the weight file itself, or an index and its shards.
 
     Raises:
       SparkError: the index is malformed, or a shard has no plain name.
@@ -54,7 +44,7 @@ def files(path: Path) -> list[Path]:
 
 
 def read(path: Path) -> dict[str, SourceTensor]:
-    """The tensors of a weight file, or of all the shards that an index names.
+    """Reads the tensors of a weight file, or of all the shards that an index names.
 
     Raises:
       SparkError: a file is missing or damaged, or holds another set of tensors than the index says (one message
@@ -79,13 +69,12 @@ def read(path: Path) -> dict[str, SourceTensor]:
 
 def _index(path: Path) -> dict[str, str]:
     """Tensor name → shard."""
+    content = read_json(path)
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        places = content["weight_map"]
         shards = {str(file) for file in places.values()}
-    except OSError as error:
-        raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = one_line(error)
         raise SparkError(f"{path}: not an index of shards: expected weight_map, names to files ({reason})") from error
     for shard in sorted(shards):  # a path could lead anywhere
         if Path(shard).name != shard or Path(shard).suffix not in _READERS:

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from spark_jax.errors import SparkError
 TOKEN_FIELDS = ("semantic_ids", "global_ids")
 
 
+@runtime_checkable
 class AudioSource(Protocol):
     """Numbered utterances of one sample rate, of which lengths are known without reading them.
 
@@ -33,16 +34,16 @@ class AudioSource(Protocol):
     def __len__(self) -> int: ...
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
-        """How often each utterance of a range comes in an epoch; see `pipeline.weighted_order`."""
+        """Returns how often each utterance of a range comes in an epoch; see `pipeline.weighted_order`."""
 
     def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
-        """Samples and record of an utterance; a SparkError names the one that cannot be read."""
+        """Returns samples and record of an utterance; a SparkError names the one that cannot be read."""
 
 
 def read_sources(
     source: Sources, config: SparkConfig, data: CodecDataConfig, split: str, tokens: str | None = None
 ) -> list[AudioSource]:
-    """The mixture of a run.
+    """Opens the mixture of a run.
 
     Args:
       source: a folder with metadata.jsonl, a folder of records, a pattern, or several with weights.
@@ -146,7 +147,7 @@ class RecordAudio:
 
 
 def with_tokens(records: Sequence[dict[str, Any]], path: str) -> list[dict[str, Any]]:
-    """Records with the ids that `spark-jax prepare encode` wrote for them; the others are left out.
+    """Adds the ids that `spark-jax prepare encode` wrote to their records; records without any are left out.
 
     Raises:
       SparkError: the file cannot be read, or no record has ids in it.

@@ -12,7 +12,7 @@ from spark_jax.data import pipeline, sources
 from spark_jax.data.audio_sources import AudioSource
 from spark_jax.errors import SparkError
 
-Samples = Float[np.ndarray, " samples"]
+Samples = Float[np.ndarray, "_"]
 
 MAX_REPLACEMENTS = 100  # utterances tried in place of one that cannot be read
 
@@ -73,7 +73,7 @@ class CodecExamples:
             raise SparkError(f"no utterance of {len(self._included)} {' and '.join(wanted)}")
 
     def __len__(self) -> int:
-        """Utterances that are taken."""
+        """Returns the number of utterances that are taken."""
         return int(np.count_nonzero(self._included))
 
     @property
@@ -82,7 +82,7 @@ class CodecExamples:
         return sources.total([source.dropped.counts for source in self._sources.sources])
 
     def summary(self) -> dict[str, Any]:
-        """Utterances that an epoch has on average, their hours, and what is dropped."""
+        """Returns the utterances that an epoch has on average, their hours, and what is dropped."""
         utterances = hours = 0.0
         first = 0
         for source in self._sources.sources:
@@ -102,7 +102,7 @@ class CodecExamples:
             first += len(weights)
 
     def load(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
-        """`wave` [rows, segment], `input_values` [rows, segment + 2·context] normalized for wav2vec2, and
+        """Returns `wave` [rows, segment], `input_values` [rows, segment + 2·context] normalized for wav2vec2, and
         `reference` [rows, reference], float32. Whole utterances: no context, and `lengths` [rows] in samples.
         From tokens: `wave`, `semantic_ids` [rows, tokens] and `global_ids` [rows, global], int32."""
         rows = []
@@ -173,7 +173,11 @@ class CodecExamples:
 
 
 def whole_tokens(name: str, seconds: float, config: SparkConfig) -> int:
-    """Samples in `seconds`, which must be whole tokens: otherwise features and samples would not meet."""
+    """Returns the samples of `seconds`.
+
+    Raises:
+      SparkError: they are no whole tokens, so that features and samples would not meet.
+    """
     samples = round(seconds * config.sample_rate)
     hop = config.latent_hop_length
     if samples % hop or samples <= 0:
@@ -182,14 +186,14 @@ def whole_tokens(name: str, seconds: float, config: SparkConfig) -> int:
 
 
 def cut(audio: Samples, start: int, length: int) -> Samples:
-    """`length` samples from `start` on, zeros outside of the signal."""
+    """Returns `length` samples from `start` on, zeros outside of the signal."""
     inside = audio[max(start, 0) : max(start + length, 0)]
     before = min(max(-start, 0), length)
     return np.pad(inside, (before, length - before - len(inside)))
 
 
 def normalize_window(window: Samples, inside: np.ndarray) -> Samples:
-    """Zero mean and unit variance over the samples of the utterance; those beyond its ends stay zero.
+    """Normalizes to zero mean and unit variance over the utterance; samples beyond its ends stay zero.
 
     Statistics over the zeros too would depend on how much silence a window happens to catch, which whole
     utterances at inference never do.
@@ -199,7 +203,7 @@ def normalize_window(window: Samples, inside: np.ndarray) -> Samples:
 
 
 def random_reference(audio: Samples, start: int, segment: int, length: int, rng: np.random.Generator) -> Samples:
-    """A random crop of `length` samples; shorter audio is repeated.
+    """Returns a random crop of `length` samples; shorter audio is repeated.
 
     When the utterance is longer than twice the segment, the segment (from `start` on) is zeroed in it first:
     the global tokens must not carry what is said in it.

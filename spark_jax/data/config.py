@@ -6,7 +6,10 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
-    """One part of a mixture: of weight 2, all of it twice an epoch; of 0.5, half of it, drawn anew each epoch."""
+    """One source of a mixture.
+
+    With weight 2 all of it is read twice an epoch; with weight 0.5 half of it, another half in each epoch.
+    """
 
     path: str  # may be a pattern of several folders: "records/voxbox-*"
     weight: float = 1.0

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from spark_jax.data.sources import DropCounter
 from spark_jax.errors import SparkError
+from spark_jax.shared.files import cannot_read
 
 CORPUS_FIELDS = ("index", "wav_path", "duration")
 
@@ -18,7 +19,7 @@ CORPUS_FIELDS = ("index", "wav_path", "duration")
 def read_jsonl(
     path: str | Path, fields: Sequence[str], split: str | None = None, dropped: DropCounter | None = None
 ) -> list[dict[str, Any]]:
-    """The records of a JSON Lines file, in file order.
+    """Reads the records of a JSON Lines file, in file order.
 
     Args:
       path: the file.
@@ -39,14 +40,14 @@ def read_jsonl(
                 if record is not None and (split is None or record.get("split") == split):
                     records.append(record)
     except (OSError, UnicodeDecodeError) as error:
-        raise SparkError(f"{path}: cannot be read ({error})") from error
+        raise cannot_read(path, error) from error
     if not records:
         raise SparkError(f"{path}: no record" + ("" if split is None else f" with split {split!r}"))
     return records
 
 
 def parse_record(line: str | bytes, fields: Sequence[str], where: str, dropped: DropCounter) -> dict[str, Any] | None:
-    """A line of JSON Lines; None for one that is no record and that `dropped` skips.
+    """Parses a line of JSON Lines; None for one that is no record and that `dropped` skips.
 
     Raises:
       SparkError: a line that is not a JSON object with these fields.
@@ -66,13 +67,17 @@ def parse_record(line: str | bytes, fields: Sequence[str], where: str, dropped: 
 def read_corpus(
     corpus: str | Path, split: str | None, fields: Sequence[str] = (), dropped: DropCounter | None = None
 ) -> list[dict[str, Any]]:
-    """Records of `corpus/metadata.jsonl`; `wav_path` is made absolute."""
+    """Reads the records of `corpus/metadata.jsonl`; `wav_path` becomes a path from the working directory.
+
+    Raises:
+      SparkError: as `read_jsonl`.
+    """
     records = read_jsonl(Path(corpus) / "metadata.jsonl", [*CORPUS_FIELDS, *fields], split, dropped)
     return [record | {"wav_path": str(Path(corpus) / record["wav_path"])} for record in records]
 
 
 def read_audio(path: str | BinaryIO, sample_rate: int, name: str | None = None) -> Float[np.ndarray, " samples"]:
-    """First channel of a corpus file as float32.
+    """Reads the first channel of a corpus file as float32.
 
     Args:
       path: of the file, or its open content, which `name` names in errors.

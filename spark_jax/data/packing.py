@@ -19,8 +19,8 @@ BLOCK = 65_536  # sequences; 0.2 s of packing, and small beside the whole order
 _DEVIATIONS = 3.0
 
 
-def pack(lengths: Int[np.ndarray, " sequences"], row_length: int) -> list[Int[np.ndarray, " members"]]:
-    """Best fit, longest first: each sequence goes to the row that it leaves the least room in.
+def pack(lengths: Int[np.ndarray, " sequences"], row_length: int) -> list[Int[np.ndarray, "_"]]:
+    """Packs by best fit, longest first: each sequence goes to the row in which it leaves least room.
 
     Args:
       lengths: tokens of each sequence, 1 to `row_length`.

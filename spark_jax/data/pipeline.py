@@ -18,16 +18,17 @@ from jaxtyping import Float, Int
 from spark_jax.errors import SparkError
 
 Batch = dict[str, np.ndarray]
-Plan = Callable[[int], Sequence[np.ndarray]]  # epoch → batches of example indices; -1 stands for an empty row
+Epoch = Sequence[np.ndarray] | Int[np.ndarray, "batches rows"]  # batches of example indices; -1: an empty row
+Plan = Callable[[int], Epoch]
 Load = Callable[[np.ndarray, Sequence[np.random.Generator]], Batch]
 
 WEIGHTS_CHUNK = 1 << 20  # examples whose weights exist at a time
 
 
 def weighted_order(
-    weights: Iterable[Float[np.ndarray, " examples"]], rng: np.random.Generator | None
+    weights: Iterable[Float[np.ndarray, "_"]], rng: np.random.Generator | None
 ) -> Int[np.ndarray, " drawn"]:
-    """The examples of one epoch in their order: a permutation of all, 4 bytes an example.
+    """Draws the examples of one epoch in their order: a permutation of all, 4 bytes an example.
 
     Args:
       weights: of the examples, chunk after chunk: how often each comes. Of a fraction, another part is drawn for
@@ -52,14 +53,14 @@ def weighted_order(
 
 
 def shuffled_plan(num_examples: int, batch_size: int, seed: int) -> Plan:
-    """Batches of one size in a new order every epoch; what does not fill a batch waits for another epoch."""
+    """Plans batches of one size in a new order every epoch; what does not fill a batch waits for another epoch."""
     return weighted_plan(lambda: [np.ones(num_examples)], batch_size, seed)
 
 
 def weighted_plan(weights: Callable[[], Iterable[np.ndarray]], batch_size: int, seed: int) -> Plan:
-    """`shuffled_plan` of examples that come more or less often: `weights` gives those of `weighted_order`."""
+    """Plans as `shuffled_plan`, but some examples come more often: `weights` gives those of `weighted_order`."""
 
-    def plan(epoch: int) -> Sequence[np.ndarray]:
+    def plan(epoch: int) -> Epoch:
         order = weighted_order(weights(), np.random.default_rng((seed, epoch)))
         if 0 < len(order) < batch_size:
             order = np.resize(order, batch_size)
@@ -69,7 +70,7 @@ def weighted_plan(weights: Callable[[], Iterable[np.ndarray]], batch_size: int, 
 
 
 def bucketed_plan(buckets: Int[np.ndarray, " examples"], batch_sizes: Sequence[int], seed: int | None) -> Plan:
-    """Batches whose examples share a bucket, hence a shape.
+    """Plans batches whose examples share a bucket, hence a shape.
 
     Args:
       buckets: bucket of each example; -1: left out.
@@ -105,7 +106,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator[Batch]:
-    """A checkpointable iterator over `num_batches` batches, epoch after epoch.
+    """Returns a checkpointable iterator over `num_batches` batches, epoch after epoch.
 
     Args:
       plan: batches of indices of each epoch.
@@ -138,7 +139,7 @@ def evaluation_batches(
     process_count: int = 1,
     threads: int = 1,
 ) -> list[Batch]:
-    """The batches of epoch 0, at most `limit`, evenly picked; made once and kept in memory.
+    """Makes the batches of epoch 0, at most `limit`, evenly picked, and keeps them in memory.
 
     A process makes its share of the rows, as in `batches`, and `threads` load a batch each.
     """
@@ -183,7 +184,7 @@ class _Planned:
             first = self._ends[epoch - 1] if epoch else 0
             return number, self._epoch(epoch)[number - first]
 
-    def _epoch(self, epoch: int) -> Sequence[np.ndarray]:
+    def _epoch(self, epoch: int) -> Epoch:
         if epoch not in self._recent:
             self._recent = {key: value for key, value in self._recent.items() if key >= epoch - 1}
             self._recent[epoch] = self._plan(epoch)

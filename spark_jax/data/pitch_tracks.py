@@ -1,8 +1,8 @@
-"""Pitch tracks of a corpus: F0 and voicing of every semantic token, in one file beside metadata.jsonl.
+"""Pitch tracks of a corpus: fundamental frequency and voicing of every semantic token, beside metadata.jsonl.
 
-`f0.npy` holds all tracks end to end as unsigned 16-bit integers, tenths of a hertz, 0 where a token is unvoiced; the
-record of an utterance says where its own begins and how long it is (`f0_start`, `f0_frames`). That is two
-bytes a token, 9 MB for 26 hours, which as numbers in the records would be several times as much text.
+The file `f0.npy` holds all tracks in a row as unsigned 16-bit integers in tenths of a hertz, 0 for unvoiced tokens. The
+record of an utterance has the start and length of its track (`f0_start`, `f0_frames`). This takes two bytes per token,
+9 MB for 26 hours; as text in the records it would take several times as much.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ HZ_PER_UNIT = 0.1
 
 
 class PitchTracks:
-    """The pitch tracks of a corpus folder.
+    """Pitch tracks of a corpus folder.
 
     Args:
-      corpus: folder with f0.npy.
+      corpus: the folder, with the file f0.npy.
 
     Raises:
-      SparkError: the file cannot be read, or holds anything but a row of unsigned 16-bit integers.
+      SparkError: the file cannot be read, or is no one-dimensional array of unsigned 16-bit integers.
     """
 
     def __init__(self, corpus: str | Path):
@@ -42,10 +42,10 @@ class PitchTracks:
             raise SparkError(f"{self._path}: holds {found}, expected uint16 of one dimension")
 
     def read(self, record: Mapping[str, Any]) -> Float[np.ndarray, " tokens"]:
-        """Returns the F0 of an utterance's tokens in Hz, float32, 0 where unvoiced.
+        """Returns the fundamental frequency of an utterance's tokens in Hz, 0 where unvoiced.
 
         Raises:
-          SparkError: the record does not say where its track is, or says a place outside of the file.
+          SparkError: the record has no place of a track, or one outside of the file.
         """
         start, count = (record.get(field) for field in FIELDS)
         if type(start) is not int or type(count) is not int or not 0 <= start <= start + count <= len(self._units):
@@ -57,9 +57,9 @@ class PitchTracks:
 
 
 def fill_unvoiced(f0: Float[np.ndarray, " tokens"], default: float = 150.0) -> Float[np.ndarray, " tokens"]:
-    """Replaces zeros by what lies between their voiced neighbors, interpolated in the logarithm.
+    """Replaces zeros by interpolating the logarithm between the voiced neighbors.
 
-    Before the first and after the last voiced token it is their own value; with none voiced, `default` Hz.
+    Tokens before the first and after the last voiced one get their value; if none is voiced, all get `default` Hz.
     """
     (voiced,) = np.nonzero(f0)
     if not len(voiced):
@@ -68,15 +68,16 @@ def fill_unvoiced(f0: Float[np.ndarray, " tokens"], default: float = 150.0) -> F
 
 
 def pitch_fields(track: Float[np.ndarray, " tokens"], start: int, count: int) -> dict[str, np.ndarray]:
-    """What a batch of the codec's training says of the pitch of a segment (`bicodec.pitch.PitchTarget`).
+    """Returns the pitch of a segment for a batch of the codec's training (`bicodec.pitch.PitchTarget`).
 
     Args:
-      track: of the whole utterance in Hz, 0 where unvoiced.
-      start: first token of the segment.
-      count: its tokens; beyond the utterance they are unvoiced.
+      track: pitch of the whole utterance in Hz, 0 where unvoiced.
+      start: number of the segment's first token.
+      count: number of tokens; those beyond the utterance are unvoiced.
 
     Returns:
-      `f0` and `f0_filled` [count], and `f0_mean`, the geometric mean of the utterance's voiced tokens, 0 with none.
+      `f0` and `f0_filled` [count], and `f0_mean` [], the geometric mean over the utterance's voiced tokens, 0 if there
+      are none; float32.
     """
     voiced = track[track > 0]
     missing = max(start + count - len(track), 0)
@@ -84,5 +85,5 @@ def pitch_fields(track: Float[np.ndarray, " tokens"], start: int, count: int) ->
     return {
         "f0": np.pad(track, (0, missing))[start : start + count].astype(np.float32),
         "f0_filled": filled[start : start + count].astype(np.float32),
-        "f0_mean": np.float32(np.exp(np.mean(np.log(voiced))) if len(voiced) else 0.0),
+        "f0_mean": np.asarray(np.exp(np.mean(np.log(voiced))) if len(voiced) else 0.0, np.float32),
     }

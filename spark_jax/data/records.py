@@ -28,9 +28,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from array_record.python import array_record_module
-from jaxtyping import Int
+from jaxtyping import UInt16
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
+from spark_jax.shared.files import temporary_name, write_bytes
 
 VERSION = 1
 INDEX_SUFFIX = ".index.safetensors"
@@ -56,13 +57,13 @@ class Shard(NamedTuple):
 
 
 def encode(fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The bytes of a record; the same for the same content."""
+    """Encodes a record; the same content gives the same bytes."""
     text = json.dumps(dict(fields), ensure_ascii=False, separators=(",", ":")).encode()
     return safetensors.numpy.save({"fields": np.frombuffer(text, np.uint8), **arrays})
 
 
 def decode(data: bytes) -> Record:
-    """The inverse of `encode`.
+    """Decodes a record: the inverse of `encode`.
 
     Raises:
       ValueError: the bytes are something else.
@@ -77,8 +78,8 @@ def decode(data: bytes) -> Record:
     return Record(fields, arrays)
 
 
-def as_codes(values: Sequence[int]) -> Int[np.ndarray, " codes"]:
-    """Ids as a record stores them.
+def as_codes(values: Sequence[Any] | np.ndarray) -> UInt16[np.ndarray, " codes"]:
+    """Returns ids as a record stores them.
 
     Raises:
       ValueError: something else than integers from 0 to 65535.
@@ -99,7 +100,7 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path):
-        self._path, self._temporary, self._count = path, path.with_name(f".{path.name}.{os.getpid()}"), 0
+        self._path, self._temporary, self._count = path, temporary_name(path), 0
         self._told(self._temporary.touch)  # the writer itself would tell a missing folder when it is closed
         # Groups of one record: nothing beside a record is read with it.
         self._writer = self._told(
@@ -107,10 +108,12 @@ class ShardWriter:
         )
 
     def write(self, record: bytes) -> None:
+        """Appends an encoded record."""
         self._told(lambda: self._writer.write(record))
         self._count += 1
 
     def close(self) -> Shard:
+        """Completes the shard, which gets its name now."""
         self._told(self._writer.close)
         size = self._temporary.stat().st_size
         os.replace(self._temporary, self._path)
@@ -125,7 +128,7 @@ class ShardWriter:
             return action()
         except (RuntimeError, ValueError, OSError) as error:
             self.discard()
-            raise SparkError(f"{self._path}: cannot be written ({_brief(error)})") from error
+            raise SparkError(f"{self._path}: cannot be written ({one_line(error, 300)})") from error
 
 
 def write_index(
@@ -143,6 +146,9 @@ def write_index(
       columns: those of `COLUMNS[kind]`.
       dropped: utterances that were left out, by reason.
       more: further fields.
+
+    Raises:
+      SparkError: the file cannot be written.
     """
     fields = {
         "version": VERSION,
@@ -153,17 +159,11 @@ def write_index(
     }
     typed = {name: np.asarray(columns[name], dtype) for name, dtype in COLUMNS[kind].items()}
     path = folder / (split + INDEX_SUFFIX)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(encode(fields, typed))
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SparkError(f"{path}: cannot be written ({_brief(error)})") from error
+    write_bytes(path, encode(fields, typed))
 
 
 def splits(folder: str | Path) -> list[str]:
-    """The splits that a folder has an index of."""
+    """Returns the splits that a folder has an index of."""
     return sorted(path.name.removesuffix(INDEX_SUFFIX) for path in Path(folder).glob("*" + INDEX_SUFFIX))
 
 
@@ -207,7 +207,7 @@ class RecordReader:
         except SparkError:
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise SparkError(f"{path}: not an index of records ({_brief(error)})") from error
+            raise SparkError(f"{path}: not an index of records ({one_line(error, 300)})") from error
         if not self._shards or not self._ends[-1]:
             raise SparkError(f"{path}: holds no record")
         self._check_files()
@@ -218,7 +218,7 @@ class RecordReader:
         return int(self._ends[-1])
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> list[Record | SparkError]:
-        """Records by their numbers; in the place of one that cannot be read its error, to raise or to count.
+        """Reads records by their numbers; in place of one that cannot be read stands its error, to raise or to count.
 
         Raises:
           SparkError: a shard cannot be opened, or holds another number of records than the index says.
@@ -233,11 +233,11 @@ class RecordReader:
                 try:
                     result[place] = decode(data) if isinstance(data, bytes) else data
                 except ValueError as error:
-                    result[place] = SparkError(f"{self.where(numbers[place])}: not a record ({_brief(error)})")
+                    result[place] = SparkError(f"{self.where(numbers[place])}: not a record ({one_line(error, 300)})")
         return result
 
-    def where(self, number: int) -> str:
-        """A record's place, for messages."""
+    def where(self, number: int | np.integer) -> str:
+        """Names the file and the number in it of a record, for messages."""
         shard = int(np.searchsorted(self._ends, number, side="right"))
         start = self._ends[shard] - self._shards[shard].records
         return f"{self.folder / self._shards[shard].name}: record {number - start}"
@@ -250,7 +250,7 @@ class RecordReader:
             if len(inside) > 1:  # one of them: which?
                 return [record for number in inside for record in self._read_shard(shard, [number])]
             name = self.folder / self._shards[shard].name
-            return [SparkError(f"{name}: record {inside[0]}: damaged ({_brief(error)})")]
+            return [SparkError(f"{name}: record {inside[0]}: damaged ({one_line(error, 300)})")]
 
     def _reader(self, shard: int) -> Any:
         with self._lock:
@@ -264,7 +264,7 @@ class RecordReader:
                     if reader.num_records() != count:
                         raise RuntimeError(f"holds {reader.num_records()} records, its index says {count}")
                 except RuntimeError as error:
-                    raise SparkError(f"{self.folder / name}: {_brief(error)}") from error
+                    raise SparkError(f"{self.folder / name}: {one_line(error, 300)}") from error
                 self._readers[shard] = reader
             return self._readers[shard]
 
@@ -282,7 +282,3 @@ class RecordReader:
         if problems:
             more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise SparkError("; ".join(problems[:3]) + more)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,15 +1,13 @@
 """The parts of a mixture: where they lie, one numbering over all of them, and what is left out of them by reason."""
 
 import glob
-import json
 import logging
 import math
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +15,7 @@ from jaxtyping import Float, Int
 from spark_jax.data.config import SourceConfig, Sources
 from spark_jax.data.pipeline import WEIGHTS_CHUNK
 from spark_jax.errors import SparkError
+from spark_jax.shared.files import cannot_write, read_json, write_json
 
 T = TypeVar("T")
 
@@ -24,7 +23,7 @@ WARNINGS = 10  # of one reason
 
 
 def expand(sources: Sources) -> list[SourceConfig]:
-    """The sources of a configuration, patterns replaced by the paths that they match.
+    """Returns the sources of a configuration, with patterns replaced by the paths that they match.
 
     Raises:
       SparkError: no source, a weight that is not positive, or a pattern that matches nothing.
@@ -56,14 +55,14 @@ class Concatenated(Generic[T]):
         return int(self._ends[-1])
 
     def parts(self, numbers: Int[np.ndarray, " some"]) -> Iterator[tuple[T, np.ndarray, np.ndarray]]:
-        """For every source that is asked: (source, places in `numbers`, the source's own numbers)."""
+        """Yields every source that is asked: (source, positions in `numbers`, the source's own numbers)."""
         owners = np.searchsorted(self._ends, numbers, side="right")
         for owner in np.unique(owners).tolist():
-            places = np.flatnonzero(owners == owner)
-            yield self.sources[owner], places, numbers[places] - (self._ends[owner] - len(self.sources[owner]))
+            positions = np.flatnonzero(owners == owner)
+            yield self.sources[owner], positions, numbers[positions] - (self._ends[owner] - len(self.sources[owner]))
 
     def weights(self) -> Iterator[Float[np.ndarray, " examples"]]:
-        """The weights of all examples, a chunk at a time."""
+        """Yields the weights of all examples, a chunk at a time."""
         for source in self.sources:
             for start in range(0, len(source), WEIGHTS_CHUNK):
                 yield source.weights(start, min(start + WEIGHTS_CHUNK, len(source)))
@@ -95,6 +94,7 @@ class DropCounter:
             logging.getLogger(__name__).warning("skipped: %s", error)
 
 
+@runtime_checkable
 class Summarized(Protocol):
     """A part of a run's data.
 
@@ -106,7 +106,7 @@ class Summarized(Protocol):
     def dropped(self) -> Mapping[str, int]: ...
 
     def summary(self) -> dict[str, Any]:
-        """Figures of an epoch, and `dropped`."""
+        """Returns figures of an epoch, and `dropped`."""
 
 
 class DataReport:
@@ -128,7 +128,7 @@ class DataReport:
         self._write()
 
     def line(self) -> str:
-        """One line for the start of a run; also whether the data has changed since an earlier one."""
+        """Returns one line for the start of a run; it also tells whether the data has changed since an earlier one."""
         lines = []
         for name, summary in self._summaries.items():
             figures = ", ".join(
@@ -159,24 +159,21 @@ class DataReport:
     def _read(self) -> dict[str, dict[str, Any]] | None:
         """What an earlier start of the run has written."""
         try:
-            return None if self._path is None else json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return None if self._path is None else read_json(self._path)
+        except SparkError:
             return None
 
     def _total(self) -> int:
         return sum(sum(summary["dropped"].values()) for summary in self._summaries.values())
 
     def _write(self) -> None:
-        path = self._path
-        if path is None:
+        if self._path is None:
             return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._summaries, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
+            raise cannot_write(self._path, error) from error
+        write_json(self._path, self._summaries)
 
 
 def _figures(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -184,7 +181,7 @@ def _figures(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def describe(dropped: Mapping[str, int]) -> str:
-    """Counts by reason as one line."""
+    """Returns counts by reason as one line."""
     if not dropped:
         return "nothing dropped"
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
@@ -192,5 +189,5 @@ def describe(dropped: Mapping[str, int]) -> str:
 
 
 def total(counts: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """Counts by reason, added up."""
+    """Adds up counts by reason."""
     return dict(sum((Counter(part) for part in counts), Counter()))

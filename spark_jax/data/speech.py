@@ -1,18 +1,22 @@
 """Speech recognition examples: audio and the characters of a transcript, in buckets of duration."""
 
+import itertools
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
+from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, pipeline
+from spark_jax.data.config import AudioDataConfig
 from spark_jax.errors import SparkError
+from spark_jax.shared.files import read_json, write_text
+from spark_jax.wav2vec2.model import num_frames
 
-FRAME_SECONDS = 0.02  # from one wav2vec2 frame to the next
-FIELD_SECONDS = 0.025  # what one frame sees
+_TARGET_MULTIPLE = 16  # labels of a row: buckets of other corpora have the same shapes more often
 
 
 class Vocabulary:
@@ -24,46 +28,58 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Vocabulary":
-        """All characters that occur, in code point order."""
+        """Returns the vocabulary of all characters that occur, in code point order."""
         return cls(sorted(set().union(*map(set, texts))))
 
     @classmethod
     def load(cls, path: str | Path) -> "Vocabulary":
-        try:
-            return cls(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise SparkError(f"{path}: cannot be read as a vocabulary ({error})") from error
+        """Reads a vocabulary that `save` wrote.
+
+        Raises:
+          SparkError: the file cannot be read, or is no list of characters.
+        """
+        symbols = read_json(path, "a vocabulary")
+        if not isinstance(symbols, list) or not all(isinstance(symbol, str) and symbol for symbol in symbols):
+            raise SparkError(f"{path}: not a vocabulary, expected a list of characters")
+        return cls(symbols)
 
     def save(self, path: str | Path) -> None:
-        temporary = Path(path).with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.symbols, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, path)
+        """Writes the characters as a JSON list, in the order of their labels.
+
+        Raises:
+          SparkError: the file cannot be written.
+        """
+        write_text(path, json.dumps(self.symbols, ensure_ascii=False))
 
     def __len__(self) -> int:
-        """Labels with the blank."""
+        """Returns the number of labels, the blank included."""
         return len(self.symbols) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Labels of the characters; characters outside of the vocabulary are left out."""
+        """Returns the labels of the characters; characters outside of the vocabulary are left out."""
         return [self._ids[symbol] for symbol in text if symbol in self._ids]
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Returns the characters of labels, none of which is the blank."""
         return "".join(self.symbols[i - 1] for i in ids)
 
 
 class SpeechExamples:
-    """Utterances of one split, sorted into buckets; makes padded batches of them.
+    """Utterances of one split, sorted into buckets of duration; makes padded batches of them.
 
     Args:
       records: from `manifest.read_corpus`.
       target: the field whose characters are the labels.
       vocabulary: the labels.
-      bucket_seconds: rising upper limits of duration; longer utterances are dropped and counted in `dropped`.
-      batch_seconds: padded audio in a batch.
-      sample_rate: of the audio.
-      frames: number of frames for a number of samples; given, batches carry the frames' labels, `path`, from
-        the records' `phoneme_bounds` (needs target "phonemes").
+      data: rising upper limits of duration, and padded audio in a batch.
+      system: sample rate, and the front end that makes frames of samples.
       row_multiple: rows of each batch are a multiple of this (devices that share it).
+      aligned: batches carry the frames' labels, `path`, from the records' `phoneme_bounds` (needs target "phonemes").
+
+    Attributes:
+      dropped: utterances that are longer than all buckets, or have more labels than frames.
+      batch_sizes: rows of a batch of each bucket.
+      target_lengths: labels of a row of each bucket.
     """
 
     def __init__(
@@ -71,37 +87,31 @@ class SpeechExamples:
         records: Sequence[dict[str, Any]],
         target: str,
         vocabulary: Vocabulary,
-        bucket_seconds: Sequence[float],
-        batch_seconds: float,
-        sample_rate: int,
+        data: AudioDataConfig,
+        system: SparkConfig,
         row_multiple: int = 1,
-        frames: Callable[[int], int] | None = None,
+        aligned: bool = False,
     ):
-        self._frames = frames
-        self._records, self._sample_rate = records, sample_rate
+        self._records, self._system, self._aligned = records, system, aligned
         self._labels = [vocabulary.encode(record[target]) for record in records]
-        limits = np.asarray(bucket_seconds)
+        limits = np.asarray(data.bucket_seconds)
         durations = np.array([record["duration"] for record in records])
         self.buckets = np.searchsorted(limits, durations)
-        # A CTC label needs a frame of 20 ms, and one more between equal neighbors.
-        fits = np.array(
-            [
-                len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False)) < duration * 49
-                for labels, duration in zip(self._labels, durations, strict=True)
-            ]
-        )
-        self.buckets[(self.buckets == len(limits)) | ~fits] = -1
+        # A CTC label needs a frame, and one more between equal neighbors. A second has one frame less than it has hops,
+        # as the last frame needs samples beyond its hop.
+        frames = durations * (system.sample_rate / system.wav2vec2.hop_length - 1)
+        needed = [len(labels) + sum(a == b for a, b in itertools.pairwise(labels)) for labels in self._labels]
+        self.buckets[(self.buckets == len(limits)) | (np.array(needed) >= frames)] = -1
         self.dropped = int(np.sum(self.buckets < 0))
-        self._samples = [round(limit * sample_rate) for limit in bucket_seconds]
-        rows = [int(batch_seconds / limit) // row_multiple * row_multiple for limit in bucket_seconds]
-        self.batch_sizes = [max(row_multiple, count) for count in rows]
+        self._samples = [round(limit * system.sample_rate) for limit in data.bucket_seconds]
+        self.batch_sizes = [bucket_rows(limit, data.batch_seconds, row_multiple) for limit in data.bucket_seconds]
         lengths = np.array([len(labels) for labels in self._labels])
-        self._target_lengths = [
-            -(-int(lengths[self.buckets == bucket].max(initial=1)) // 16) * 16 for bucket in range(len(limits))
+        self.target_lengths = [
+            bucket_targets(int(lengths[self.buckets == bucket].max(initial=1))) for bucket in range(len(limits))
         ]
 
     def plan(self, seed: int | None) -> pipeline.Plan:
-        """`bucketed_plan`; an example index of the plan is a pair, (example, bucket): a process whose rows of a batch
+        """Returns a `bucketed_plan` whose example indices are pairs, (example, bucket): a process whose rows of a batch
         are all empty makes them in the shape of the others'."""
         plan = pipeline.bucketed_plan(self.buckets, self.batch_sizes, seed)
 
@@ -112,36 +122,50 @@ class SpeechExamples:
         return pairs
 
     def load(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
-        """`samples` [rows, samples], `lengths`, `targets` [rows, labels], `target_lengths`; empty rows have
-        length 0. All rows share a bucket."""
+        """Returns `samples` [rows, samples], `lengths`, `targets` [rows, labels] and `target_lengths`; aligned also
+        `path` [rows, frames], −1 on padding. Empty rows have length 0. All rows share a bucket."""
         indices, bucket = rows[:, 0], rows[0, 1]
         samples = np.zeros((len(indices), self._samples[bucket]), np.float32)
-        targets = np.zeros((len(indices), self._target_lengths[bucket]), np.int32)
+        targets = np.zeros((len(indices), self.target_lengths[bucket]), np.int32)
         lengths, target_lengths = np.zeros((2, len(indices)), np.int32)
-        path = None
-        if self._frames is not None:
-            path = np.full((len(indices), self._frames(samples.shape[1])), -1, np.int32)
+        path = np.full((len(indices), num_frames(samples.shape[1], self._system.wav2vec2)), -1, np.int32)
         for row, index in enumerate(indices):
             if index < 0:
                 continue
-            audio = manifest.read_audio(self._records[index]["wav_path"], self._sample_rate)
+            audio = manifest.read_audio(self._records[index]["wav_path"], self._system.sample_rate)
             audio = audio[: samples.shape[1]]
             labels = self._labels[index]
             samples[row, : len(audio)], lengths[row] = audio, len(audio)
             targets[row, : len(labels)], target_lengths[row] = labels, len(labels)
-            if path is not None:
-                count = self._frames(len(audio))
-                path[row, :count] = frame_labels(self._records[index]["phoneme_bounds"], labels, count)
+            if self._aligned:
+                spoken = frame_labels(self._records[index]["phoneme_bounds"], labels, len(audio), self._system)
+                path[row, : len(spoken)] = spoken
         batch = {"samples": samples, "lengths": lengths, "targets": targets, "target_lengths": target_lengths}
-        return batch if path is None else batch | {"path": path}
+        return batch | {"path": path} if self._aligned else batch
 
 
-def frame_labels(bounds: Sequence[float], labels: Sequence[int], frames: int) -> np.ndarray:
-    """The label that is spoken at the middle of each frame; blank before the first and after the last one.
+def bucket_rows(bucket_seconds: float, batch_seconds: float, row_multiple: int) -> int:
+    """Returns the rows of a batch of one bucket: as many as fit its audio, a positive multiple of `row_multiple`."""
+    return max(row_multiple, int(batch_seconds / bucket_seconds) // row_multiple * row_multiple)
+
+
+def bucket_targets(longest: int) -> int:
+    """Returns the labels of a row, padding included, where the longest target of a bucket has so many."""
+    return -(-longest // _TARGET_MULTIPLE) * _TARGET_MULTIPLE
+
+
+def frame_labels(
+    bounds: Sequence[float], labels: Sequence[int], samples: int, system: SparkConfig
+) -> Int[np.ndarray, " frames"]:
+    """Returns the label that is spoken at the middle of each frame; blank before the first and after the last one.
 
     Args:
       bounds: seconds; label i lasts from bound i to bound i + 1.
+      samples: of the utterance.
+      system: sample rate, and the front end that makes frames of samples.
     """
-    middles = np.arange(frames) * FRAME_SECONDS + FIELD_SECONDS / 2
+    front_end = system.wav2vec2
+    starts = np.arange(num_frames(samples, front_end)) * (front_end.hop_length / system.sample_rate)
+    middles = starts + front_end.frame_length / system.sample_rate / 2
     inside = np.searchsorted(np.asarray(bounds), middles, side="right")
     return np.asarray([0, *labels, 0], np.int32)[inside]

@@ -1,5 +1,7 @@
 """Where training sequences come from: JSON Lines read into memory, or ArrayRecord shards read as they are needed."""
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +13,7 @@ from jaxtyping import Float, Int
 from spark_jax.data import manifest, sources, tokens
 from spark_jax.data.config import Sources, TokenDataConfig
 from spark_jax.data.records import RecordReader
-from spark_jax.data.speech import FRAME_SECONDS
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.text import attributes
 from spark_jax.text.tokenizer import SparkTokenizer
 
@@ -32,14 +33,15 @@ CHECKED_AT_START = 8  # records of a source that are read before a run begins
 
 
 def read_sequences(
-    source: Sources, tokenizer: SparkTokenizer, config: TokenDataConfig, split: str, training: bool
+    source: Sources, tokenizer: SparkTokenizer, config: TokenDataConfig, split: str, training: bool, token_rate: float
 ) -> tokens.TokenSequences:
-    """The mixture of a run.
+    """Reads the mixture of a run.
 
     Args:
       source: a JSON Lines file, a folder of records, a pattern, or several with weights.
       split: of the records.
       training: with what only training has: fragments and noise.
+      token_rate: semantic tokens a second.
 
     Raises:
       SparkError: a source cannot be read or gives no sequence; fragments or common global ids of records.
@@ -53,10 +55,8 @@ def read_sequences(
             records = manifest.read_jsonl(path, RECORD_FIELDS, split, dropped)
             if config.common_globals:
                 records = with_common_globals(records, path, config)
-            fragment_weight = config.fragment_weight * weight if training else 0.0
-            parts.append(
-                MemoryTokens(records, tokenizer, limit, weights, fragment_weight, config.fragment_words, dropped, path)
-            )
+            cut = Fragments(config.fragment_weight * weight if training else 0.0, config.fragment_words, token_rate)
+            parts.append(MemoryTokens(records, tokenizer, limit, weights, cut, dropped, path))
         elif config.common_globals or config.fragment_weight > 0:
             setting = "common_globals" if config.common_globals else "fragment_weight"
             raise SparkError(f"{setting}: {path} is a folder of records, expected a JSON Lines file")
@@ -66,10 +66,25 @@ def read_sequences(
 
 
 def with_common_globals(records: Sequence[dict[str, Any]], path: str, config: TokenDataConfig) -> list[dict[str, Any]]:
-    """The records of a file with the global ids that are typical of their voice in its training split."""
+    """Gives the records of a file the global ids that are typical of their voice in its training split."""
     dropped = sources.DropCounter(config.on_error)  # the records' own reading counts them
     voices = tokens.common_globals(manifest.read_jsonl(path, ["index", "global_ids"], config.train_split, dropped))
     return [record | {"global_ids": voices.get(record.get("voice"), record["global_ids"])} for record in records]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fragments:
+    """Pieces of utterances as sequences of their own, see `fragments`.
+
+    Attributes:
+      weight: sequences of each piece for an utterance and epoch.
+      words: most words of a piece.
+      token_rate: semantic tokens a second.
+    """
+
+    weight: float
+    words: int
+    token_rate: float
 
 
 class MemoryTokens:
@@ -80,8 +95,7 @@ class MemoryTokens:
       tokenizer: of the model.
       limit: most tokens of a sequence.
       task_weights: sequences of each task, (tts, controllable_tts), for an utterance and epoch.
-      fragment_weight: sequences of each of an utterance's `fragments`, for an utterance and epoch.
-      fragment_words: most words of a fragment.
+      cut: pieces of the utterances that are sequences, too; None: there are none.
       dropped: counts what is left out, and says what becomes of a record that cannot be used.
       name: of the file, for messages.
 
@@ -95,8 +109,7 @@ class MemoryTokens:
         tokenizer: SparkTokenizer,
         limit: int,
         task_weights: tuple[float, float] = (1.0, 1.0),
-        fragment_weight: float = 0.0,
-        fragment_words: int = 3,
+        cut: Fragments | None = None,
         dropped: sources.DropCounter | None = None,
         name: str = "records",
     ):
@@ -110,9 +123,9 @@ class MemoryTokens:
                 continue
             wanted = [(task, record, weight) for task, weight in zip(_TASKS, task_weights, strict=True)]
             try:
-                if fragment_weight > 0:
-                    pieces = fragments(record, fragment_words, rng)
-                    wanted += [(tokens.TTS, piece, fragment_weight) for piece in pieces]
+                if cut is not None and cut.weight > 0:
+                    pieces = fragments(record, cut.words, cut.token_rate, rng)
+                    wanted += [(tokens.TTS, piece, cut.weight) for piece in pieces]
                 made = []
                 for task, source, weight in wanted:
                     if weight <= 0:
@@ -200,30 +213,30 @@ class RecordTokens:
                 f"{sources.describe(self.dropped.counts)}"
             )
         some = np.unique(np.linspace(0, len(self) - 1, CHECKED_AT_START).astype(np.int64))
-        self.read(np.array([number for number in some if self.weights(number, number + 1)[0] > 0], np.int64))
+        self.read(np.array([number for number in some.tolist() if self.weights(number, number + 1)[0] > 0], np.int64))
 
     def __len__(self) -> int:
         return len(self._reader) * len(self._tasks)
 
     def lengths(self, numbers: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
-        record, place = np.divmod(numbers, len(self._tasks))
+        record, which = np.divmod(numbers, len(self._tasks))
         extra = np.array([self._extra[task] for task, _ in self._tasks], np.int32)
-        return self._reader.columns["tokens"][record] + extra[place]
+        return self._reader.columns["tokens"][record] + extra[which]
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
         numbers = np.arange(start, stop)
-        record, place = np.divmod(numbers, len(self._tasks))
-        task = np.array([task for task, _ in self._tasks])[place]
+        record, which = np.divmod(numbers, len(self._tasks))
+        task = np.array([task for task, _ in self._tasks])[which]
         fits = self.lengths(numbers) <= self._limit
         possible = (task != tokens.CONTROLLABLE_TTS) | (self._reader.columns["fault"][record] == 0)
-        return np.array([weight for _, weight in self._tasks])[place] * (fits & possible)
+        return np.array([weight for _, weight in self._tasks])[which] * (fits & possible)
 
     def read(self, numbers: Int[np.ndarray, " some"]) -> list[tokens.Example | None]:
         examples: list[tokens.Example | None] = []
-        records, places = np.divmod(numbers, len(self._tasks))
+        records, tasks = np.divmod(numbers, len(self._tasks))
         lengths = self.lengths(numbers)
-        for place, number, length, record in zip(places, records, lengths, self._reader.read(records), strict=True):
-            task = self._tasks[place][0]
+        for which, number, length, record in zip(tasks, records, lengths, self._reader.read(records), strict=True):
+            task = self._tasks[which][0]
             try:
                 if isinstance(record, SparkError):
                     raise record
@@ -258,7 +271,7 @@ _TASKS = (tokens.TTS, tokens.CONTROLLABLE_TTS)
 
 
 def control_tokens(tokenizer: SparkTokenizer, task: int) -> int:
-    """Tokens of a sequence beside those of text, global ids and semantic ids."""
+    """Counts the tokens of a sequence beside those of text, global ids and semantic ids."""
     record = {
         "text": "a",
         "global_ids": [0],
@@ -273,12 +286,12 @@ def control_tokens(tokenizer: SparkTokenizer, task: int) -> int:
 
 
 def content_tokens(tokenizer: SparkTokenizer, record: Mapping[str, Any]) -> int:
-    """Tokens of text, global ids and semantic ids: what an index of records holds."""
+    """Counts the tokens of text, global ids and semantic ids: what an index of records holds."""
     return len(tokenizer.encode_text(record["text"])) + len(record["global_ids"]) + len(record["semantic_ids"])
 
 
 def utterance_fault(record: Mapping[str, Any]) -> str:
-    """Why an utterance is left out of training altogether (spec: Labels), or ""."""
+    """Returns why an utterance is left out of training altogether (spec: Labels), or ""."""
     if _is_number(record["speed"]) and record["speed"] > attributes.MAX_SPEED_VALUE:
         return "too fast"
     return ""
@@ -288,7 +301,7 @@ FAULTS = ("", "unknown gender", "unsupported language", "no pitch", "no speed")
 
 
 def controllable_fault(record: Mapping[str, Any]) -> str:
-    """Why an utterance gives no controllable_tts sequence, one of `FAULTS`; "": it does."""
+    """Returns why an utterance gives no controllable_tts sequence, one of `FAULTS`; "": it does."""
     if record["gender"] not in attributes.GENDERS:
         return "unknown gender"
     if record["language"] not in attributes.SPEED_BOUNDARIES:
@@ -303,11 +316,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return f"field {error.args[0]!r} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return f"field {error.args[0]!r} is missing" if isinstance(error, KeyError) else one_line(error)
 
 
-def fragments(record: dict[str, Any], max_words: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """The utterance cut at word boundaries into records of one to `max_words` words each, in order.
+def fragments(
+    record: dict[str, Any], max_words: int, token_rate: float, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Cuts an utterance at word boundaries into records of one to `max_words` words each, in order.
 
     From short texts a small model learns early which letters sound how; reading along a sentence comes after. Needs
     the fields `phonemes` and `phoneme_bounds` of align_corpus.py; utterances whose words and phonemes do not
@@ -317,16 +332,15 @@ def fragments(record: dict[str, Any], max_words: int, rng: np.random.Generator) 
     if len(words) != len(spoken) or len(words) < 2:
         return []
     starts = np.cumsum([0, *(len(word) + 1 for word in spoken)])  # characters before each word
-    tokens_per_second = 1 / FRAME_SECONDS
     ids, cuts, parts = record["semantic_ids"], [0], []
     while cuts[-1] < len(words):
         cuts.append(min(cuts[-1] + int(rng.integers(1, max_words + 1)), len(words)))
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in itertools.pairwise(cuts):
         start, end = 0, len(ids)
         if first > 0:
-            start = int(record["phoneme_bounds"][starts[first]] * tokens_per_second)
+            start = int(record["phoneme_bounds"][starts[first]] * token_rate)
         if last < len(words):
-            end = -int(-record["phoneme_bounds"][starts[last] - 1] * tokens_per_second // 1)
+            end = -int(-record["phoneme_bounds"][starts[last] - 1] * token_rate // 1)
         if end > start:
             parts.append(record | {"text": " ".join(words[first:last]), "semantic_ids": ids[start:end]})
     return parts

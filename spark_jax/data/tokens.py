@@ -4,7 +4,7 @@ Where sequences come from is `token_sources`; this module mixes, packs and noise
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Int8
@@ -32,6 +32,7 @@ class Example(NamedTuple):
     task: int
 
 
+@runtime_checkable
 class TokenSource(Protocol):
     """Numbered sequences, of which lengths and weights are known without reading them.
 
@@ -44,13 +45,13 @@ class TokenSource(Protocol):
     def __len__(self) -> int: ...
 
     def lengths(self, numbers: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
-        """Tokens of each sequence."""
+        """Returns the number of tokens of each sequence."""
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
-        """How often each sequence of a range comes in an epoch; see `pipeline.weighted_order`."""
+        """Returns how often each sequence of a range comes in an epoch; see `pipeline.weighted_order`."""
 
     def read(self, numbers: Int[np.ndarray, " some"]) -> Sequence[Example | None]:
-        """The sequences; None for one that cannot be read and is skipped."""
+        """Reads sequences; None stands for one that cannot be read and is skipped."""
 
 
 class TokenSequences:
@@ -79,7 +80,7 @@ class TokenSequences:
         return sources.total([source.dropped.counts for source in self._sources.sources])
 
     def summary(self) -> dict[str, float | dict[str, int]]:
-        """Sequences and tokens that an epoch has on average, and what is dropped."""
+        """Returns the sequences and tokens that an epoch has on average, and what is dropped."""
         sequences = tokens = 0.0
         first = 0
         for weights in self._sources.weights():
@@ -90,14 +91,14 @@ class TokenSequences:
         return {"sequences": sequences, "tokens": tokens, "dropped": self.dropped}
 
     def lengths(self, numbers: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
-        """Tokens of each sequence."""
+        """Returns the number of tokens of each sequence."""
         lengths = np.zeros(len(numbers), np.int32)
         for source, places, own in self._sources.parts(numbers):
             lengths[places] = source.lengths(own)
         return lengths
 
     def plan(self, rows: int, seed: int | None) -> pipeline.Plan:
-        """Batches of `rows` packed rows; an example index of the plan is an array of sequences.
+        """Plans batches of `rows` packed rows; an example index of the plan is an array of sequences.
 
         What does not fill the last batch waits for another epoch; without a seed (evaluation: every sequence
         of positive weight once, in order) it is filled with empty rows.
@@ -112,7 +113,7 @@ class TokenSequences:
         return plan
 
     def load(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
-        """Packed rows [rows, row_length]: `input_ids`, `targets` (the next token), `classes` and `tasks` of the
+        """Returns packed rows [rows, row_length]: `input_ids`, `targets` (the next token), `classes` and `tasks` of the
         targets, `positions` from 0 in each sequence, and `segment_ids` from 1, 0 on padding."""
         shape = (len(rows), self._row_length)
         batch = {name: np.zeros(shape, np.int32) for name in ("input_ids", "targets", "positions", "segment_ids")}
@@ -147,7 +148,7 @@ class TokenSequences:
 
 
 def make_example(tokenizer: SparkTokenizer, classes: Int8[np.ndarray, " vocab"], task: int, record: dict) -> Example:
-    """The sequence that a token record gives for a task.
+    """Makes the sequence that a token record gives for a task.
 
     Args:
       classes: `class_table` of the tokenizer.
@@ -162,7 +163,7 @@ def make_example(tokenizer: SparkTokenizer, classes: Int8[np.ndarray, " vocab"],
 
 
 def class_table(tokenizer: SparkTokenizer) -> Int8[np.ndarray, " vocab"]:
-    """Class of every token id as a target."""
+    """Returns the class of every token id as a target."""
     classes = np.full(tokenizer.vocab_size, CONTROL, np.int8)
     classes[tokenizer.global_ids] = GLOBAL
     classes[tokenizer.semantic_ids] = SEMANTIC

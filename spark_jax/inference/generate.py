@@ -6,7 +6,7 @@ tokens compiles nothing.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,19 +14,22 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from spark_jax.errors import SparkError
+from spark_jax.inference import placement
+from spark_jax.inference.buckets import doubling, lengths_up_to
 from spark_jax.inference.sampling import Greedy, Sampling, choose
 from spark_jax.qwen2.cache import KVCache, init_cache
 from spark_jax.qwen2.model import Qwen2
+from spark_jax.sharding import batch_sharding, replicated, spec, under_mesh
 from spark_jax.text.grammar import Grammar, build_grammar
 from spark_jax.text.prompt import Prompt
 from spark_jax.text.tokenizer import SparkTokenizer
 
-MAX_NEW_TOKENS = 3000  # the release's
-PROMPT_BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
-OUTPUT_BUCKETS = (256, 512, 1024, 2048, 3072)
+MAX_PROMPT_TOKENS = 4096  # the scores of a prompt's attention grow with the square of its length
+FIRST_ROOM = 256  # new tokens that there is room for at first
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,7 +112,7 @@ def decode(model: Qwen2, params: Any, state: DecodeState, grammar: Grammar, meth
 
 
 def grow(state: DecodeState, grammar: Grammar, length: int) -> DecodeState:
-    """The same state with room for `length` more tokens."""
+    """Returns the same state with room for `length` more tokens."""
     tokens = jnp.pad(state.tokens, ((0, 0), (0, length)), constant_values=grammar.end_id)
     return state.replace(cache=state.cache.extend(length), tokens=tokens)
 
@@ -123,14 +126,20 @@ class Generator:
         params: Any,
         tokenizer: SparkTokenizer,
         global_tokens: int = 32,
-        prompt_buckets: Sequence[int] = PROMPT_BUCKETS,
-        output_buckets: Sequence[int] = OUTPUT_BUCKETS,
+        *,
+        max_semantic_tokens: int,
+        mesh: Mesh | None = None,
+        prompt_buckets: Sequence[int] | None = None,
+        output_buckets: Sequence[int] | None = None,
     ):
         """Args:
-          model, params: the decoder and its parameters, unboxed.
+          model, params: the decoder and its parameters, unboxed, as they lie on the mesh.
           tokenizer: names the speech tokens.
           global_tokens: global tokens of an utterance.
-          prompt_buckets, output_buckets: ascending lengths; the last ones are the longest possible.
+          max_semantic_tokens: the longest answer's.
+          mesh: divides the rows of a batch over data and fsdp, the model as `params` are; None: the default device.
+          prompt_buckets, output_buckets: ascending lengths; the last ones are the longest possible. None: those of
+            `buckets`.
 
         Raises:
           SparkError: the model has fewer token rows than the tokenizer has tokens.
@@ -138,20 +147,47 @@ class Generator:
         self.params = params
         self._tokenizer = tokenizer
         self._context = model.config.max_position_embeddings
-        self._prompt_buckets, self._output_buckets = tuple(prompt_buckets), tuple(output_buckets)
-        self._grammar = build_grammar(tokenizer, global_tokens, model.config.vocab_size)
-        self._prefill = jax.jit(partial(prefill, model), static_argnames="output_length")
-        self._decode = jax.jit(partial(decode, model), donate_argnames="state")
-        self._grow = jax.jit(grow, static_argnames="length")
+        mesh = placement.mesh_or_device(mesh)
+        self._shards = placement.row_shards(mesh)
+        grammar = build_grammar(tokenizer, global_tokens, model.config.vocab_size)
+        self._grammar = jax.device_put(grammar, replicated(mesh))
+        self._max_semantic_tokens = max_semantic_tokens
+        self._longest_answer = grammar.index("first_semantic") + max_semantic_tokens + 1
+        self._prompt_buckets = tuple(prompt_buckets or lengths_up_to(MAX_PROMPT_TOKENS))
+        self._output_buckets = tuple(output_buckets or doubling(FIRST_ROOM, self._longest_answer))
+        self._prefill, self._decode, self._grow = self._compile(model, mesh)
+
+    def _compile(self, model: Qwen2, mesh: Mesh) -> tuple[Callable[..., DecodeState], ...]:
+        """Compiles `prefill`, `decode` and `grow` for a mesh: rows are divided, keys and values by their heads, too."""
+        place = lambda *names: NamedSharding(mesh, spec(mesh, *names))  # noqa: E731
+        rows, whole, params = batch_sharding(mesh), replicated(mesh), placement.shardings_of(self.params)
+        keys_and_values = place(None, "batch", "kv_heads", None, None)
+        cache = KVCache(keys_and_values, keys_and_values, rows)
+        state = DecodeState(cache, tokens=rows, stage=rows, limits=rows, keys=rows, step=whole)
+        return (
+            jax.jit(
+                under_mesh(partial(prefill, model), mesh),
+                static_argnums=8,
+                in_shardings=(params, rows, rows, rows, rows, rows, whole, whole),
+                out_shardings=state,
+            ),
+            jax.jit(
+                under_mesh(partial(decode, model), mesh),
+                donate_argnums=1,
+                in_shardings=(params, state, whole, whole),
+                out_shardings=state,
+            ),
+            jax.jit(under_mesh(grow, mesh), static_argnums=2, in_shardings=(state, whole), out_shardings=state),
+        )
 
     def generate(
         self,
         prompts: Sequence[Prompt],
         seeds: Sequence[int],
         method: Greedy | Sampling = Sampling(),  # noqa: B008 (frozen)
-        max_new_tokens: int | Sequence[int] = MAX_NEW_TOKENS,
+        max_new_tokens: int | Sequence[int] | None = None,
     ) -> list[Generation]:
-        """Speech tokens for a batch of prompts.
+        """Answers a batch of prompts with speech tokens.
 
         An answer depends on its own prompt and seed only: not on the others in the batch, nor on buckets.
 
@@ -159,43 +195,61 @@ class Generator:
           prompts: at least one; each batch size compiles its own programs.
           seeds: one for each prompt.
           method: greedy or sampling; only tokens that the grammar allows take part.
-          max_new_tokens: the limit, of all or of each, <|im_end|> included; less where the context ends.
+          max_new_tokens: the limit, of all or of each, <|im_end|> included; less where the context ends. None: the
+            longest answer.
 
         Raises:
           SparkError: a prompt is too long, or a limit leaves no room for speech; see `new_tokens`.
         """
         if len(prompts) != len(seeds) or not prompts:
             raise SparkError(f"{len(prompts)} prompts and {len(seeds)} seeds, expected a seed for each prompt")
-        limits = self._limits(prompts, np.broadcast_to(np.asarray(max_new_tokens), len(prompts)))
-        lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
-        ids = np.zeros((len(prompts), _bucket(lengths.max(), self._prompt_buckets)), np.int32)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt.ids)] = prompt.ids
-        stage = np.array([self._grammar.index(prompt.start) for prompt in prompts], np.int32)
-        keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
-
+        wanted = self._longest_answer if max_new_tokens is None else max_new_tokens
+        limits = self._limits(prompts, np.broadcast_to(np.asarray(wanted), len(prompts)))
+        state = self._start(prompts, seeds, limits, method)
         room, *more = self._output_buckets
-        state = self._prefill(self.params, ids, lengths, stage, limits, keys, self._grammar, method, output_length=room)
         state = self._decode(self.params, state, self._grammar, method)
         for larger in more:
-            if not np.any((np.asarray(state.stage) != self._done) & (room < limits)):
+            stages = np.asarray(state.stage)[: len(prompts)]
+            if not np.any((stages != self._done) & (room < limits)):
                 break
-            state = self._grow(state, self._grammar, length=larger - room)
+            state = self._grow(state, self._grammar, larger - room)
             state = self._decode(self.params, state, self._grammar, method)
             room = larger
         tokens, stages = np.asarray(state.tokens), np.asarray(state.stage)
         return [
-            self._read(prompt, tokens[row, : limits[row]], stages[row] != self._done)
+            self._read(prompt, tokens[row, : limits[row]], bool(stages[row] != self._done))
             for row, prompt in enumerate(prompts)
         ]
 
+    def _start(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        limits: Int[np.ndarray, " batch"],
+        method: Greedy | Sampling,
+    ) -> DecodeState:
+        """Reads the prompts; rows that fill the last shard are of one token and have no limit left."""
+        rows = -(-len(prompts) // self._shards) * self._shards
+        lengths, stage, all_limits = np.ones(rows, np.int32), np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        all_seeds = np.zeros(rows, np.uint32)
+        longest = max(len(prompt.ids) for prompt in prompts)
+        ids = np.zeros((rows, next(size for size in self._prompt_buckets if size >= longest)), np.int32)
+        for row, prompt in enumerate(prompts):
+            lengths[row], stage[row] = len(prompt.ids), self._grammar.index(prompt.start)
+            ids[row, : len(prompt.ids)] = prompt.ids
+        all_limits[: len(prompts)], all_seeds[: len(prompts)] = limits, seeds
+        keys = jax.vmap(jax.random.key)(all_seeds)
+        return self._prefill(
+            self.params, ids, lengths, stage, all_limits, keys, self._grammar, method, self._output_buckets[0]
+        )
+
     def new_tokens(self, prompt: Prompt, semantic_tokens: int) -> int:
-        """The limit on new tokens with which an answer holds at most this many semantic tokens."""
+        """Returns the limit on new tokens with which an answer holds at most this many semantic tokens."""
         others = self._grammar.index("first_semantic") - self._grammar.index(prompt.start)
         return others + semantic_tokens + 1
 
     def room(self, prompt: Prompt) -> int:
-        """The most semantic tokens that an answer can hold; below 1: the prompt is too long."""
+        """Returns the most semantic tokens that an answer can hold; below 1: the prompt is too long."""
         if len(prompt.ids) > self._prompt_buckets[-1]:
             return 0
         return self._longest(prompt) - self.new_tokens(prompt, 0)
@@ -205,7 +259,8 @@ class Generator:
         return self._grammar.index("done")
 
     def _longest(self, prompt: Prompt) -> int:
-        return min(self._context - len(prompt.ids), self._output_buckets[-1])
+        longest = self.new_tokens(prompt, self._max_semantic_tokens)
+        return min(self._context - len(prompt.ids), self._output_buckets[-1], longest)
 
     def _limits(self, prompts: Sequence[Prompt], wanted: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
         limits = []
@@ -237,11 +292,6 @@ class Generator:
     @property
     def _end(self) -> int:
         return self._tokenizer.id("<|im_end|>")
-
-
-def _bucket(length: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds the length."""
-    return next(bucket for bucket in buckets if bucket >= length)
 
 
 def _active(state: DecodeState, grammar: Grammar) -> Bool[Array, " batch"]:

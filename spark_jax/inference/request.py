@@ -31,7 +31,7 @@ class Request:
       seed: of the sampling; the same request with the same seed gives the same audio.
       temperature, top_k, top_p: sampling, applied in this order; None: the model's own, see `SamplingConfig`.
       greedy: always take the likeliest token; the sampling options then play no part.
-      max_seconds: at most this much speech; None: 60, or as much as the model's context holds.
+      max_seconds: at most this much speech; None: what the model allows (60 in the release), or its context holds.
 
     Raises:
       SparkError: from the constructor, for options that are out of range or exclude each other.
@@ -105,6 +105,6 @@ def _check_number(name: str, value: Any, above: float, most: float = math.inf) -
 
 
 def _check_whole(name: str, value: Any, least: int, most: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or most is not None and value > most:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         limit = "" if most is None else f" to {most}"
         raise SparkError(f"{name} is {value!r}, expected a whole number from {least}{limit}")

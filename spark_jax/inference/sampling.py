@@ -29,7 +29,7 @@ class Sampling:
 def warp(
     logits: Float[Array, "batch vocab"], sampling: Sampling
 ) -> tuple[Float[Array, "batch top"], Int[Array, "batch top"]]:
-    """The `top_k` likeliest tokens, best first: log-probabilities up to a constant (-inf: dropped), and ids.
+    """Returns the `top_k` likeliest tokens, best first: log-probabilities up to a constant (-inf: dropped), and ids.
 
     In the order and with the edges of transformers' warpers, on float32. One difference: of tokens that tie
     for the last place exactly `top_k` stay.
@@ -47,7 +47,7 @@ def warp(
 def choose(
     method: Greedy | Sampling, logits: Float[Array, "batch vocab"], keys: Key[Array, " batch"]
 ) -> Int[Array, " batch"]:
-    """The next token of each item. Scores of -inf are never chosen; each item draws with its own key."""
+    """Chooses the next token of each item. Scores of -inf are never chosen; each item draws with its own key."""
     if isinstance(method, Greedy):
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     scores, ids = warp(logits, method)

@@ -1,25 +1,26 @@
-"""A model directory: configuration, tokenizer and parameters of a whole text-to-speech system.
+"""A model directory: configuration, tokenizer and parameters of a text-to-speech system, or of some of its parts.
 
-    DIR/config.json          SparkConfig, and "format_version"
-    DIR/tokenizer/           tokenizer.json and what comes with it
-    DIR/params/<part>/       one Orbax tree each for bicodec, wav2vec2 and llm, collections on top
+    DIR/config.json          SparkConfig and "format_version"; without the sizes of parts that it lacks and that are the
+                             release's
+    DIR/tokenizer/           tokenizer.json and what comes with it, where it has an LLM
+    DIR/params/<part>/       one Orbax tree each for bicodec, wav2vec2, llm and recognizer, collections on top
     DIR/voices/NAME.json     optional voice files; default.json speaks where a request names no voice
     DIR/provenance.json      where the weights come from: sources and their hashes, versions, date
     DIR/MODEL_CARD.md        the same for people, or a card of one's own
     DIR/manifest.json        size and SHA-256 of every other file, for `spark-jax info --check`
 
-Weight matrices may be stored in a shorter type; norms, biases, gains and statistics are float32 always. A
-directory is written under a temporary name and renamed when it is complete. Directories of before the manifest
-have `params/files.json` in its place, the sizes of the parameter files alone; they load as ever.
+Weight matrices may be stored in a shorter type; norms, biases, gains and statistics are float32 always.
+
+`save` and the conversions make a finished directory: under a temporary name, which is renamed when it is complete, with
+provenance and manifest, and nothing in it changes any more. A run writes the parts that it trains with `write_parts`,
+each anew at every evaluation. Such a directory has neither provenance nor manifest, but the sizes of each part's files
+(see `manifest`); `load`, `info`, conversions and trainings read it like any other.
 """
 
-import contextlib
 import dataclasses
-import json
 import math
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,51 +29,74 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from spark_jax import config as config_lib
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import manifest
 from spark_jax.model_directory import provenance as provenance_lib
+from spark_jax.model_directory.layout import (
+    TOKENIZER,
+    combined_config,
+    largest,
+    open_part,
+    open_parts,
+    part_path,
+    read_config,
+    read_system,
+    stored_parts,
+    write_config,
+)
 from spark_jax.model_directory.parameters import (
     PARTS,
+    RECOGNIZER,
+    RECORDS,
     abstract_part,
     abstract_variables,
     cast_weights,
-    differences,
+    check_fit,
+    recognizer_labels,
     target_variables,
     with_weight_dtype,
 )
-from spark_jax.model_directory.parts import load_part, stored_part, write_part
+from spark_jax.model_directory.parts import stored_arrays, write_arrays
 from spark_jax.model_directory.provenance import Provenance
 from spark_jax.sharding import unbox
+from spark_jax.shared import distributed
+from spark_jax.shared.files import (
+    cannot_write,
+    new_directory,
+    read_bytes,
+    replace_directory,
+    temporary_name,
+    write_bytes,
+    write_text,
+)
 from spark_jax.shared.pytree import flatten
 
 __all__ = [
+    "PARTS",
     "LoadedModel",
     "ModelInfo",
-    "PARTS",
     "PartInfo",
     "Provenance",
     "abstract_part",
     "abstract_variables",
-    "check_sizes",
     "copy_files",
     "finish",
     "info",
     "load",
-    "new_directory",
     "part_path",
     "read_config",
+    "read_part",
+    "read_system",
     "save",
     "stored_parts",
     "with_weight_dtype",
     "write_config",
+    "write_parts",
 ]
 
-FORMAT_VERSION = 1
 DEFAULT_VOICE = "default.json"
 MODEL_CARD = "MODEL_CARD.md"
-OLDER_FILE_LIST = "files.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +112,7 @@ class LoadedModel:
 
 @dataclasses.dataclass(frozen=True)
 class PartInfo:
-    """Size of one part as stored."""
+    """The size of one part as stored."""
 
     parameters: int
     bytes: int
@@ -113,6 +137,7 @@ class ModelInfo:
 
     @property
     def parameters(self) -> int:
+        """The number of all parameters and statistics."""
         return sum(part.parameters for part in self.parts.values())
 
 
@@ -127,7 +152,7 @@ def save(
     model_card: str | Path | None = None,
     provenance: Provenance | None = None,
 ) -> None:
-    """Writes a model directory, with provenance, model card and hashes.
+    """Writes a finished model directory, with provenance, model card and hashes.
 
     Args:
       directory: must not exist yet, or be empty.
@@ -144,67 +169,146 @@ def save(
       SparkError: the directory is taken or cannot be written, or the variables are not the configuration's.
     """
     variables = unbox(dict(variables))
-    problems = differences(variables, abstract_variables(config))
-    if problems:
-        raise SparkError(f"{directory}: not saved, variables do not fit the configuration: {'; '.join(problems)}")
+    check_fit(f"{directory}: not saved", variables, abstract_variables(config))
     with new_directory(directory) as folder:
         write_config(folder, config)
-        copy_files(tokenizer_directory, folder / "tokenizer")
+        copy_files(tokenizer_directory, folder / TOKENIZER)
         for part in PARTS:
-            write_part(part_path(folder, part), flatten(cast_weights(variables[part], weight_dtype)).items())
+            write_arrays(part_path(folder, part), flatten(cast_weights(variables[part], weight_dtype)).items())
         for name, path in (voices or {}).items():
-            (folder / "voices").mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / "voices" / f"{name}.json")
+            _copy(path, folder / "voices" / f"{name}.json")
         finish(folder, provenance, model_card)
 
 
+def write_parts(
+    directory: str | Path, config: SparkConfig, parts: Mapping[str, Any], tokenizer: str | Path | None = None
+) -> None:
+    """Writes parts into the model directory of a run, or replaces those that it has, each in one step.
+
+    All processes of a run call it, and each writes its shards. A kill leaves the older parts, or the new ones, of each
+    part all or nothing. Without parts only the configuration is written: a run that begins so learns at once whether it
+    may write into the directory.
+
+    Args:
+      directory: made where it does not exist; other files in it stay as they are.
+      config: the whole system's; sizes of the parts that are written go into `config.json`.
+      parts: variables by the part's name, collections on top, plain trees or Linen's boxes: all at the same time on
+        all processes.
+      tokenizer: a folder whose files become the directory's tokenizer; None: it stays as it is.
+
+    Raises:
+      SparkError: the directory is a finished one, with a manifest; it cannot be written; or the variables are not the
+        configuration's.
+    """
+    directory, parts = Path(directory).absolute(), unbox(dict(parts))
+    if (directory / manifest.MANIFEST).exists():
+        raise SparkError(f"{directory}: a finished model directory, which does not change; expected a folder of a run")
+    for part, variables in parts.items():
+        labels = recognizer_labels(variables) if part == RECOGNIZER else None
+        wanted = abstract_part(part, getattr(config, RECORDS[part].section), labels)
+        check_fit(f"{directory}: {part} not written", variables, wanted)
+    fresh = directory / "params" / ".new"  # the same in all processes; Orbax takes no hidden name for a part itself
+    if distributed.is_primary():
+        shutil.rmtree(fresh, ignore_errors=True)  # of a write that a kill has cut short
+        try:
+            (fresh if parts else directory).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(directory, error) from error
+        write_config(directory, config, parts)
+        if tokenizer is not None:
+            copied = temporary_name(directory / TOKENIZER)
+            copy_files(tokenizer, copied)
+            replace_directory(copied, directory / TOKENIZER)
+    distributed.barrier(f"{directory} is prepared")
+    for part, variables in parts.items():
+        write_arrays(fresh / part, flatten(variables).items())
+        if distributed.is_primary():
+            manifest.write_part_sizes(fresh / part)
+            replace_directory(fresh / part, part_path(directory, part))
+    if distributed.is_primary():
+        shutil.rmtree(fresh, ignore_errors=True)
+    distributed.barrier(f"{directory} is complete")
+
+
+def read_part(source: str | Path, part: str, abstract: Any = None) -> Any:
+    """Reads the variables of one part; all processes of a run call it, and each reads its shards.
+
+    Args:
+      source: a model directory, a run or its folder `best`; or `DIR/params/<part>` itself. Folders that trainings
+        wrote before they wrote model directories are read, too.
+      part: "bicodec", "wav2vec2", "llm" or "recognizer".
+      abstract: the tree that is expected (`jax.ShapeDtypeStruct`), collections on top, with types and shardings of the
+        result; without a sharding an array comes onto the default device. None: whatever is stored.
+
+    Returns:
+      Collection → tree of arrays.
+
+    Raises:
+      SparkError: the part is not there or is damaged, or tensors are missing, extra or misshapen (all are listed).
+    """
+    stored = open_part(source, part)
+    found = stored.arrays
+    if abstract is not None:
+        check_fit(stored.folder, found, abstract)
+    return stored.read(found if abstract is None else abstract)
+
+
 def load(
-    directory: str | Path, llm_dtype: Any = jnp.float32, *, parts: Sequence[str] = PARTS, mesh: Mesh | None = None
+    directory: str | Path,
+    *,
+    parts: Sequence[str] = PARTS,
+    base: str | Path | None = None,
+    llm_dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
 ) -> LoadedModel:
     """Reads a model directory onto the default device, or straight into the shards of a mesh.
 
     Args:
-      directory: the model directory.
+      directory: a model directory or a run.
+      parts: those of "bicodec", "wav2vec2", "llm" and "recognizer" that are wanted; the others are not read.
+      base: another such directory, from which the parts come that `directory` lacks. Voices come from the one that has
+        the codec, since their ids mean something to it alone.
       llm_dtype: type of the LLM's weight matrices in memory, whatever the files hold; all else is float32.
-      parts: those of "bicodec", "wav2vec2" and "llm" that are wanted; the others are not read.
       mesh: divides each array as the table of `spark_jax.sharding` says; each host reads only the chunks that its
         shards lie in. None: everything on the default device.
 
     Raises:
       SparkError: a file is missing, truncated or malformed, tensors are missing, extra or misshapen, or the mesh
-        does not divide them (all are listed at once, before any is read).
+        does not divide them (all are listed at once, before any is read); or the two directories do not fit.
     """
     directory = Path(directory).absolute()
-    if unknown := [part for part in parts if part not in PARTS]:
+    if unknown := [part for part in parts if part not in RECORDS]:
         raise SparkError(f"parts: {', '.join(map(repr, unknown))} unknown, expected some of {', '.join(PARTS)}")
+    found = open_parts(directory)
     config = read_config(directory)
-    if missing := [part for part in parts if part not in stored_parts(directory)]:
+    if base is not None:
+        found = open_parts(base) | found
+        config = combined_config(directory, found) if found else config
+    if missing := [part for part in parts if part not in found]:
         raise SparkError(f"{directory}: holds no {' and no '.join(missing)}; expected a model of {', '.join(parts)}")
-    tokenizer = directory / "tokenizer"
+    tokenizer = found["llm"].tokenizer if "llm" in found else directory / TOKENIZER
     if "llm" in parts and not tokenizer.is_dir():
         raise SparkError(f"{tokenizer}: no such directory; expected the model's tokenizer")
-    check_sizes(directory)
-    wanted = target_variables(config, parts, llm_dtype, mesh)
-    problems = differences({part: stored_part(part_path(directory, part)) for part in parts}, wanted)
-    if problems:
-        raise SparkError(f"{directory / 'params'}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
-    variables = {part: load_part(part_path(directory, part), wanted[part]) for part in parts}
-    voices = _voices(directory)
+    stored = {part: found[part].arrays for part in parts}
+    labels = recognizer_labels(stored[RECOGNIZER]) if RECOGNIZER in stored else None
+    wanted = target_variables(config, parts, llm_dtype, mesh, labels)
+    check_fit(directory / "params", stored, wanted)
+    variables = {part: found[part].read(wanted[part]) for part in parts}
+    voices = _voices(found["bicodec"].directory if "bicodec" in found else directory)
     return LoadedModel(config, variables, tokenizer, voices, voices.get(DEFAULT_VOICE.removesuffix(".json")))
 
 
 def info(directory: str | Path) -> ModelInfo:
-    """Sizes and facts of a model directory, from its metadata alone.
+    """Returns sizes and facts of a model directory or a run, from its metadata alone.
 
     Raises:
       SparkError: as `load`, for the files that are read.
     """
     directory = Path(directory).absolute()
     config = read_config(directory)
-    check_sizes(directory)
     return ModelInfo(
         directory=directory,
-        parts={part: _part_info(directory, part) for part in stored_parts(directory)},
+        parts={name: _part_info(part.arrays) for name, part in open_parts(directory).items()},
         vocabulary=config.llm.vocab_size,
         semantic_codes=config.bicodec.quantizer.codebook_size,
         global_codes=math.prod(config.bicodec.speaker_encoder.fsq_levels),
@@ -212,144 +316,58 @@ def info(directory: str | Path) -> ModelInfo:
         token_rate=config.sample_rate / config.latent_hop_length,
         sample_rate=config.sample_rate,
         voices=sorted(_voices(directory)),
-        bytes=sum(_sizes(directory).values()),
+        bytes=sum(manifest.file_sizes(directory).values()),
         provenance=provenance_lib.read_provenance(directory),
     )
 
 
-@contextlib.contextmanager
-def new_directory(directory: str | Path) -> Iterator[Path]:
-    """A folder to fill, which gets the name `directory` at the end; after an error nothing is left of it.
-
-    Raises:
-      SparkError: `directory` exists and is not empty, or its parent cannot be written.
-    """
-    directory = Path(directory).absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise SparkError(f"{directory}: exists already; expected a new name or an empty directory")
-    folder = directory.with_name(f".{directory.name}.{os.getpid()}.new")
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except OSError as error:
-        raise SparkError(f"{directory}: cannot be created ({error.strerror})") from error
-    try:
-        yield folder
-        os.replace(folder, directory)  # an empty directory of that name gives way
-    except OSError as error:
-        raise SparkError(f"{directory}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_config(folder: Path, config: SparkConfig, parts: Sequence[str] = PARTS) -> None:
-    """Writes `config.json`, without the sizes of parts that the directory does not have."""
-    content = {"format_version": FORMAT_VERSION} | config_lib.to_mapping(config)
-    for part in set(PARTS) - set(parts):
-        del content[part]
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
-
-
-def read_config(directory: str | Path) -> SparkConfig:
-    """Reads `config.json`.
-
-    Raises:
-      SparkError: it is missing, no JSON, of another version, or not a configuration.
-    """
-    path = Path(directory) / "config.json"
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise SparkError(f"{path}: cannot be read ({error.strerror}); expected a model directory") from error
-    except ValueError as error:
-        raise SparkError(f"{path}: not valid JSON ({error})") from error
-    version = content.pop("format_version", None) if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise SparkError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
-    return config_lib.from_mapping(SparkConfig, content, str(path))
-
-
 def finish(folder: Path, provenance: Provenance | None = None, model_card: str | Path | None = None) -> None:
-    """The last step of making a model directory, when all its other files are there: whence it is, card and hashes.
+    """Writes provenance, model card and hashes: the last step of making a model directory, when all else is there.
 
     Args:
-      folder: the directory that is being made, see `new_directory`.
+      folder: the directory that is being made, see `files.new_directory`.
       provenance: see `save`.
       model_card: see `save`.
+
+    Raises:
+      SparkError: a file cannot be read or written.
     """
     provenance = Provenance() if provenance is None else provenance
     provenance.write(folder)
     if model_card is not None:
-        shutil.copyfile(model_card, folder / MODEL_CARD)
+        _copy(model_card, folder / MODEL_CARD)
     else:
-        parts = {part: _part_info(folder, part) for part in stored_parts(folder)}
+        parts = {part: _part_info(stored_arrays(part_path(folder, part))) for part in stored_parts(folder)}
         sizes = {part: (facts.parameters, facts.dtype) for part, facts in parts.items()}
-        (folder / MODEL_CARD).write_text(provenance_lib.model_card(provenance, sizes), encoding="utf-8")
+        write_text(folder / MODEL_CARD, provenance_lib.model_card(provenance, sizes))
     manifest.write_manifest(folder)
 
 
-def part_path(directory: Path, part: str) -> Path:
-    """Where a part's arrays lie."""
-    return directory / "params" / part
-
-
-def stored_parts(directory: Path) -> list[str]:
-    """The parts that a directory has: all of them, unless it was converted for training."""
-    return [part for part in PARTS if part_path(directory, part).is_dir()]
-
-
 def copy_files(source: str | Path, destination: Path) -> None:
-    """Copies the plain files of a folder."""
+    """Copies the plain files of a folder.
+
+    Raises:
+      SparkError: a file cannot be read or written.
+    """
     destination.mkdir()
     for path in sorted(Path(source).iterdir()):
         if path.is_file():
-            shutil.copyfile(path, destination / path.name)
+            _copy(path, destination / path.name)
+
+
+def _copy(source: str | Path, destination: Path) -> None:
+    destination.parent.mkdir(exist_ok=True)
+    write_bytes(destination, read_bytes(source))
 
 
 def _voices(directory: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted((directory / "voices").glob("*.json"))}
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-
-
-def _part_info(directory: Path, part: str) -> PartInfo:
-    leaves = jax.tree.leaves(stored_part(part_path(directory, part)))
-    if not leaves:
-        raise SparkError(f"{directory / 'params' / part}: no such directory; expected the part's parameters")
+def _part_info(arrays: Any) -> PartInfo:
+    leaves = jax.tree.leaves(arrays)
     return PartInfo(
         parameters=sum(math.prod(leaf.shape) for leaf in leaves),
         bytes=sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves),
-        dtype=np.dtype(max(leaves, key=lambda leaf: math.prod(leaf.shape)).dtype).name,
+        dtype=np.dtype(largest(arrays).dtype).name,
     )
-
-
-def check_sizes(directory: Path) -> None:
-    """Raises a SparkError unless every file of `params` has the size it was written with.
-
-    Orbax answers a short file with pages of log, and sometimes as if its tensors had never been there.
-    """
-    found = {f"params/{name}": size for name, size in _sizes(directory / "params").items()}
-    problems = [
-        f"{directory / name} has {found[name]} bytes, expected {size}"
-        if name in found
-        else f"{directory / name} is missing"
-        for name, size in _expected_sizes(directory).items()
-        if found.get(name) != size
-    ]
-    if problems:
-        raise SparkError(f"incomplete model: {'; '.join(problems)}")
-
-
-def _expected_sizes(directory: Path) -> dict[str, int]:
-    """Sizes of the files in `params`, by name relative to the directory."""
-    older = directory / "params" / OLDER_FILE_LIST
-    if (directory / manifest.MANIFEST).exists() or not older.exists():
-        entries = manifest.read_manifest(directory)
-        return {name: entry["bytes"] for name, entry in entries.items() if name.startswith("params/")}
-    try:
-        return {f"params/{name}": size for name, size in json.loads(older.read_text()).items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise SparkError(f"{older}: cannot be read ({' '.join(str(error).split())})") from error

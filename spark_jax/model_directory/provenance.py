@@ -3,13 +3,13 @@
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 
 from spark_jax.config import from_mapping
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.manifest import hash_files
+from spark_jax.shared.files import read_json, write_json
 
 PROVENANCE = "provenance.json"
 _PACKAGES = ("spark-jax", "jax", "flax", "orbax-checkpoint")
@@ -44,7 +44,7 @@ class Source:
 
     @classmethod
     def of(cls, folder: str | Path, files: Iterable[str | Path], *, name: str | None = None, role: str = "model"):
-        """Hashes the files of a source (about 0.5 GB/s a core).
+        """Returns a source with the hashes of its files (about 0.5 GB/s a core).
 
         Args:
           folder: the source's directory.
@@ -63,9 +63,9 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """How a model directory came to be. `Provenance((Source.of(…), …))` stamps it with versions and time.
+    """How a model directory was made. `Provenance((Source.of(…), …))` adds versions and time.
 
-    Without sources the arrays were handed over in memory: the output of a training.
+    Without sources the arrays were given in memory, by a training for example.
     """
 
     sources: tuple[Source, ...] = ()
@@ -73,12 +73,15 @@ class Provenance:
     date: str = dataclasses.field(default_factory=_now)  # UTC, ISO 8601
 
     def write(self, folder: Path) -> None:
-        """Writes `provenance.json` into a folder."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
+        """Writes `provenance.json` into a folder.
+
+        Raises:
+          SparkError: the file cannot be written.
+        """
+        write_json(folder / PROVENANCE, dataclasses.asdict(self))
 
     def lines(self) -> list[str]:
-        """What a person wants to read: one line a fact, one a source file."""
+        """Returns what a person wants to read: a line for each fact and for each source file."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         lines = [f"made {self.date} with {versions}"]
         for source in self.sources:
@@ -88,26 +91,17 @@ class Provenance:
 
 
 def read_provenance(directory: str | Path) -> Provenance | None:
-    """The contents of `provenance.json`; None where a directory has none.
+    """Reads `provenance.json`; None where a directory has none.
 
     Raises:
       SparkError: the file is malformed.
     """
     path = Path(directory) / PROVENANCE
-    try:
-        return from_mapping(Provenance, json.loads(path.read_bytes()), str(path))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, SparkError):
-            raise
-        raise SparkError(f"{path}: not valid JSON ({error})") from error
+    return from_mapping(Provenance, read_json(path), str(path)) if path.exists() else None
 
 
 def model_card(provenance: Provenance, parts: Mapping[str, tuple[int, str]]) -> str:
-    """Markdown that says what a model directory is.
+    """Returns the text of a model card: Markdown that says what a model directory is.
 
     Args:
       provenance: goes in whole.

@@ -8,8 +8,9 @@ known):
      "global_ids": [12, 873, ...], "semantic_ids": [5012, 77, ...]}
 
 `global_ids` are the speaker's tokens (`token_num` of the model's configuration, 32 in the release);
-`semantic_ids` are the reference's own speech, one id per `latent_hop_length` samples. Ids mean something only
-to the codec that made them.
+`semantic_ids` are the reference's own speech, one id for `latent_hop_length` samples; in a voice file without
+a transcript nothing needs them, and they may be `[]` (older files have them, and are read too). Ids mean something
+only to the codec that made them.
 """
 
 import dataclasses
@@ -17,7 +18,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from jaxtyping import Int
 
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
+from spark_jax.shared.files import read_json, write_text
 
 FORMAT = "spark-jax-voice"
 VERSION = 1
@@ -37,7 +38,7 @@ class Voice:
     """A speaker to clone: global tokens, and the reference's speech with its transcript where it is known."""
 
     global_ids: Int[np.ndarray, " tokens"]
-    semantic_ids: Int[np.ndarray, " time"]
+    semantic_ids: Int[np.ndarray, " time"]  # without a transcript they may be empty: nothing needs them then
     transcript: str | None = None
 
     @classmethod
@@ -55,12 +56,20 @@ class Voice:
             raise SparkError(f"{path}: voice file version is {version!r}, expected {VERSION}")
         _check_keys(content, _VOICE_KEYS, path)
         transcript = content["transcript"]
-        if not (transcript is None or isinstance(transcript, str) and transcript.strip()):
+        if not (transcript is None or (isinstance(transcript, str) and transcript.strip())):
             raise SparkError(f"{path}: transcript is {transcript!r}, expected text or null")
-        return cls(*_token_ids(content, config, path), transcript)
+        return cls(*_token_ids(content, config, path, speech=transcript is not None), transcript)
 
     def save(self, path: str | os.PathLike[str], sample_rate: int) -> None:
-        """Writes a voice file, atomically. `sample_rate` is the codec's, in Hz."""
+        """Writes a voice file, at once or not at all.
+
+        Args:
+          path: the file.
+          sample_rate: the codec's, in Hz.
+
+        Raises:
+          SparkError: the file cannot be written.
+        """
         content = {"format": FORMAT, "version": VERSION, "transcript": self.transcript}
         _write_object(path, content | _token_content(self.global_ids, self.semantic_ids, sample_rate))
 
@@ -85,17 +94,22 @@ def save_tokens(
     semantic_ids: Int[np.ndarray, " time"],
     sample_rate: int,
 ) -> None:
-    """Writes a token file, atomically."""
+    """Writes a token file, at once or not at all.
+
+    Raises:
+      SparkError: the file cannot be written.
+    """
     _write_object(path, _token_content(global_ids, semantic_ids, sample_rate))
 
 
 def check_ids(
-    global_ids: Any, semantic_ids: Any, config: SparkConfig, source: str | None = None
+    global_ids: Any, semantic_ids: Any, config: SparkConfig, source: str | None = None, speech: bool = True
 ) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " time"]]:
-    """The ids as int32 arrays, if they fit the codec.
+    """Returns the ids as int32 arrays, once they are known to fit the codec.
 
     Args:
       source: where they come from, for the message.
+      speech: there must be semantic ids; False: there may be none.
 
     Raises:
       SparkError: not one-dimensional integers, another number of global ids than the model's, no semantic
@@ -105,6 +119,8 @@ def check_ids(
     global_ids = _checked("global_ids", global_ids, math.prod(speaker.fsq_levels), source)
     if len(global_ids) != speaker.token_num:
         raise _fault(source, f"global_ids has {len(global_ids)} ids, expected {speaker.token_num}")
+    if not speech and np.size(semantic_ids) == 0:
+        return global_ids, np.zeros(0, np.int32)
     semantic_ids = _checked("semantic_ids", semantic_ids, config.bicodec.quantizer.codebook_size, source)
     return global_ids, semantic_ids
 
@@ -128,14 +144,16 @@ def _fault(source: str | os.PathLike[str] | None, message: str) -> SparkError:
     return SparkError(f"{source}: {message}" if source is not None else message)
 
 
-def _token_ids(content: Mapping[str, Any], config: SparkConfig, path: str | os.PathLike[str]):
+def _token_ids(
+    content: Mapping[str, Any], config: SparkConfig, path: str | os.PathLike[str], speech: bool = True
+) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " time"]]:
     sample_rate = content["sample_rate"]
     if sample_rate != config.sample_rate:
         raise SparkError(f"{path}: sample_rate is {sample_rate!r}, the model's is {config.sample_rate}")
     for key in ("global_ids", "semantic_ids"):
         if not isinstance(content[key], list):
             raise SparkError(f"{path}: {key} must be a flat list of integers")
-    return check_ids(content["global_ids"], content["semantic_ids"], config, os.fspath(path))
+    return check_ids(content["global_ids"], content["semantic_ids"], config, os.fspath(path), speech)
 
 
 def _check_keys(content: Mapping[str, Any], expected: tuple[str, ...], path: str | os.PathLike[str]) -> None:
@@ -148,12 +166,7 @@ def _check_keys(content: Mapping[str, Any], expected: tuple[str, ...], path: str
 
 
 def _read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise SparkError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise SparkError(f"{path}: not a JSON file: {' '.join(str(error).split())}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise SparkError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
@@ -168,11 +181,5 @@ def _token_content(global_ids: np.ndarray, semantic_ids: np.ndarray, sample_rate
 
 
 def _write_object(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    path = Path(path)
     lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,32 +1,35 @@
-"""Grouped-query attention with a mask, and the choice between it and the kernels; the softmax is in float32."""
+"""Grouped-query attention and the choice among its backends (plain XLA, kernels); the softmax is in float32."""
 
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
-from spark_jax.nn.blockwise_attention import blockwise_attention
+from spark_jax.nn.cpu.blockwise_attention import blockwise_attention
 from spark_jax.nn.fused_attention import KEY_AXES, QUERY_AXES, cudnn_attention, segment_mask, splash_attention
 from spark_jax.nn.linear import wide_einsum
 
 AttentionBackend = Literal["auto", "xla", "blockwise", "splash", "cudnn"]
-PLATFORMS = {"splash": ("tpu",), "cudnn": ("gpu", "cuda")}  # that a kernel exists on
+PLATFORMS = {"splash": ("tpu",), "cudnn": ("gpu", "cuda")}  # where each kernel exists
 
 
-def choose_backend(name: AttentionBackend, mesh: Mesh, dtype: jnp.dtype) -> AttentionBackend:
-    """What "auto" means for a mesh, and whether anything else can run on it.
+def choose_backend(name: str, mesh: Mesh, dtype: DTypeLike) -> AttentionBackend:
+    """Returns the attention backend for a mesh: resolves "auto", and checks that any other choice can run there.
 
-    The platform is that of the mesh's devices: a program for a TPU is compiled on machines that have none.
+    The platform is that of the mesh's devices, not of this machine: programs for TPUs are also compiled on machines
+    without one.
 
     Args:
-      dtype: of the computation; cuDNN has no float32.
+      name: an `AttentionBackend`.
+      dtype: the type of the computation; cuDNN's kernel has no float32.
 
     Raises:
-      SparkError: a backend that is unknown, or that the devices or the type do not have.
+      SparkError: the backend is unknown, or does not exist for these devices or this type.
     """
     platform, half = mesh.devices.flat[0].platform, jnp.dtype(dtype).itemsize == 2
     if name == "auto":
@@ -45,7 +48,10 @@ def choose_backend(name: AttentionBackend, mesh: Mesh, dtype: jnp.dtype) -> Atte
 def backend_mask(
     backend: AttentionBackend, segment_ids: Int[Array, "batch time"]
 ) -> Bool[Array, "batch time time"] | None:
-    """The mask that `self_attention` wants for these segments, made once for all layers; None: none."""
+    """Returns the mask that `self_attention` needs for these segments, made once for all layers.
+
+    None for backends that build their own mask from the segments.
+    """
     if backend == "splash":
         return None
     return segment_mask(segment_ids) if backend == "cudnn" else causal_mask(segment_ids)
@@ -59,11 +65,11 @@ def self_attention(
     segment_ids: Int[Array, "batch time"],
     mask: Bool[Array, "batch time time"] | None,
 ) -> Float[Array, "batch time heads dim"]:
-    """Causal attention of packed rows within their segments; all backends compute the same.
+    """Computes causal attention within the segments of packed rows; all backends give the same result.
 
     Args:
-      backend: what `choose_backend` gave.
-      mask: of `backend_mask`.
+      backend: the result of `choose_backend`.
+      mask: the result of `backend_mask`.
     """
     if backend == "splash":
         return splash_attention(query, key, value, segment_ids)
@@ -71,7 +77,7 @@ def self_attention(
         return cudnn_attention(query, key, value, mask)
     if backend == "blockwise":
         inputs = (QUERY_AXES, KEY_AXES, KEY_AXES, ("batch", None, None))
-        # It divides its rows, which under a mesh would be those of several devices.
+        # It splits the batch into parts; under a mesh each device must split its own rows.
         attend = sharding.per_device(blockwise_attention, inputs, QUERY_AXES, check_replicas=True)
         return attend(query, key, value, mask)
     return grouped_query_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask)
@@ -83,11 +89,10 @@ def grouped_query_attention(
     value: Float[Array, "batch kv_heads length dim"],
     mask: Bool[Array, "batch time length"],
 ) -> Float[Array, "batch time heads dim"]:
-    """softmax(q·k / √dim)·v; each group of heads / kv_heads consecutive query heads shares one key head.
+    """Computes softmax(q·k / √dim)·v; each group of heads / kv_heads consecutive query heads shares one key head.
 
-    Keys and values come head-major, as the products want them: with a cache [length, kv_heads] decoding on CPU
-    spent most of its time turning it around. A query that the mask shuts off from every key gets the mean of
-    the values, never NaN.
+    Keys and values are head-major, the layout of the products: with a cache [length, kv_heads], decoding on CPUs spent
+    most of its time on transposes. A query whose mask hides every key gets the mean of the values, never NaN.
     """
     batch, time, heads, dim = query.shape
     kv_heads = key.shape[1]
@@ -99,6 +104,6 @@ def grouped_query_attention(
 
 
 def causal_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:
-    """True where a query (axis 1) may see a key (axis 2): not later, and of the same segment."""
+    """Returns True where a query (axis 1) may see a key (axis 2): not later, and in the same segment."""
     time = segment_ids.shape[1]
     return jnp.tril(jnp.ones((time, time), bool)) & segment_mask(segment_ids)

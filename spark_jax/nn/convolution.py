@@ -1,14 +1,15 @@
-"""One-dimensional convolutions, channels-last, with torch's arithmetic of lengths.
+"""One-dimensional convolutions, channels-last, whose output lengths are those of torch.
 
-Kernels are laid out [kernel, in, out] (depthwise [kernel, 1, channels]). Padding is symmetric and given in frames.
-Transposed ones are products and overlap-add: measured on CPU, the gradient of a convolution over a dilated
-input is ten times slower.
+Kernels have the layout [kernel, in, out] (depthwise: [kernel, 1, channels]). Padding is symmetric, in frames.
+Transposed convolutions are matrix products with overlap-add: on CPUs, the gradient of a convolution over a dilated
+input was measured to be ten times slower.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 Initializer = jax.nn.initializers.Initializer
@@ -28,7 +29,7 @@ def conv(
     padding: int = 0,
     dilation: int = 1,
 ) -> Float[Array, "batch frames out"]:
-    """Convolution (cross-correlation) with `padding` zeros on both sides; frames as in torch.nn.Conv1d."""
+    """Computes a convolution (cross-correlation) with `padding` zeros on both sides, as torch.nn.Conv1d does."""
     if kernel.shape[0] == 1 and stride == 1 and padding == 0:
         return inputs @ kernel[0]
     return lax.conv_general_dilated(
@@ -49,10 +50,10 @@ def conv_transpose(
     padding: int = 0,
     output_padding: int = 0,
 ) -> Float[Array, "batch samples out"]:
-    """Transposed convolution: (time − 1)·stride − 2·padding + kernel + output_padding samples.
+    """Computes a transposed convolution of (time − 1)·stride − 2·padding + kernel + output_padding samples.
 
-    A matrix product gives every input's contribution to the next `taps` blocks of `stride` samples; the
-    contributions are shifted and added.
+    A matrix product gives each input's contribution to the next `taps` blocks of `stride` samples; the contributions
+    are shifted and added.
     """
     length, channels, features = kernel.shape
     batch, time, _ = inputs.shape
@@ -77,7 +78,10 @@ def depthwise_conv(
     stride: int = 1,
     padding: int = 0,
 ) -> Float[Array, "batch frames channels"]:
-    """Depthwise convolution as shifted multiply-adds: XLA's grouped convolution is forty times slower on CPU."""
+    """Computes a depthwise convolution as shifted multiply-adds.
+
+    XLA's grouped convolution is forty times slower on CPUs.
+    """
     length = kernel.shape[0]
     inputs = jnp.pad(inputs, ((0, 0), (padding, padding), (0, 0)))
     frames = (inputs.shape[1] - length) // stride + 1
@@ -93,7 +97,7 @@ def depthwise_conv_transpose(
     padding: int = 0,
     output_padding: int = 0,
 ) -> Float[Array, "batch samples channels"]:
-    """Depthwise transposed convolution whose kernel is a multiple of its stride."""
+    """Computes a depthwise transposed convolution whose kernel size is a multiple of its stride."""
     length, _, channels = kernel.shape
     batch, time, _ = inputs.shape
     taps = length // stride
@@ -106,7 +110,7 @@ def depthwise_conv_transpose(
 def weight_norm(
     direction: Float[Array, "kernel in out"], magnitude: Float[Array, "channels"], axis: int
 ) -> Float[Array, "kernel in out"]:
-    """magnitude · direction / ‖direction‖, one norm per channel of `axis` (2: output, 1: input), in float32."""
+    """Returns magnitude · direction / ‖direction‖, with one norm for each channel of `axis` (2: output, 1: input)."""
     norm = _channel_norm(direction, axis)
     scale = magnitude / norm
     return direction * (scale if axis == 2 else scale[:, None])
@@ -117,7 +121,7 @@ def _channel_norm(direction: Float[Array, "kernel in out"], axis: int) -> Float[
 
 
 class Conv(nn.Module):
-    """`conv` with parameters; with `weight_norm`, kernel_v and kernel_g stay apart and are folded in float32."""
+    """`conv` with parameters; with `weight_norm` these are kernel_v and kernel_g, which are combined in float32."""
 
     features: int
     kernel_size: int
@@ -127,7 +131,7 @@ class Conv(nn.Module):
     weight_norm: bool = False
     axes: tuple[str | None, str | None, str | None] = CONV_AXES
     kernel_init: Initializer = torch_uniform
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch time in"]) -> Float[Array, "batch frames out"]:
@@ -145,14 +149,14 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """Weight-normed `conv_transpose`; as in torch, the norm is taken per *input* channel."""
+    """`conv_transpose` with weight-normed parameters; as in torch, there is one norm for each *input* channel."""
 
     features: int
     kernel_size: int
     stride: int
     padding: int = 0
     kernel_init: Initializer = torch_uniform
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch time in"]) -> Float[Array, "batch samples out"]:
@@ -171,7 +175,7 @@ class DepthwiseConv(nn.Module):
     stride: int = 1
     padding: int = 0
     kernel_init: Initializer = torch_uniform
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch time channels"]) -> Float[Array, "batch frames channels"]:
@@ -192,7 +196,7 @@ class DepthwiseConvTranspose(nn.Module):
     padding: int = 0
     output_padding: int = 0
     kernel_init: Initializer = torch_uniform
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch time channels"]) -> Float[Array, "batch samples channels"]:

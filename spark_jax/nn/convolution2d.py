@@ -1,28 +1,29 @@
-"""Weight-normed two-dimensional convolution, channels-last, for the discriminators on spectra."""
+"""Weight-normed two-dimensional convolution, channels-last, for discriminators of spectrograms."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.nn.convolution import Initializer, torch_uniform
 
 
 class WeightNormConv2d(nn.Module):
-    """Convolution over two axes whose kernel is kernel_g · kernel_v / ‖kernel_v‖, a norm per output channel.
+    """Convolution over two axes whose kernel is kernel_g · kernel_v / ‖kernel_v‖, with a norm for each output channel.
 
     Attributes:
-      features: output channels.
-      kernel_size: along the two axes; odd numbers. Both axes are padded by half of it with zeros.
-      stride: along the two axes.
-      dtype: of the product; the norm is taken in float32.
+      features: number of output channels.
+      kernel_size: sizes along both axes, odd; each axis is padded with zeros by half its size on both sides.
+      stride: strides along both axes.
+      dtype: type of the convolution; the norm is computed in float32.
     """
 
     features: int
     kernel_size: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     kernel_init: Initializer = torch_uniform
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch height width in"]) -> Float[Array, "batch rows columns out"]:

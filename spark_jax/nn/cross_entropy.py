@@ -1,10 +1,10 @@
-"""Cross-entropy over a large vocabulary, in chunks of tokens: [tokens, vocab] never exists.
+"""Cross-entropy over a large vocabulary in chunks of tokens, so that logits [tokens, vocab] never exist at once.
 
-The loss is linear in what the tokens weigh, so the gradient is computed in the same pass over the chunks that computes
-the loss, up to one factor: nothing is computed twice, and nothing of the vocabulary's size is kept but the gradient of
-the table. Tokens without weight come last, and chunks of such alone are passed over: prompts and padding cost nothing.
-Each device goes through its own tokens; it fetches the table once before and gives the table's gradient away
-once after, where a loop that XLA divides would do both for every chunk.
+The loss is linear in the tokens' weights, so one pass over the chunks computes both the loss and, up to one factor, its
+gradient: nothing is computed twice, and the only array of the vocabulary's size that is kept is the table's gradient.
+Tokens of weight 0 are sorted to the end, and chunks that hold only such tokens are skipped: prompts and padding cost
+nothing. Each device works on its own tokens; it gathers the table once before the loop and reduces the table's
+gradient once after it, where a loop that XLA partitions would do both for every chunk.
 """
 
 from functools import partial
@@ -21,10 +21,10 @@ HIDDEN_AXES, TABLE_AXES, TOKEN_AXES = ("batch", None, None), ("vocab", "embed"),
 
 @flax.struct.dataclass
 class TokenScores:
-    """What a pass says of every token, 0 of those without weight; no gradient goes through it."""
+    """Loss and rank of every token, 0 for tokens of weight 0; no gradient flows through them."""
 
-    losses: Float[Array, "batch time"]  # cross-entropy, nats
-    ranks: Int[Array, "batch time"]  # tokens that are more likely than the target
+    losses: Float[Array, "batch time"]  # cross-entropy in nats
+    ranks: Int[Array, "batch time"]  # number of tokens that are more likely than the target
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -35,24 +35,31 @@ def chunked_cross_entropy(
     weights: Float[Array, "batch time"],
     chunk: int,
 ) -> tuple[Float[Array, ""], TokenScores]:
-    """The weighted sum of all tokens' cross-entropies, in float32, and figures of every token.
+    """Returns the weighted sum of the tokens' cross-entropies in float32, and the scores of every token.
 
     Args:
-      hidden: in the type of the computation; products are in it, and give float32.
-      table: logits are hidden · table.
-      weights: of each token's loss in the sum; no gradient.
-      chunk: tokens of a device whose logits exist at a time.
+      hidden: hidden states in the type of the computation; products in this type give float32.
+      table: output embeddings; the logits are hidden · table.
+      weights: weight of each token's loss in the sum; they get no gradient.
+      chunk: number of tokens of a device whose logits exist at a time.
     """
     loss, scores, _ = _pass(hidden, table, targets, weights, chunk, with_gradients=False)
     return loss, scores
 
 
-def _forward(hidden, table, targets, weights, chunk):
+Gradients = tuple[Float[Array, "batch time dim"], Float[Array, "vocab dim"]]
+
+
+def _forward(
+    hidden: Array, table: Array, targets: Array, weights: Array, chunk: int
+) -> tuple[tuple[Float[Array, ""], TokenScores], Gradients]:
     loss, scores, gradients = _pass(hidden, table, targets, weights, chunk, with_gradients=True)
     return (loss, scores), gradients
 
 
-def _backward(chunk, gradients, cotangents):
+def _backward(
+    chunk: int, gradients: Gradients, cotangents: tuple[Float[Array, ""], TokenScores]
+) -> tuple[Array, Array, None, None]:
     factor = cotangents[0]
     d_hidden, d_table = gradients
     return (d_hidden * factor).astype(d_hidden.dtype), d_table * factor, None, None
@@ -64,7 +71,7 @@ chunked_cross_entropy.defvjp(_forward, _backward)
 def _pass(
     hidden: Array, table: Array, targets: Array, weights: Array, chunk: int, with_gradients: bool
 ) -> tuple[Array, TokenScores, tuple[Array, Array] | None]:
-    """The loss, each token's figures, and the gradients of the loss by hidden and table (None without)."""
+    """Returns the loss, each token's scores, and the loss's gradients with respect to hidden and table, or None."""
     tokens = (TOKEN_AXES, TOKEN_AXES)
     outputs = ((), *tokens, HIDDEN_AXES, TABLE_AXES) if with_gradients else ((), *tokens)
     run = sharding.per_device(
@@ -82,8 +89,8 @@ def _device_pass(
     chunk: int,
     with_gradients: bool,
 ) -> tuple[Array, ...]:
-    """One device's tokens against its part of the vocabulary."""
-    # In per_device these name collectives; without a mesh there is nothing to sum over.
+    """Scores one device's tokens against its part of the vocabulary."""
+    # Mesh axes of the collectives inside `per_device`; empty without a mesh, where there is nothing to sum over.
     batch_axes, vocab_axes, embed_axes = (sharding.device_axes(name) for name in ("batch", "vocab", "embed"))
     rows, time, dim = hidden.shape
     whole = table.astype(hidden.dtype)
@@ -122,7 +129,7 @@ def _device_pass(
     count = rows * time
     chunk = min(chunk, count)
     flat = (hidden.reshape(count, dim), targets.reshape(count), weights.astype(jnp.float32).reshape(count))
-    order = jnp.argsort(flat[2] == 0)  # stable: those with weight in their order, then the others
+    order = jnp.argsort(flat[2] == 0)  # stable: weighted tokens in their order, then the others
     parts = tuple(
         jnp.pad(x[order], ((0, -count % chunk), *((0, 0),) * (x.ndim - 1))).reshape(-1, chunk, *x.shape[1:])
         for x in flat
@@ -138,9 +145,9 @@ def _device_pass(
         loss = jax.lax.psum(loss, batch_axes)
     if not with_gradients:
         return loss, *figures
-    # Summed over the devices with other tokens: those that share the table's columns each keep theirs.
+    # Sum over the devices that hold other tokens; devices that divide the table's columns each keep their own columns.
     if embed_axes:
-        # Over an axis in front: XLA reduces columns that are no multiple of its tiles whole, on every device.
+        # Scatter over a leading axis: XLA reduces columns that are no multiple of its tiles whole, on every device.
         columns = d_table.reshape(d_table.shape[0], -1, table.shape[1]).swapaxes(0, 1)
         d_table = jax.lax.psum_scatter(columns, embed_axes)
     others = tuple(axis for axis in batch_axes if axis not in embed_axes)

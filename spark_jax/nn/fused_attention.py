@@ -1,7 +1,7 @@
-"""Causal attention over packed rows as one kernel: splash attention on TPU, cuDNN's on GPU; no [time, time] of scores.
+"""Causal attention over packed rows as one kernel without scores [time, time]: splash on TPUs, cuDNN on GPUs.
 
-Both see segments as `attention.causal_mask` does: a token of segment 0 (padding) sees the padding before it and itself,
-so that no query is shut off from every key. Under a mesh each device computes its own rows and heads.
+Both treat segments as `attention.causal_mask` does: a token of segment 0 (padding) sees itself and the padding before
+it, so that every query sees some key. Under a mesh each device computes its own rows and heads.
 """
 
 import jax
@@ -12,8 +12,8 @@ from spark_jax import sharding
 
 QUERY_AXES = ("batch", None, "heads", None)
 KEY_AXES = ("batch", None, "kv_heads", None)
-RESIDUALS = "attention"  # checkpoint name of what the splash kernel keeps for its gradient
-BLOCKS = (512, 256, 128)  # of queries and keys, a multiple of a TPU's 128 lanes each
+RESIDUALS = "attention"  # checkpoint name of the residuals that the splash kernel keeps for its gradient
+BLOCKS = (512, 256, 128)  # sizes of blocks of queries and keys, multiples of a TPU's 128 lanes
 
 
 def splash_attention(
@@ -23,12 +23,12 @@ def splash_attention(
     segment_ids: Int[Array, "batch time"],
     interpret: bool = False,
 ) -> Float[Array, "batch time heads dim"]:
-    """Causal attention within segments by JAX's splash kernels (Pallas, TPU); rows of any length, heads of any size.
+    """Computes causal attention within segments by JAX's splash kernels (Pallas, TPU) for any length and head size.
 
     Args:
-      interpret: the kernels are interpreted, on any backend: for tests.
+      interpret: whether to interpret the kernels, which works on any backend, for tests.
     """
-    # Here, as Pallas takes half a second to import and every other backend does without.
+    # Imported here because Pallas takes half a second to import and the other backends do not need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
@@ -36,7 +36,7 @@ def splash_attention(
         time, heads, dim = query.shape[1:]
         block = _block(time)
         padding = -time % block
-        # The kernel does not scale. Of sizes that are a power of four the scale is exact in bfloat16, too.
+        # The kernel does not scale. For head sizes that are a power of four the scale is exact in bfloat16, too.
         query = (query.astype(jnp.float32) * dim**-0.5).astype(query.dtype)
         query, key, value = (
             jnp.pad(part.swapaxes(1, 2), ((0, 0), (0, 0), (0, padding), (0, 0))) for part in (query, key, value)
@@ -64,7 +64,7 @@ def splash_attention(
 
 
 def _block(time: int) -> int:
-    """The largest block that pads the row by at most an eighth; else the smallest."""
+    """Returns the largest block that pads the row by at most an eighth, else the smallest block."""
     return next((block for block in BLOCKS if -time % block <= time // 8), BLOCKS[-1])
 
 
@@ -74,20 +74,20 @@ def cudnn_attention(
     value: Float[Array, "batch time kv_heads dim"],
     same_segment: Bool[Array, "batch time time"],
 ) -> Float[Array, "batch time heads dim"]:
-    """Causal attention within segments by cuDNN's flash attention (GPUs from Ampere on; bfloat16 or float16).
+    """Computes causal attention within segments by cuDNN's flash attention (GPUs since Ampere; bfloat16 or float16).
 
-    Segments reach cuDNN as an additive bias of the mask, which all layers share. Its packed layout would skip pairs of
-    different segments, but it needs Hopper, a bound on the segments of a row, and JAX's private entry.
+    The segments reach cuDNN as an additive bias, which all layers share. cuDNN's packed layout would skip pairs of
+    different segments, but it needs Hopper, a bound on the number of segments in a row, and a private API of JAX.
 
     Args:
-      same_segment: `segment_mask`; rows of an odd length are padded by one, as cuDNN's gradient asks.
+      same_segment: the result of `segment_mask`; rows of odd length are padded by one, as cuDNN's gradient requires.
     """
 
     def attend(query: Array, key: Array, value: Array, same_segment: Array) -> Array:
         time = query.shape[1]
         odd = time % 2
         query, key, value = (jnp.pad(part, ((0, 0), (0, odd), (0, 0), (0, 0))) for part in (query, key, value))
-        # What is added sees itself, and nothing sees it: causality.
+        # The padding sees itself, and by causality no token sees it.
         mask = jnp.pad(same_segment, ((0, 0), (0, odd), (0, odd)), constant_values=True)[:, None]
         mixed = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=True, implementation="cudnn")
         return mixed[:, :time]
@@ -97,5 +97,5 @@ def cudnn_attention(
 
 
 def segment_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:
-    """True where a query (axis 1) and a key (axis 2) are of the same segment."""
+    """Returns True where a query (axis 1) and a key (axis 2) belong to the same segment."""
     return segment_ids[:, :, None] == segment_ids[:, None, :]

@@ -1,4 +1,4 @@
-"""Linear layer whose kernel axes carry logical names; products as plain matrix products."""
+"""Linear layer with logical axis names, and matrix products whose gradients are fast."""
 
 import math
 from functools import partial
@@ -7,20 +7,21 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from spark_jax.nn.convolution import Initializer, torch_uniform
 
 
 class Linear(nn.Module):
-    """inputs @ kernel + bias; kernel [in, out], fp32 parameters, computed in `dtype`."""
+    """Computes inputs @ kernel + bias in `dtype`; the parameters are float32, the kernel [in, out]."""
 
     features: int
     axes: tuple[str | None, str | None] = ("embed", "mlp")
     use_bias: bool = True
     kernel_init: Initializer = torch_uniform
     bias_init: Initializer = nn.initializers.zeros
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "... in"]) -> Float[Array, "... out"]:
@@ -40,10 +41,10 @@ class Linear(nn.Module):
 
 
 def flat_matmul(x: Float[Array, "... in"], kernel: Float[Array, "in out"]) -> Float[Array, "... out"]:
-    """x @ kernel with the leading axes of x made one.
+    """Computes x @ kernel with the leading axes of x merged into one.
 
-    XLA's CPU backend copies and transposes both sides of a weight gradient that sums over several axes; over a
-    single one it does not: an MLP's step takes half the time. Other backends see the same product.
+    XLA's CPU backend copies and transposes both operands of a weight gradient that sums over several axes, but not
+    over a single one: a step of an MLP takes half the time. For other backends the product is the same.
     """
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
@@ -51,7 +52,7 @@ def flat_matmul(x: Float[Array, "... in"], kernel: Float[Array, "in out"]) -> Fl
 def flat_dot_general(
     lhs: Array, rhs: Array, dimension_numbers: Any, precision: Any = None, preferred_element_type: Any = None
 ) -> Array:
-    """`jax.lax.dot_general` for `nn.DenseGeneral`: the last axes of lhs times the first of rhs, see `flat_matmul`."""
+    """Replaces `jax.lax.dot_general` in `nn.DenseGeneral`: last axes of lhs times first axes of rhs (`flat_matmul`)."""
     count = len(dimension_numbers[0][0])
     inputs, outputs = math.prod(rhs.shape[:count]), rhs.shape[count:]
     product = jax.lax.dot_general(
@@ -66,9 +67,9 @@ def flat_dot_general(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def wide_einsum(equation: str, a: Array, b: Array) -> Float[Array, "..."]:
-    """The product of two arrays in float32; its gradient's products are in the arrays' own type.
+    """Computes the product of two arrays in float32, and the products of its gradient in the arrays' own type.
 
-    Of a float32 cotangent and bfloat16 arrays JAX would make float32 products, several times slower.
+    From a float32 cotangent and bfloat16 arrays JAX would make float32 products, which are several times slower.
     """
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 

@@ -1,4 +1,4 @@
-"""Normalizations; all statistics in float32 whatever the compute type."""
+"""Normalizations; their statistics are in float32 whatever the compute type."""
 
 import functools
 
@@ -6,28 +6,35 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
 def standardize(inputs: Float[Array, "... channels"], eps: float) -> Float[Array, "... channels"]:
-    """Zero mean and unit (population) variance over the last axis, in float32."""
+    """Scales the last axis to zero mean and unit (population) variance, in float32."""
     return _standardize(inputs.astype(jnp.float32), eps)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _standardize(inputs, eps):
+def _standardize(inputs: Float[Array, "... channels"], eps: float) -> Float[Array, "... channels"]:
     return _standardize_forward(inputs, eps)[0]
 
 
-def _standardize_forward(inputs, eps):
+def _standardize_forward(
+    inputs: Float[Array, "... channels"], eps: float
+) -> tuple[Float[Array, "... channels"], tuple[Float[Array, "... channels"], Float[Array, "... 1"]]]:
     centered = inputs - jnp.mean(inputs, axis=-1, keepdims=True)
     scale = lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + eps)
     standard = centered * scale
     return standard, (standard, scale)
 
 
-def _standardize_backward(eps, residuals, gradient):
-    # The closed form: from saved values, where autodiff recomputes the forward pass (see gelu.py).
+def _standardize_backward(
+    eps: float,
+    residuals: tuple[Float[Array, "... channels"], Float[Array, "... 1"]],
+    gradient: Float[Array, "... channels"],
+) -> tuple[Float[Array, "... channels"]]:
+    # In closed form from saved values; autodiff would recompute the forward pass (see gelu.py).
     standard, scale = residuals
     mean = jnp.mean(gradient, axis=-1, keepdims=True)
     projection = jnp.mean(gradient * standard, axis=-1, keepdims=True)
@@ -38,17 +45,17 @@ _standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 def l2_normalize(inputs: Float[Array, "... channels"], eps: float = 1e-12) -> Float[Array, "... channels"]:
-    """inputs / max(‖inputs‖, eps) over the last axis, in float32; the gradient at zero is finite."""
+    """Returns inputs / max(‖inputs‖, eps) over the last axis, in float32; the gradient at zero is finite."""
     inputs = inputs.astype(jnp.float32)
     return inputs * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(inputs), axis=-1, keepdims=True), eps**2))
 
 
 class LayerNorm(nn.Module):
-    """Layer norm with scale and bias over the last axis."""
+    """Layer norm over the last axis with scale and bias."""
 
     eps: float = 1e-6
     axis: str | None = "embed"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "... channels"]) -> Float[Array, "... channels"]:
@@ -57,16 +64,16 @@ class LayerNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """torch.nn.BatchNorm1d over every axis but the last: the running variance is the unbiased one.
+    """Batch norm over every axis but the last, as torch.nn.BatchNorm1d: the running variance is unbiased.
 
-    Statistics live in the collection "batch_stats". The means run over the whole array, so a batch sharded
-    over devices is normalized, under jit, by its global statistics.
+    The statistics are in the collection "batch_stats". Means are taken over the whole array, so that under jit a batch
+    that is divided over devices is normalized by its global statistics.
     """
 
     eps: float = 1e-5
     momentum: float = 0.1
     axis: str | None = "conv_out"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "... channels"], train: bool) -> Float[Array, "... channels"]:

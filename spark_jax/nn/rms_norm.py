@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + epsilon) · scale over the last axis, computed in float32, returned in x's type."""
+    """Computes x / sqrt(mean(x²) + epsilon) · scale over the last axis in float32 and returns it in x's type."""
 
     epsilon: float = 1e-6
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding, the half-split form of Llama and Qwen (RoFormer, arXiv 2104.09864)."""
+"""Rotary position embedding in the half-split form of Llama and Qwen (RoFormer, arXiv 2104.09864)."""
 
 from functools import partial
 
@@ -12,12 +12,12 @@ from spark_jax import sharding
 def rotary_angles(
     positions: Int[Array, "batch time"], head_dim: int, theta: float
 ) -> tuple[Float[Array, "batch time half"], Float[Array, "batch time half"]]:
-    """Cosine and sine of position · theta^(-2i / head_dim), float32: large positions need the mantissa."""
+    """Returns cosine and sine of position · theta^(-2i / head_dim), in float32 because positions are large."""
     turn = partial(_turn, head_dim=head_dim, theta=theta)
     if positions.shape[1] == 1:
         return turn(positions)
-    # XLA's CPU backend would compute them anew in every layer that uses them, a twentieth of a training step; what
-    # comes out of a loop is kept.
+    # XLA's CPU backend would compute the angles again in every layer, which takes a twentieth of a training step; it
+    # keeps the results of a loop.
     rows, parts = ("batch", None), ("batch", None, None)
     by_row = sharding.per_device(partial(jax.lax.map, turn), (rows,), (parts, parts))
     return jax.lax.platform_dependent(positions, cpu=by_row, default=turn)
@@ -34,7 +34,7 @@ def apply_rotary(
     cosine: Float[Array, "batch time half"],
     sine: Float[Array, "batch time half"],
 ) -> Float[Array, "batch time heads dim"]:
-    """Turns each pair (x[i], x[i + dim/2]) by its angle, in float32; returned in x's type."""
+    """Rotates each pair (x[i], x[i + dim/2]) by its angle in float32 and returns the result in x's type."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cosine, sine = cosine[:, :, None], sine[:, :, None]
     turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)

@@ -6,19 +6,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-# π in three float32 parts, the first short enough that multiples below 2¹⁶ are exact.
+# π as a sum of three float32 numbers; the first is short enough that its multiples below 2¹⁶ are exact.
 _PI_HIGH = np.float32(3.140625)
 _PI_MIDDLE = np.float32(math.pi - 3.140625)
 _PI_LOW = np.float32(math.pi - 3.140625 - float(_PI_MIDDLE))
 
 
 def _sin_cos(angle: Array) -> tuple[Array, Array]:
-    """sin and cos up to a common sign, which their products with each other do not see.
+    """Returns sine and cosine up to a common sign, which cancels in their products.
 
-    Reduced to ±π/2, where the Taylor series below are exact to float32. XLA's own sin is a scalar call for each
-    element on CPU: fifty times slower, and most of the wave generator's time.
+    Angles are reduced to ±π/2, where the Taylor series below are exact to float32. On CPUs, XLA's own sine is a scalar
+    call for each element, fifty times slower, which took most of the wave generator's time.
     """
     turns = jnp.round(angle * np.float32(1 / math.pi))
     r = ((angle - turns * _PI_HIGH) - turns * _PI_MIDDLE) - turns * _PI_LOW
@@ -29,7 +30,7 @@ def _sin_cos(angle: Array) -> tuple[Array, Array]:
 
 
 def _series(x: Array, coefficients: list[float]) -> Array:
-    """Σ coefficients[i]·xⁱ by Horner's rule."""
+    """Returns Σ coefficients[i]·xⁱ by Horner's rule."""
     total = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
         total = coefficient + x * total
@@ -40,7 +41,7 @@ def _series(x: Array, coefficients: list[float]) -> Array:
 def snake(
     inputs: Float[Array, "batch time channels"], alpha: Float[Array, "channels"]
 ) -> Float[Array, "batch time channels"]:
-    """x + sin²(αx) / (α + 1e-9), with one α per channel; computed in float32, returned in the inputs' type."""
+    """Computes x + sin²(αx) / (α + 1e-9) with one α per channel, in float32; returns it in the inputs' type."""
     x, alpha = inputs.astype(jnp.float32), alpha.astype(jnp.float32)
     sin, _ = _sin_cos(alpha * x)
     return (x + sin * sin * (1 / (alpha + 1e-9))).astype(inputs.dtype)
@@ -51,7 +52,7 @@ def _snake_forward(inputs: Array, alpha: Array) -> tuple[Array, tuple[Array, Arr
 
 
 def _snake_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    # Only the inputs are kept: recomputing the sine is cheaper than reading it back.
+    # Only the inputs are saved: recomputing the sine is cheaper than loading it.
     inputs, alpha = residuals
     x, g = inputs.astype(jnp.float32), cotangent.astype(jnp.float32)
     inverse = 1 / (alpha.astype(jnp.float32) + 1e-9)
@@ -66,9 +67,9 @@ snake.defvjp(_snake_forward, _snake_backward)
 
 
 class Snake(nn.Module):
-    """`snake` with a trained α per channel, starting at 1."""
+    """`snake` with a trained α for each channel, which starts at 1."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch time channels"]) -> Float[Array, "batch time channels"]:

@@ -4,7 +4,6 @@ A multiplication and an addition are two operations. Only products count (matrix
 transforms); what rematerialization computes a second time is no work of the model.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,21 +12,19 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from spark_jax.config import Qwen2Config, SparkConfig
-from spark_jax.training.codec.config import BiCodecTrainingConfig
-from spark_jax.training.program import codec_program
+from spark_jax.config import Qwen2Config
 
 FORWARD_AND_BACKWARD = 3  # a product's gradient is two products of its size
 
 
 def causal_pairs(lengths: Iterable[int]) -> int:
-    """Pairs (query, key) that causal attention computes in sequences of these lengths."""
+    """Returns the number of pairs (query, key) that causal attention computes in sequences of these lengths."""
     lengths = np.asarray(list(lengths), np.int64)
     return int(np.sum(lengths * (lengths + 1) // 2))
 
 
 def llm_step_flops(config: Qwen2Config, tokens: float, targets: float, pairs: float) -> float:
-    """Forward and backward pass of the decoder, and of its head where a loss is asked for.
+    """Computes operations of the decoder's forward and backward pass, and of its head where a loss is asked for.
 
     Args:
       tokens: of the step's whole batch, without padding: what is computed of it is of no use.
@@ -42,25 +39,13 @@ def llm_step_flops(config: Qwen2Config, tokens: float, targets: float, pairs: fl
     return FORWARD_AND_BACKWARD * 2.0 * (layers * tokens + head * targets + mixing * pairs)
 
 
-def codec_step_flops(config: BiCodecTrainingConfig, system: SparkConfig) -> float:
-    """One step of the codec's training, counted in the step itself.
-
-    Which products a step has depends on the phase, on the frozen parts and on who plays; a formula would have to
-    repeat all of that.
-    """
-    # Nothing that is computed twice, and one device, as nothing is divided here.
-    mesh = dataclasses.replace(config.mesh, data=1, fsdp=1, tensor=1)
-    program = codec_program(dataclasses.replace(config, mesh=mesh, remat=False), system)
-    return traced_flops(program.step, program.abstract_state(), program.batch)
-
-
 def traced_flops(function: Callable[..., Any], *args: Any) -> float:
-    """Operations of a function, from its trace; loops count as often as they run."""
+    """Counts the operations of a function in its trace; loops count as often as they run."""
     return count_flops(jax.make_jaxpr(function)(*args))
 
 
 def count_flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> float:
-    """Operations of a traced program, over all devices.
+    """Counts the operations of a traced program, over all devices.
 
     Raises:
       ValueError: products in a loop whose number of turns depends on data.

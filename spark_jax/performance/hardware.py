@@ -52,11 +52,11 @@ _TABLE = (
 
 
 def accelerator(kind: str) -> Accelerator | None:
-    """By `device_kind`; None: the table does not have it."""
+    """Returns the figures of a `device_kind`; None: the table does not have it."""
     return next((known for pattern, known in _TABLE if re.search(pattern, kind)), None)
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 FLOP/s of a device; None: unknown (every CPU)."""
+    """Returns the dense bfloat16 FLOP/s of a device; None: unknown (every CPU)."""
     found = accelerator(device.device_kind)
     return None if found is None else found.flops

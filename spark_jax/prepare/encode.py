@@ -1,85 +1,74 @@
 """Encodes a corpus into the tokens that the language model learns from: JSON Lines, one utterance a line.
 
-    spark-jax prepare encode corpus runs/tokens.jsonl --model configs/tiny_en_model.yaml \\
-        --wav2vec2 runs/wav2vec2/wav2vec2 --codec runs/bicodec/codec
+    spark-jax prepare encode corpus runs/tokens.jsonl --model model
+    spark-jax prepare encode corpus runs/tokens.jsonl --model runs/bicodec --wav2vec2 runs/wav2vec2
 
-Each line is the metadata's record with `global_ids` and `semantic_ids` and without `wav_path`. The output
-appears when it is complete; until then finished batches are kept in OUT.partial, so that a killed run goes on
-where it stopped, if it is the same corpus and the same parameters.
+Each line is the metadata's record with `global_ids` and `semantic_ids` and without `wav_path`. The output appears when
+it is complete; until then finished batches are kept in OUT.partial, so that a killed run goes on where it stopped, if
+it is the same corpus and the same parameters.
 """
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import typer
 from tqdm import tqdm
 
-from spark_jax.audio.normalize import reference_clip, volume_normalize
-from spark_jax.config import SparkConfig
+from spark_jax import sharding
 from spark_jax.data import manifest, pipeline
-from spark_jax.errors import SparkError
-from spark_jax.inference import codec
+from spark_jax.inference import buckets
+from spark_jax.inference.codec import BATCH_LENGTH, CODEC_PARTS, Codec
+from spark_jax.inference.speech_tokens import prepare
 from spark_jax.model_directory import directory as model_directory
-from spark_jax.shared import compilation_cache
-from spark_jax.shared.config_files import load_config
-from spark_jax.training.checkpoint import load_params
-from spark_jax.wav2vec2.model import num_frames, num_samples
-
-tokenize = jax.jit(codec.tokenize, static_argnames="config")
-
-BUCKET_FRAMES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072)  # longer ones are left out
+from spark_jax.shared import files
+from spark_jax.wav2vec2.model import num_frames
 
 
-def main(
-    corpus: Annotated[Path, typer.Argument(help="folder with metadata.jsonl")],
-    output: Annotated[Path, typer.Argument(help="JSON Lines file to write")],
-    model: Annotated[str, typer.Option(help="YAML of a SparkConfig")],
-    wav2vec2: Annotated[Path, typer.Option(help="parameter folder of the feature extractor")],
-    codec: Annotated[Path, typer.Option(help="variables folder of the codec")],
-    batch_frames: Annotated[int, typer.Option(help="padded frames in a batch")] = 2048,
-    threads: Annotated[int, typer.Option(help="threads that read audio")] = 2,
-) -> None:
-    """Encodes every utterance of a corpus; see the head of this file."""
-    try:
-        compilation_cache.enable()
-        config = load_config(SparkConfig, model)
-        wanted = model_directory.abstract_variables(config)
-        variables = {
-            "wav2vec2": {"params": load_params(wav2vec2, wanted["wav2vec2"]["params"])},
-            "bicodec": load_params(codec, wanted["bicodec"]),
-        }
-        encode_corpus(manifest.read_corpus(corpus, None), output, config, variables, batch_frames, threads)
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def load_codec(
+    model: Path, wav2vec2: Path | None = None, bicodec: Path | None = None, batch_length: int = BATCH_LENGTH
+) -> Codec:
+    """Loads a codec onto all devices of this process, which divide the rows of its batches.
+
+    Args:
+      model: any model directory or run; what it lacks the others must have.
+      wav2vec2, bicodec: runs whose part goes in place of the model's.
+      batch_length: see `Codec`.
+
+    Raises:
+      SparkError: see `model_directory.load`.
+    """
+    mesh = sharding.make_mesh(devices=jax.local_devices())
+    loaded = {
+        part: model_directory.load(source or model, parts=[part], mesh=mesh)
+        for part, source in (("wav2vec2", wav2vec2), ("bicodec", bicodec))
+    }
+    config = dataclasses.replace(loaded["bicodec"].config, wav2vec2=loaded["wav2vec2"].config.wav2vec2)
+    variables = {part: loaded[part].variables[part] for part in CODEC_PARTS}
+    return Codec(config, variables, mesh=mesh, batch_length=batch_length)
 
 
-def encode_corpus(
-    records: Sequence[dict[str, Any]],
-    output: Path,
-    config: SparkConfig,
-    variables: dict[str, Any],
-    batch_frames: int = 2048,
-    threads: int = 2,
-) -> None:
-    """Writes `output`, in the order of the records.
+def encode_corpus(records: Sequence[dict[str, Any]], output: Path, codec: Codec, threads: int = 2) -> None:
+    """Writes `output`, in the order of the records; utterances that are longer than the model allows are left out.
 
     Args:
       records: from `manifest.read_corpus`.
-      variables: `{"wav2vec2", "bicodec"}`, as in `model_directory.LoadedModel`.
+      output: JSON Lines, in a folder that is made where it is missing.
+      codec: encodes them, in its batches.
+      threads: that read and prepare audio.
 
     Raises:
       SparkError: audio that cannot be read, or an output folder that cannot be written.
     """
     partial = output.with_name(output.name + ".partial")
-    fingerprint = _fingerprint(config, variables)
+    fingerprint = _fingerprint(codec)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         done = _read_partial(partial, fingerprint)
@@ -87,87 +76,58 @@ def encode_corpus(
             if not done and file.tell() == 0:
                 file.write(_line({"fingerprint": fingerprint}))
             left = [record for record in records if record["index"] not in done]
-            for record in tqdm(
-                _encode(left, config, variables, batch_frames, threads),
-                total=len(left),
-                disable=not sys.stderr.isatty(),
-            ):
+            for record in tqdm(_encode(left, codec, threads), total=len(left), disable=not sys.stderr.isatty()):
                 done[record["index"]] = file.tell()
                 file.write(_line(record))
                 file.flush()
         complete = [done[record["index"]] for record in records if record["index"] in done]
-        temporary = output.with_name(f".{output.name}.{os.getpid()}")
-        with partial.open("rb") as source, temporary.open("wb") as file:
+        with partial.open("rb") as source, files.open_atomic(output) as file:
             for position in complete:
                 source.seek(position)
                 file.write(source.readline())
-        os.replace(temporary, output)
         partial.unlink()
     except OSError as error:
-        raise SparkError(f"{output}: cannot be written ({error})") from error
+        raise files.cannot_write(output, error) from error
     print(f"{len(complete)} utterances, {len(records) - len(complete)} too long or too short", file=sys.stderr)
 
 
-def _encode(
-    records: Sequence[dict[str, Any]],
-    config: SparkConfig,
-    variables: dict[str, Any],
-    batch_frames: int,
-    threads: int,
-) -> Iterator[dict[str, Any]]:
-    """The records with their tokens, in the order of the buckets."""
-    if not records:
+def _encode(records: Sequence[dict[str, Any]], codec: Codec, threads: int) -> Iterator[dict[str, Any]]:
+    """Yields the records with their tokens, batch after batch of one length."""
+    config = codec.config
+    frames = [num_frames(round(record["duration"] * config.sample_rate), config.wav2vec2) for record in records]
+    longest = buckets.bucket(config.max_semantic_tokens * math.prod(config.bicodec.encoder.sample_ratios))
+    kept = [i for i, count in enumerate(frames) if 1 <= count < longest]
+    # One frame more, for `duration` is rounded. The batches of a length are all of one size, so that an utterance's ids
+    # come from the same program whatever a killed run has left of its batch.
+    plan = codec.plan([frames[i] + 1 for i in kept], full=True)
+    if not plan:
         return
-    frames = np.array(
-        [num_frames(round(record["duration"] * config.sample_rate), config.wav2vec2) for record in records]
+
+    def load(numbers: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
+        batch = plan[numbers[0]]
+        recordings = [manifest.read_audio(records[kept[item]]["wav_path"], config.sample_rate) for item in batch.items]
+        return codec.pad([prepare(samples, config) for samples in recordings], batch)
+
+    one_by_one = [np.array([number]) for number in range(len(plan))]
+    padded = pipeline.batches(lambda epoch: one_by_one, load, len(plan), 0, threads=threads, prefetch=2)
+    for batch, ids in zip(plan, codec.encode_padded(padded), strict=True):
+        for item, (global_ids, semantic_ids) in zip(batch.items, ids, strict=False):
+            record = {name: value for name, value in records[kept[item]].items() if name != "wav_path"}
+            yield record | {"global_ids": global_ids.tolist(), "semantic_ids": semantic_ids.tolist()}
+
+
+def _fingerprint(codec: Codec) -> str:
+    """Returns a hash of all that tokens depend on but the audio."""
+    config = codec.config
+    settings = (
+        config.sample_rate,
+        config.ref_segment_samples,
+        config.volume_normalize,
+        config.bicodec,
+        config.wav2vec2,
     )
-    # One frame more: `duration` is rounded.
-    buckets = np.searchsorted(BUCKET_FRAMES, frames + 1)
-    buckets[(buckets == len(BUCKET_FRAMES)) | (frames < 1)] = -1
-    samples_of = [num_samples(count, config.wav2vec2) for count in BUCKET_FRAMES]
-
-    def load(indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
-        bucket = buckets[indices.max()]
-        samples = np.zeros((len(indices), samples_of[bucket]), np.float32)
-        clips = np.zeros((len(indices), config.ref_segment_samples), np.float32)
-        lengths = np.zeros(len(indices), np.int32)
-        for row, index in enumerate(indices):
-            if index < 0:
-                continue
-            audio = manifest.read_audio(records[index]["wav_path"], config.sample_rate).astype(np.float64)
-            if config.volume_normalize:
-                audio = volume_normalize(audio)
-            clips[row] = reference_clip(audio, config.ref_segment_samples)
-            lengths[row] = min(len(audio), samples.shape[1])
-            samples[row, : lengths[row]] = audio[: lengths[row]]
-        return {"samples": samples, "lengths": lengths, "clips": clips, "indices": indices.astype(np.int32)}
-
-    rows = [max(1, batch_frames // count) for count in BUCKET_FRAMES]
-    plan = pipeline.bucketed_plan(buckets, rows, seed=None)
-    for batch in pipeline.batches(plan, load, len(plan(0)), 0, threads=threads, prefetch=2):
-        indices = batch.pop("indices")
-        semantic, global_ids = jax.device_get(
-            tokenize(
-                variables["wav2vec2"],
-                variables["bicodec"],
-                batch["samples"],
-                batch["lengths"],
-                batch["clips"],
-                config=config,
-            )
-        )
-        counts = codec.num_tokens(batch["lengths"], config)
-        for row, index in enumerate(indices):
-            if index >= 0:
-                record = {name: value for name, value in records[index].items() if name != "wav_path"}
-                record["global_ids"] = global_ids[row].tolist()
-                record["semantic_ids"] = semantic[row, : counts[row]].tolist()
-                yield record
-
-
-def _fingerprint(config: SparkConfig, variables: dict[str, Any]) -> str:
-    digest = hashlib.blake2b(repr(config).encode(), digest_size=16)
-    for leaf in jax.tree.leaves(variables):
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
+    for leaf in jax.tree.leaves([codec.variables[part] for part in CODEC_PARTS]):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
 
@@ -177,7 +137,7 @@ def _line(record: dict[str, Any]) -> bytes:
 
 
 def _read_partial(path: Path, fingerprint: str) -> dict[str, int]:
-    """Where the records of an earlier run with the same parameters begin, by index; a half line at the end is cut off.
+    """Returns where an earlier run's records begin, by index, if its parameters are the same; cuts off a half line.
 
     The records themselves, some 17 KB each, stay in the file.
     """
@@ -199,7 +159,3 @@ def _read_partial(path: Path, fingerprint: str) -> dict[str, int]:
     elif position != path.stat().st_size:
         os.truncate(path, position)
     return done
-
-
-if __name__ == "__main__":
-    typer.run(main)

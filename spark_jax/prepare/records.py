@@ -1,165 +1,29 @@
 """Writes a corpus as sharded ArrayRecord files, which training reads where and when it needs them.
 
-    spark-jax prepare token-records runs/tokens.jsonl records/tokens --tokenizer runs/llm/tokenizer --shards 64
-    spark-jax prepare audio-records corpus records/audio --shards 256 [--tokens runs/tokens.jsonl]
-
-OUT gets, for every split that the records name, files `train-00000-of-00064.array_record`, …, and an index
-(spark_jax/data/records.py has the format). A shard holds a run of the input's lines, so that the output depends on
-input and options alone, not on the workers. Finished shards are noted in OUT: a killed run goes on where it stopped.
+The output folder gets, for every split that the records name, files `train-00000-of-00064.array_record`, …, and an
+index (spark_jax/data/records.py has the format). A shard holds a run of the input's lines, so that the output depends
+on input and options alone, not on the workers. Finished shards are noted in the folder: a killed run goes on where it
+stopped.
 """
 
 import dataclasses
 import functools
 import hashlib
-import io
 import multiprocessing
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import soundfile
-import typer
 from tqdm import tqdm
 
-from spark_jax.config import SparkConfig
-from spark_jax.data import audio_sources, manifest, records, sources, token_sources, tokens
-from spark_jax.errors import SparkError
-from spark_jax.shared.config_files import load_config
-from spark_jax.text.tokenizer import open_tokenizer
+from spark_jax.data import manifest, records, sources
+from spark_jax.errors import SparkError, one_line
+from spark_jax.prepare.conversions import Conversion
+from spark_jax.shared import files
 
-CORES = os.cpu_count() or 1
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-Output = Annotated[Path, typer.Argument(help="Folder for shards and indices.")]
-Shards = Annotated[int, typer.Option(min=1, max=99_999, help="Files that each split is divided into.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
-OnError = Annotated[str, typer.Option(help="A line or file that cannot be used: raise, or skip and count it.")]
-
-
-class Item(NamedTuple):
-    """A record to write, and what the index says of it."""
-
-    data: bytes
-    columns: dict[str, int]
-
-
-# A line's record → its item, or why it is dropped. SparkError, TypeError, ValueError: it cannot be used.
-Converter = Callable[[dict[str, Any]], Item | str]
-
-
-@app.callback()
-def make_records() -> None:
-    """Writes a corpus as sharded ArrayRecord files."""
-
-
-@app.command("tokens")
-def token_records(
-    source: Annotated[Path, typer.Argument(help="JSON Lines of `spark-jax prepare encode`.")],
-    output: Output,
-    tokenizer: Annotated[str, typer.Option(help='That of the training: a folder, a ranks file, or "bytes".')],
-    model: Annotated[str | None, typer.Option(help="YAML of a SparkConfig; default: the release's sizes.")] = None,
-    shards: Shards = 16,
-    workers: Workers = CORES,
-    on_error: OnError = "raise",
-) -> None:
-    """Token records, for train/llm.py."""
-    _run(TokenConversion(tokenizer, model), source, output, shards, workers, on_error)
-
-
-@app.command("audio")
-def audio_records(
-    corpus: Annotated[Path, typer.Argument(help="Folder with metadata.jsonl and audio files.")],
-    output: Output,
-    tokens: Annotated[
-        Path | None, typer.Option(help="JSON Lines of `spark-jax prepare encode`: its ids go into the records.")
-    ] = None,
-    sample_rate: Annotated[int, typer.Option(help="Of all files, in Hz.")] = 16_000,
-    shards: Shards = 16,
-    workers: Workers = CORES,
-    on_error: OnError = "raise",
-) -> None:
-    """Audio records, for train/bicodec.py: FLAC files as they are, others as 16-bit FLAC of their first channel."""
-    conversion = AudioConversion(str(corpus), None if tokens is None else str(tokens), sample_rate)
-    _run(conversion, corpus / "metadata.jsonl", output, shards, workers, on_error)
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenConversion:
-    tokenizer: str
-    model: str | None
-
-    kind = "tokens"
-    fields = token_sources.RECORD_FIELDS
-
-    @property
-    def index_fields(self) -> dict[str, Any]:
-        return {"faults": token_sources.FAULTS}
-
-    def converter(self) -> Converter:
-        tokenizer = open_tokenizer(self.tokenizer, load_config(SparkConfig, self.model))
-        classes = tokens.class_table(tokenizer)
-
-        def convert(record: dict[str, Any]) -> Item | str:
-            if fault := token_sources.utterance_fault(record):
-                return fault
-            tokens.make_example(tokenizer, classes, tokens.TTS, record)  # refuses what training would refuse
-            count = token_sources.content_tokens(tokenizer, record)
-            if count >= 1 << 16:
-                return "too long"
-            fault = token_sources.FAULTS.index(token_sources.controllable_fault(record))
-            arrays = {name: records.as_codes(record[name]) for name in audio_sources.TOKEN_FIELDS}
-            fields = {name: value for name, value in record.items() if name not in arrays}
-            return Item(records.encode(fields, arrays), {"tokens": count, "fault": fault})
-
-        return convert
-
-
-@dataclasses.dataclass(frozen=True)
-class AudioConversion:
-    corpus: str
-    tokens: str | None
-    sample_rate: int
-
-    kind = "audio"
-    fields = (*manifest.CORPUS_FIELDS, "split")
-
-    @property
-    def index_fields(self) -> dict[str, Any]:
-        return {"sample_rate": self.sample_rate}
-
-    def converter(self) -> Converter:
-        names = audio_sources.TOKEN_FIELDS
-        lines = [] if self.tokens is None else manifest.read_jsonl(self.tokens, ["index", *names])
-        ids = {line["index"]: {name: records.as_codes(line[name]) for name in names} for line in lines}
-
-        def convert(record: dict[str, Any]) -> Item | str:
-            path = Path(self.corpus) / record["wav_path"]
-            try:
-                content = path.read_bytes()
-                with soundfile.SoundFile(io.BytesIO(content)) as file:
-                    as_it_is = file.format == "FLAC" and file.channels == 1
-            except (OSError, soundfile.SoundFileError) as error:
-                raise SparkError(f"{path}: cannot be read as audio ({error})") from error
-            samples = manifest.read_audio(io.BytesIO(content), self.sample_rate, str(path))  # it decodes to its end
-            if not as_it_is:
-                flac = io.BytesIO()
-                soundfile.write(flac, samples, self.sample_rate, format="FLAC", subtype="PCM_16")
-                content = flac.getvalue()
-            arrays = {"audio": np.frombuffer(content, np.uint8)} | ids.get(record["index"], {})
-            fields = {name: value for name, value in record.items() if name != "wav_path"}
-            columns = {"samples": len(samples), "tokens": len(arrays.get("semantic_ids", ()))}
-            return Item(records.encode(fields, arrays), columns)
-
-        return convert
-
-
-Conversion = TokenConversion | AudioConversion
 _converter = functools.cache(lambda conversion: conversion.converter())  # once a process
 
 
@@ -175,22 +39,12 @@ class Job:
     size: int  # bytes of the source
 
     def note(self, shard: int) -> Path:
-        """Where a finished shard is noted until the indices are written."""
+        """Returns where a finished shard is noted until the indices are written."""
         return self.output / f".shard-{shard:05d}-of-{self.shards:05d}"
 
     def span(self, shard: int) -> tuple[int, int]:
-        """A shard holds the lines that begin in these bytes of the source."""
+        """Returns the bytes of the source in which the lines of a shard begin."""
         return self.size * shard // self.shards, self.size * (shard + 1) // self.shards
-
-
-def _run(conversion: Conversion, source: Path, output: Path, shards: int, workers: int, on_error: str) -> None:
-    try:
-        if on_error not in ("raise", "skip"):
-            raise SparkError(f"--on-error is {on_error!r}, expected raise or skip")
-        convert(conversion, source, output, shards, workers, on_error)
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 def convert(
@@ -198,9 +52,18 @@ def convert(
 ) -> None:
     """Writes all shards, then the indices.
 
+    Args:
+      source: JSON Lines, one utterance a line.
+      output: folder without records of an earlier call; finished shards of a killed one are kept.
+      shards: files that each split is divided into.
+      workers: processes.
+      on_error: what becomes of a line that cannot be used: raise, or skip and count it.
+
     Raises:
       SparkError: a line that cannot be used, a folder that holds records already, or one that cannot be written.
     """
+    if on_error not in ("raise", "skip"):
+        raise SparkError(f"--on-error is {on_error!r}, expected raise or skip")
     try:
         size = source.stat().st_size
         output.mkdir(parents=True, exist_ok=True)
@@ -222,29 +85,36 @@ def convert(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    names = sorted({split for note in notes for split in note.fields["splits"]})
-    lost = sources.total([note.fields["dropped"].get("", {}) for note in notes])
-    if not names:
-        raise SparkError(f"{source}: no record, {sources.describe(lost)}")
-    for split in names:
-        having = [note for note in notes if split in note.fields["splits"]]
-        columns = {
-            name: np.concatenate([note.arrays[f"{split}/{name}"] for note in having])
-            for name in records.COLUMNS[conversion.kind]
-        }
-        dropped = sources.total([note.fields["dropped"].get(split, {}) for note in notes])
-        shards_of = [records.Shard(*note.fields["splits"][split]) for note in having]
-        records.write_index(output, split, conversion.kind, shards_of, columns, dropped, **conversion.index_fields)
-        count = sum(shard.records for shard in shards_of)
-        print(f"{split}: {count:,} records, {sources.describe(dropped)}", file=sys.stderr)
-    if lost:
-        print(f"of no split: {sources.describe(lost)}", file=sys.stderr)
+    _write_indices(job, notes)
     for shard in range(shards):
         job.note(shard).unlink()
 
 
+def _write_indices(job: Job, notes: Sequence[records.Record]) -> None:
+    """Writes the index of every split from the notes of all shards, and tells what was dropped."""
+    names = sorted({split for note in notes for split in note.fields["splits"]})
+    lost = sources.total([note.fields["dropped"].get("", {}) for note in notes])
+    if not names:
+        raise SparkError(f"{job.source}: no record, {sources.describe(lost)}")
+    for split in names:
+        having = [note for note in notes if split in note.fields["splits"]]
+        columns = {
+            name: np.concatenate([note.arrays[f"{split}/{name}"] for note in having])
+            for name in records.COLUMNS[job.conversion.kind]
+        }
+        dropped = sources.total([note.fields["dropped"].get(split, {}) for note in notes])
+        shards_of = [records.Shard(*note.fields["splits"][split]) for note in having]
+        records.write_index(
+            job.output, split, job.conversion.kind, shards_of, columns, dropped, **job.conversion.index_fields
+        )
+        count = sum(shard.records for shard in shards_of)
+        print(f"{split}: {count:,} records, {sources.describe(dropped)}", file=sys.stderr)
+    if lost:
+        print(f"of no split: {sources.describe(lost)}", file=sys.stderr)
+
+
 def write_shard(job: Job, shard: int) -> records.Record:
-    """Writes one shard of every split; its note, which an earlier run may have left.
+    """Writes one shard of every split, unless an earlier run has; returns its note.
 
     The note's fields are `digest` (of the lines and all they are converted with), `splits` {name: shard} and
     `dropped` {split: {reason: count}}, "" for lines without one; its arrays are the index' columns, `split/column`.
@@ -270,7 +140,7 @@ def write_shard(job: Job, shard: int) -> records.Record:
             try:
                 item = convert_record(record)
             except (SparkError, TypeError, ValueError) as error:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 left_out.fault("unusable", SparkError(f"{where}: utterance {record['index']}: {reason}"))
                 continue
             if isinstance(item, str):
@@ -296,18 +166,16 @@ def write_shard(job: Job, shard: int) -> records.Record:
         for name, dtype in records.COLUMNS[job.conversion.kind].items()
     }
     note = records.encode(fields, arrays)
-    temporary = job.note(shard).with_suffix(f".{os.getpid()}")
-    try:
-        temporary.write_bytes(note)
-        os.replace(temporary, job.note(shard))
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SparkError(f"{job.note(shard)}: cannot be written ({error.strerror})") from error
+    files.write_bytes(job.note(shard), note)
     return records.decode(note)
 
 
 def lines(path: Path, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that begin at bytes from `start` to before `stop`, each with its place."""
+    """Yields the lines of a file that begin at bytes from `start` to before `stop`, each with its first byte's place.
+
+    Raises:
+      SparkError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             if start:
@@ -316,7 +184,7 @@ def lines(path: Path, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
             while (offset := file.tell()) < stop and (line := file.readline()):
                 yield offset, line
     except OSError as error:
-        raise SparkError(f"{path}: cannot be read ({error.strerror})") from error
+        raise files.cannot_read(path, error) from error
 
 
 def _finished(job: Job, shard: int, digest: str) -> records.Record | None:
@@ -328,7 +196,3 @@ def _finished(job: Job, shard: int, digest: str) -> records.Record | None:
         return note if whole and note.fields["digest"] == digest else None
     except (OSError, ValueError, KeyError):
         return None
-
-
-if __name__ == "__main__":
-    app()

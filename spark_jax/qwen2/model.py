@@ -2,8 +2,8 @@
 
 Qwen3 (arXiv 2505.09388) is the same decoder without biases and with an RMSNorm of each head's queries and keys.
 
-All layers share one set of stacked parameters, [layers, ...], and one traced body (`nn.scan`), so the compile
-time does not grow with depth.
+The parameters of all layers are stacked, [layers, ...], and one body is traced for all of them (`nn.scan`), so that
+compile time does not grow with depth.
 """
 
 from functools import partial
@@ -13,6 +13,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax import sharding
@@ -28,12 +29,12 @@ from spark_jax.qwen2.cache import KVCache
 
 INIT_SCALE = 0.02  # Qwen2's initializer_range
 
-# What a layer keeps for its gradient besides its input; the rest is computed again.
+# What a layer saves for its gradient besides its input; everything else is computed again.
 Remat = Literal["none", "full", "attention", "dots"]
 _keep = jax.checkpoint_policies
 _REMAT_POLICIES = {
     "full": _keep.nothing_saveable,
-    "attention": _keep.save_only_these_names(RESIDUALS),  # splash attention is not run again
+    "attention": _keep.save_only_these_names(RESIDUALS),  # splash attention does not run again
     "dots": _keep.save_from_both_policies(
         _keep.dots_with_no_batch_dims_saveable, _keep.save_only_these_names(RESIDUALS)
     ),
@@ -41,11 +42,11 @@ _REMAT_POLICIES = {
 
 
 class Projection(nn.Module):
-    """A linear map over the last `inputs` axes whose kernel (and bias) carry the logical `axes`."""
+    """Linear map over the last `inputs` axes; its kernel (and bias) have the logical `axes`."""
 
     features: tuple[int, ...]
     axes: tuple[str, ...]
-    dtype: jnp.dtype
+    dtype: DTypeLike
     inputs: int = 1
     bias: bool = False
 
@@ -59,30 +60,38 @@ class Projection(nn.Module):
             return product
         init = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[self.inputs :])
         bias = self.param("bias", init, self.features, jnp.float32)
-        # In float32, so that the bias's gradient is: a sum over all tokens.
+        # In float32, so that the bias's gradient, a sum over all tokens, is in float32.
         return (product.astype(jnp.float32) + bias).astype(self.dtype)
+
+
+# The cache's keys and values.
+Buffers = tuple[
+    Float[Array, "layers batch kv_heads length head_dim"], Float[Array, "layers batch kv_heads length head_dim"]
+]
 
 
 @flax.struct.dataclass
 class _Step:
-    """What every layer of one call needs besides the hidden states; cached calls also write at `slots`."""
+    """Inputs that all layers of one call share; calls with a cache also write at `slots`."""
 
     cosine: Float[Array, "batch time half"]
     sine: Float[Array, "batch time half"]
     segment_ids: Int[Array, "batch time"]
-    mask: Bool[Array, "batch time length"] | None  # None: the backend has its own
+    mask: Bool[Array, "batch time length"] | None  # None: the backend makes its own
     slots: Int[Array, "batch time"] | None
 
 
 class Attention(nn.Module):
-    """Self-attention of one layer; with a cache, over the cached tokens and these."""
+    """Self-attention of one layer; with a cache, over the cached tokens and the new ones."""
 
     config: Qwen2Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
     backend: AttentionBackend = "xla"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch time dim"], cache, layer: Int[Array, ""], step: _Step):
+    def __call__(
+        self, x: Float[Array, "batch time dim"], cache: Buffers | None, layer: Int[Array, ""], step: _Step
+    ) -> tuple[Float[Array, "batch time dim"], Buffers | None]:
         config = self.config
         kv_heads = config.num_key_value_heads
         project = partial(Projection, dtype=self.dtype, bias=config.attention_bias)
@@ -97,8 +106,8 @@ class Attention(nn.Module):
             mixed = self_attention(self.backend, query, key, value, step.segment_ids, step.mask)
         else:
             key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [batch, kv_heads, time, head_dim]
-            # The whole cache is carried through the scan over layers and written in place, one token a step;
-            # as a scanned input and output it would be copied at every token.
+            # The scan over layers carries the whole cache and writes to it in place; as a scanned input and output it
+            # would be copied at every token.
             items, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(kv_heads)[:, None]
             place = (layer, items, heads, step.slots[:, None])
             cache = tuple(
@@ -111,10 +120,10 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) · up(x))."""
+    """SwiGLU feed-forward: down(silu(gate(x)) · up(x))."""
 
     config: Qwen2Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
@@ -124,14 +133,16 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """One pre-norm layer: attention, then SwiGLU, each added to its input."""
+    """Pre-norm layer: attention, then SwiGLU, each with a residual."""
 
     config: Qwen2Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
     backend: AttentionBackend = "xla"
 
     @nn.compact
-    def __call__(self, carry, layer: Int[Array, ""], step: _Step):
+    def __call__(
+        self, carry: tuple[Float[Array, "batch time dim"], Buffers | None], layer: Int[Array, ""], step: _Step
+    ) -> tuple[tuple[Float[Array, "batch time dim"], Buffers | None], None]:
         x, cache = carry
         x = sharding.constrain(x, "batch", None, None)
         norm = partial(RMSNorm, self.config.rms_norm_eps)
@@ -146,26 +157,30 @@ class DecoderLayer(nn.Module):
 class Qwen2(nn.Module):
     """Token ids → hidden states → logits. Parameters are float32; `dtype` is the type of the computation.
 
-    `unroll` layers are written out in one body of the loop over layers: longer to compile, and what the gradient needs
-    is not copied into stacks. Training six layers of 192 on CPU, all unrolled, took 15 % less processor time.
-    `attention` is the backend of calls without a cache, one that `choose_backend` gave; `remat` says what layers keep
-    for the gradient: everything ("none"), their inputs alone ("full"), besides them the result of splash attention
-    ("attention"), or of every product with a kernel, too ("dots").
+    Attributes:
+      config: sizes.
+      dtype: type of the computation.
+      unroll: number of layers in one body of the loop over layers. A longer body takes longer to compile, but the
+        residuals of its layers are not copied into stacks: training six layers of width 192 on CPUs, all unrolled, took
+        15 % less processor time.
+      attention: backend of calls without a cache, from `choose_backend`.
+      remat: what each layer saves for the gradient: everything ("none"), its inputs alone ("full"), its inputs and the
+        result of splash attention ("attention"), or these and the result of every product with a kernel ("dots").
     """
 
     config: Qwen2Config
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     unroll: int = 1
     attention: AttentionBackend = "xla"
     remat: Remat = "none"
 
     def setup(self):
         config = self.config
-        # A kernel could not divide the one row that parameters are made with.
+        # Parameters are initialized with a single row, which a kernel cannot divide.
         backend = "xla" if self.is_initializing() else self.attention
         layer = DecoderLayer
         if self.remat != "none":
-            # The loop over layers keeps XLA from merging the two computations, unless it is written out.
+            # A loop over layers keeps XLA from merging the repeated computation with the first, unless it is unrolled.
             layer = nn.remat(DecoderLayer, policy=_REMAT_POLICIES[self.remat], prevent_cse=self.unroll > 1)
         init = nn.initializers.normal(INIT_SCALE)
         self.embed = Embedding(config.vocab_size, config.hidden_size, init, self.dtype)
@@ -190,14 +205,14 @@ class Qwen2(nn.Module):
         segment_ids: Int[Array, "batch time"] | None = None,
         cache: KVCache | None = None,
     ) -> tuple[Float[Array, "batch time dim"], KVCache | None]:
-        """Hidden states after the final norm, and the cache with these tokens added.
+        """Returns the hidden states after the final norm, and the cache with these tokens added.
 
         Args:
           input_ids: tokens; padding may hold any valid id.
-          positions: rotary positions; default: 0, 1, …, going on from the cache's lengths.
-          segment_ids: tokens see only their own segment; 0 is padding. Default: one segment, no padding.
-            With a cache: 1 for tokens, 0 for padding, which must come last (right-padded prompts).
-          cache: the tokens before these. None: none, and None is returned.
+          positions: rotary positions; the default continues from the cache's lengths: 0, 1, … without a cache.
+          segment_ids: segment of each token, which sees only its own segment; 0 is padding. Default: one segment and no
+            padding. With a cache: 1 for tokens and 0 for padding, which must come last (right-padded prompts).
+          cache: the tokens before these; with None, None is returned for the cache.
         """
         batch, time = input_ids.shape
         slots = jnp.broadcast_to(jnp.arange(time), (batch, time))
@@ -222,7 +237,7 @@ class Qwen2(nn.Module):
         return self.norm(x), cache
 
     def logits(self, hidden: Float[Array, "*batch dim"]) -> Float[Array, "*batch vocab"]:
-        """Scores of the next token, float32 (the product is in the computation's type)."""
+        """Returns the scores of the next token in float32 (the operands are in the computation's type)."""
         if self.config.tie_word_embeddings:
             table = self.embed.embedding
             equation = "...d,vd->...v"
@@ -232,5 +247,5 @@ class Qwen2(nn.Module):
         return wide_einsum(equation, hidden.astype(self.dtype), table.astype(self.dtype))
 
     def output_table(self) -> Float[Array, "vocab dim"]:
-        """What hidden states are multiplied by to give logits; float32, as it is stored."""
+        """Returns the float32 parameters by which hidden states are multiplied to give logits."""
         return self.embed.embedding if self.config.tie_word_embeddings else self.head.T

@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache in the user's cache folder, so that a second run starts fast."""
+"""JAX's persistent compilation cache in the user's cache directory, so that a second run starts fast."""
 
 import functools
 import os
@@ -12,12 +12,11 @@ import platformdirs
 
 @functools.cache
 def enable() -> None:
-    """Turns the persistent compilation cache on, once a process; never fails.
+    """Turns the persistent compilation cache on, once per process; never fails.
 
-    The folder is the environment variable `JAX_COMPILATION_CACHE_DIR`, else whatever the program has already
-    told JAX, else `spark-jax/xla` in the user's cache folder. Programs of any size and compile time are kept:
-    a request runs several small ones, and each that is missing costs time. A folder that cannot be written
-    gives one warning and no cache.
+    Its directory is the environment variable `JAX_COMPILATION_CACHE_DIR`, else the one that the program has set in JAX,
+    else `spark-jax/xla` in the user's cache directory. Programs of any size and compile time are kept, because a
+    request runs several small ones. If the directory cannot be written, there is one warning and no cache.
     """
     # JAX reads the environment variable itself, at import.
     directory = jax.config.jax_compilation_cache_dir or _default_directory()
@@ -35,7 +34,7 @@ def enable() -> None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # XLA cannot keep steps under `mesh.cpu_block_mb`, which is written there: no news at every start.
+    # XLA cannot cache steps under `mesh.cpu_block_mb`, as the configuration says: no warning at every start.
     warnings.filterwarnings("ignore", message="Error writing persistent .*Multiple temp buffer allocations found")
 
 

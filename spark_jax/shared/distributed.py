@@ -1,7 +1,7 @@
-"""One run in several processes: how they find each other, who writes, and when all of them stop.
+"""Runs of several processes: how they find each other, which one writes, and when all of them stop.
 
-A run of several processes is the same program started once a host (TPU), a GPU (SLURM), or as often as one likes (CPU):
-docs/training.md has the commands. All processes see the same files and write into one output folder.
+The same program is started once per host (TPU), once per GPU (SLURM), or any number of times (CPU); docs/training.md
+has the commands. All processes see the same files and write into one output directory.
 """
 
 import importlib.util
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 
-HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long ends the others
+HEARTBEAT_SECONDS = 60  # a process that is silent for longer counts as dead
 _START_SECONDS = 300
 
 
@@ -30,15 +31,16 @@ def initialize(
     process_id: int | None = None,
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
 ) -> None:
-    """Joins the other processes of the run; does nothing where there are none. Before any other use of JAX.
+    """Joins the other processes of the run, before any other use of JAX; does nothing if there are none.
 
     Args:
       coordinator: HOST:PORT of process 0; None: SLURM and TPU pods are recognized, else the run has one process.
-      num_processes, process_id: with `coordinator`; the processes are numbered from 0.
-      heartbeat_seconds: after this silence a process counts as dead, and the others end.
+      num_processes: number of processes, given together with `coordinator`.
+      process_id: number of this process, from 0, given together with `coordinator`.
+      heartbeat_seconds: a process that is silent for longer counts as dead, and the others end.
 
     Raises:
-      SparkError: only some of the three are given, they do not fit each other, or the others do not come.
+      SparkError: only some of the three are given, they do not fit each other, or the other processes do not answer.
     """
     flags = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
     missing = [flag for flag, value in flags.items() if value is None]
@@ -60,21 +62,22 @@ def initialize(
         }
     elif cluster(os.environ) is None:
         return
-    # JAX's own answer to SIGTERM would take the signal from `StopSignals`, and from a process that still starts.
+    # JAX's own handler would take SIGTERM from `StopSignals`, and from a process that is still starting.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             **given, heartbeat_timeout_seconds=heartbeat_seconds, initialization_timeout=_START_SECONDS
         )
     except (RuntimeError, ValueError, OSError) as error:  # OSError: of the TPU's metadata server
-        raise SparkError(f"the processes of the run did not find each other ({_brief(error)})") from error
+        raise SparkError(f"the processes of the run did not find each other ({one_line(error, 300)})") from error
 
 
 def cluster(environ: Mapping[str, str]) -> str | None:
-    """What has started this process as one of several, "slurm" or "tpu", by its environment; None: nothing.
+    """Returns what started this process as one of several, "slurm" or "tpu", by its environment; None: nothing.
 
-    Of SLURM those that srun has started: a batch script's own process has a number too. Kubernetes names the hosts of a
-    TPU slice; elsewhere `jax.distributed` asks the TPU's metadata server whether the host is one of several.
+    SLURM counts only for processes that srun started, because a batch script's own process also has a number.
+    Kubernetes names the hosts of a TPU slice; elsewhere `jax.distributed` asks the TPU's metadata server whether the
+    host is one of several.
     """
     if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environ:
         return "slurm"
@@ -83,32 +86,32 @@ def cluster(environ: Mapping[str, str]) -> str | None:
     hosts = [environ[name] for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES") if name in environ]
     if hosts:
         return "tpu" if "," in hosts[0] or int(environ.get("MEGASCALE_NUM_SLICES", 1)) > 1 else None
-    # JAX sets TPU_SKIP_MDS_QUERY itself where there are no chips; Kubernetes too, beside the names of the hosts.
+    # JAX sets TPU_SKIP_MDS_QUERY itself where there are no chips; Kubernetes sets it beside the names of the hosts.
     chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     asked = "TPU_SKIP_MDS_QUERY" not in environ and importlib.util.find_spec("libtpu") is not None
     return "tpu" if chips and asked else None
 
 
 def is_primary() -> bool:
-    """Whether this process writes metrics, log lines and the configuration: process 0."""
+    """Returns whether this is process 0, which writes metrics, log lines, and the configuration."""
     return jax.process_index() == 0
 
 
 def log(text: str) -> None:
-    """A line on stderr, once a run."""
+    """Prints a line to stderr, once for all processes."""
     if is_primary():
         print(text, file=sys.stderr, flush=True)
 
 
 def all_processes(flag: bool) -> bool:
-    """Whether the flag is set on every process. All must ask."""
+    """Returns whether the flag is set on every process; all processes must call it."""
     if jax.process_count() == 1:
         return flag
     return bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def broadcast_from_primary(numbers: Sequence[int]) -> list[int]:
-    """The numbers that process 0 has, on every process. All must ask."""
+    """Returns the numbers of process 0 on every process; all processes must call it."""
     if jax.process_count() == 1:
         return list(numbers)
     count = int(multihost_utils.broadcast_one_to_all(np.asarray(len(numbers), np.int32)))
@@ -123,11 +126,11 @@ def barrier(name: str) -> None:
 
 
 class StopSignals:
-    """SIGTERM and SIGINT as a question that all processes answer alike at the same step.
+    """Tells all processes at the same step whether one of them got SIGTERM or SIGINT.
 
     A signal reaches the processes at different steps, or only one of them. At every step they start a reduction of
-    "I was asked to stop" over all of them and look at the result of the one before, which is long there: nobody waits,
-    and all see the same, two steps after a signal at the latest.
+    "I was asked to stop" over all processes and read the result of the previous one, which has long been complete: no
+    process waits, and all see the same result, at most two steps after a signal.
     """
 
     def __init__(self, requested: threading.Event):
@@ -138,7 +141,7 @@ class StopSignals:
             self._any = jax.jit(lambda flags: flags.max(), out_shardings=NamedSharding(mesh, jax.P()))
 
     def agreed(self) -> bool:
-        """Whether to stop before another step; every process asks at every step."""
+        """Returns whether to stop before the next step; every process must call it at every step."""
         if jax.process_count() == 1:
             return self._requested.is_set()
         before, mine = self._pending, np.asarray([self._requested.is_set()], np.int32)
@@ -147,10 +150,10 @@ class StopSignals:
 
 
 def process_mesh(devices: Sequence[jax.Device]) -> Mesh:
-    """All devices, a row for each process.
+    """Returns a mesh of all devices with a row for each process.
 
-    Not by jax.make_mesh, which wants rows and columns to follow a TPU's interconnect, as processes need not; and all
-    of them, since TPUs compute in whole slices.
+    `jax.make_mesh` does not serve: it wants rows and columns to follow a TPU's interconnect, which processes need not
+    do. The mesh has all devices because TPUs compute in whole slices.
     """
     rows: dict[int, list[jax.Device]] = {}
     for device in devices:
@@ -160,11 +163,11 @@ def process_mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Notes SIGTERM and SIGINT in place of their effect; a second one has its usual effect. Main thread only."""
+    """Records SIGTERM and SIGINT instead of their usual effect, which a second signal has; only in the main thread."""
     requested = threading.Event()
     previous = {}
 
-    def note(number, frame):
+    def note(number: int, frame: types.FrameType | None) -> None:
         requested.set()
         signal.signal(number, previous[number])
 
@@ -176,7 +179,3 @@ def stop_signals() -> Iterator[StopSignals]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

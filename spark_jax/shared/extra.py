@@ -1,4 +1,4 @@
-"""Packages of an extra are imported where they are used; a missing one is named with its remedy."""
+"""Imports of optional packages: a missing one becomes an error that names the extra to install."""
 
 import contextlib
 from collections.abc import Iterator

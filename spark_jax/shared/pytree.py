@@ -1,4 +1,4 @@
-"""Leaves of a nested tree by name, and back."""
+"""Conversion between nested trees and flat dictionaries of named leaves."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ import jax
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves of a tree of dictionaries by their slash-separated paths."""
+    """Returns the leaves of a tree of dictionaries by their slash-separated paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Returns the tree of such leaves: the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *parents, name = path.split("/")

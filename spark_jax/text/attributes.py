@@ -1,7 +1,7 @@
 """Attribute labels of VoxBox: levels and value tokens of pitch and speaking speed (paper §4.2).
 
-Pure functions of numbers and names, shared by the training data and the command line. Pitch is given in Hz
-and compared in mel; speed is syllables per second of speech with the silence at both ends trimmed.
+Pure functions of numbers and names, which the training data and the command line share. Pitch is given in Hz and
+compared in mel; speed is the number of syllables per second of speech without the silence at both ends.
 """
 
 import math
@@ -50,40 +50,65 @@ def _level(value: float, boundaries: tuple[float, float, float, float]) -> int:
 
 
 def hz_to_mel(hz: float) -> float:
-    """Frequency in Hz to mel, 2595·log10(1 + hz/700). SparkError unless finite and not negative."""
+    """Converts a frequency in Hz to mel: 2595·log10(1 + hz/700).
+
+    Raises:
+      SparkError: the frequency is negative or not finite.
+    """
     return 2595.0 * math.log10(1.0 + _finite("pitch in Hz", hz) / 700.0)
 
 
 def level_id(name: str) -> int:
-    """Number of a level, very_low 0 … very_high 4. SparkError for an unknown name."""
+    """Returns the number of a level, from very_low (0) to very_high (4).
+
+    Raises:
+      SparkError: the name is unknown.
+    """
     return _index("level", name, LEVELS)
 
 
 def gender_id(name: str) -> int:
-    """Number of a gender, female 0 and male 1. SparkError for an unknown name."""
+    """Returns the number of a gender: female (0) or male (1).
+
+    Raises:
+      SparkError: the name is unknown.
+    """
     return _index("gender", name, GENDERS)
 
 
 def pitch_level(hz: float, gender: str) -> int:
-    """Level (0 … 4) of a mean pitch in Hz for a gender. SparkError for an unknown gender or a bad pitch."""
+    """Returns the level (0 … 4) of a mean pitch in Hz for a gender.
+
+    Raises:
+      SparkError: the gender is unknown, or the pitch is negative or not finite.
+    """
     gender_id(gender)
     return _level(hz_to_mel(hz), PITCH_BOUNDARIES_MEL[gender])
 
 
 def speed_level(syllables_per_second: float, language: str) -> int:
-    """Level (0 … 4) of a speed for a language. SparkError for an unknown language or a bad speed."""
+    """Returns the level (0 … 4) of a speed for a language.
+
+    Raises:
+      SparkError: the language is unknown, or the speed is negative or not finite.
+    """
     _index("language", language, tuple(SPEED_BOUNDARIES))
     return _level(_finite("syllables per second", syllables_per_second), SPEED_BOUNDARIES[language])
 
 
 def pitch_value(hz: float) -> int:
-    """Number m of the token `<|pitch_value_m|>`: whole mel, at most 1000. SparkError for a bad pitch."""
+    """Returns the number m of the token `<|pitch_value_m|>`: whole mel, at most 1000.
+
+    Raises:
+      SparkError: the pitch is negative or not finite.
+    """
     return int(min(hz_to_mel(hz), MAX_PITCH_VALUE))
 
 
 def speed_value(syllables_per_second: float) -> int:
-    """Number v of the token `<|speed_value_v|>`: whole syllables a second, at most 10.
+    """Returns the number v of the token `<|speed_value_v|>`: whole syllables per second, at most 10.
 
-    SparkError for a bad speed.
+    Raises:
+      SparkError: the speed is negative or not finite.
     """
     return int(min(_finite("syllables per second", syllables_per_second), MAX_SPEED_VALUE))

@@ -1,4 +1,4 @@
-"""The grammar of what may follow a prompt, as tables on the device (paper §3.2; spec "Prompts")."""
+"""The grammar of completions: which tokens may follow a prompt, as tables on the device (paper §3.2)."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ from spark_jax.text.tokenizer import SparkTokenizer
 
 @flax.struct.dataclass
 class Grammar:
-    """Which tokens each stage allows, as arrays for use inside a compiled loop.
+    """Tokens that each stage of a completion allows, as arrays for use inside a compiled loop.
 
     `stages` names the stages in their order; a generation is at one of them, by index. It starts at
-    `grammar.index(prompt.start)` and ends at `grammar.index("done")`, where only <|im_end|> is left.
+    `grammar.index(prompt.start)` and ends at `grammar.index("done")`, where only <|im_end|> is allowed.
     """
 
     allowed: Bool[Array, "masks vocab"]
@@ -24,28 +24,29 @@ class Grammar:
     stages: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     def index(self, stage: str) -> int:
-        """The first stage of this name."""
+        """Returns the index of the first stage with this name."""
         return self.stages.index(stage)
 
     def mask(self, stage: Int[Array, " batch"]) -> Bool[Array, "batch vocab"]:
-        """The tokens that each item may take next."""
+        """Returns True for the tokens that each item may take next."""
         return self.allowed[self.mask_of_stage[stage]]
 
     def advance(self, stage: Int[Array, " batch"], token: Int[Array, " batch"]) -> Int[Array, " batch"]:
-        """The stage after a token: always the next one, but "semantic" stays until <|im_end|>."""
+        """Returns the stage after a token: the next one, except that "semantic" lasts until <|im_end|>."""
         stays = (stage == self.index("semantic")) & (token != self.end_id)
         return jnp.where(stays, stage, jnp.minimum(stage + 1, len(self.stages) - 1))
 
 
 def build_grammar(tokenizer: SparkTokenizer, global_tokens: int = 32, vocab_size: int | None = None) -> Grammar:
-    """The grammar of a tokenizer.
+    """Makes the grammar of a tokenizer.
 
     Args:
-      global_tokens: global tokens of an utterance (`SpeakerEncoderConfig.token_num`).
-      vocab_size: rows of the model's logits; at least the tokenizer's, which is the default.
+      tokenizer: the tokenizer, which has all Spark tokens.
+      global_tokens: number of global tokens of an utterance (`SpeakerEncoderConfig.token_num`).
+      vocab_size: number of the model's logits, which is at least the tokenizer's number of tokens, the default.
 
     Raises:
-      SparkError: the model has fewer rows than the tokenizer has tokens.
+      SparkError: the model has fewer logits than the tokenizer has tokens.
     """
     vocab_size = tokenizer.vocab_size if vocab_size is None else vocab_size
     if vocab_size < tokenizer.vocab_size:
@@ -66,9 +67,10 @@ def build_grammar(tokenizer: SparkTokenizer, global_tokens: int = 32, vocab_size
         "done": [end_id],
     }
     stages = (
-        "start_acoustic", "pitch", "speed", "end_acoustic", "start_global", *("global",) * global_tokens,
-        "end_global", "start_semantic", "first_semantic", "semantic", "done",
-    )  # fmt: skip
+        *("start_acoustic", "pitch", "speed", "end_acoustic"),
+        *("start_global", *("global",) * global_tokens, "end_global"),
+        *("start_semantic", "first_semantic", "semantic", "done"),
+    )
     kinds = sorted(set(stages))
     masks = np.zeros((len(kinds), vocab_size), bool)
     for row, kind in enumerate(kinds):

@@ -1,9 +1,9 @@
-"""Prompts, training sequences and the grammar of what may follow a prompt (paper §3.2; spec "Prompts").
+"""Prompts and training sequences (paper §3.2).
 
-Pure functions of a tokenizer, a text and numbers. Attributes are token numbers here: gender 0 (female) or 1,
-levels 0 to 4, whole mel, whole syllables a second; `spark_jax.text.attributes` makes them from names and Hz.
+Pure functions of a tokenizer, a text, and numbers. Attributes are numbers here: gender 0 (female) or 1 (male), levels 0
+to 4, whole mel, whole syllables per second; `spark_jax.text.attributes` makes them from names and Hz.
 
-The completion of every kind of prompt is a run of the same stages, entered at a later one the more is given:
+The completions of all prompts go through the same stages, and start at a later one the more the prompt gives:
 
     start_acoustic pitch speed end_acoustic | start_global global × 32 end_global | start_semantic
     ^ voice creation                          ^ fine-grained                        ^ cloning
@@ -13,19 +13,23 @@ The completion of every kind of prompt is a run of the same stages, entered at a
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
 from spark_jax.errors import SparkError
 from spark_jax.text.tokenizer import SparkTokenizer
 
 END = "<|im_end|>"
 
+# Integers. Whatever else a record or a request may hold is refused by `_tokens`.
+Codes = Sequence[Any] | Shaped[np.ndarray, "_"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """Token ids, the stage at which the model goes on, and what the prompt already fixes."""
+    """Token ids, the stage at which the model continues, and the values that the prompt fixes already."""
 
     ids: tuple[int, ...]
     start: str
@@ -36,7 +40,7 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingSequence:
-    """Prompt and completion; the loss counts where the mask is True: on the completion only."""
+    """Prompt and completion; the loss counts the tokens where the mask is True, which are those of the completion."""
 
     ids: Int[np.ndarray, " length"]
     loss_mask: Bool[np.ndarray, " length"]
@@ -45,23 +49,26 @@ class TrainingSequence:
 def cloning_prompt(
     tokenizer: SparkTokenizer,
     text: str,
-    global_ids: Sequence[int],
+    global_ids: Codes,
     transcript: str | None = None,
-    semantic_ids: Sequence[int] | None = None,
+    semantic_ids: Codes | None = None,
     pitch_value: int | None = None,
     speed_value: int | None = None,
 ) -> Prompt:
-    """Speak a text in the voice of a reference.
+    """Returns the prompt that speaks a text in the voice of a reference.
 
     Args:
-      global_ids: the reference's global codes.
-      transcript, semantic_ids: what the reference says and its semantic codes, both or neither; the model
-        then continues the reference's speech.
-      pitch_value, speed_value: mel and syllables a second to aim at, both or neither. The release was not
-        trained on cloning prompts with them; its users report that they act.
+      tokenizer: the tokenizer.
+      text: the text to speak.
+      global_ids: global codes of the reference.
+      transcript: text of the reference, given together with `semantic_ids`; the model then continues its speech.
+      semantic_ids: semantic codes of the reference.
+      pitch_value: pitch to aim at in mel, given together with `speed_value`. The release was not trained on cloning
+        prompts with these values; its users report that they have an effect.
+      speed_value: syllables per second to aim at.
 
     Raises:
-      SparkError: empty text, a number outside its range, or one of a pair without the other.
+      SparkError: the text is empty, a number is outside its range, or one of a pair is given without the other.
     """
     _check_text(text)
     if (transcript is None) != (semantic_ids is None):
@@ -90,10 +97,10 @@ def creation_prompt(
     pitch_value: int | None = None,
     speed_value: int | None = None,
 ) -> Prompt:
-    """Speak a text in a voice made up from labels; with both values, from these (fine-grained control).
+    """Returns the prompt that speaks a text in a new voice, from labels and, for fine-grained control, both values.
 
     Raises:
-      SparkError: empty text, a number outside its range, or one value without the other.
+      SparkError: the text is empty, a number is outside its range, or one value is given without the other.
     """
     _check_text(text)
     labels = (
@@ -113,10 +120,8 @@ def creation_prompt(
     return Prompt(tuple(ids), start, None, pitch_value, speed_value)
 
 
-def tts_sequence(
-    tokenizer: SparkTokenizer, text: str, global_ids: Sequence[int], semantic_ids: Sequence[int]
-) -> TrainingSequence:
-    """An utterance as a cloning example: its own voice in the prompt, its speech as the completion."""
+def tts_sequence(tokenizer: SparkTokenizer, text: str, global_ids: Codes, semantic_ids: Codes) -> TrainingSequence:
+    """Returns an utterance as an example of cloning, with its own voice in the prompt and its speech to complete."""
     prompt = cloning_prompt(tokenizer, text, global_ids)
     return _sequence(prompt, _speech(tokenizer, semantic_ids))
 
@@ -129,10 +134,10 @@ def controllable_tts_sequence(
     speed_level: int,
     pitch_value: int,
     speed_value: int,
-    global_ids: Sequence[int],
-    semantic_ids: Sequence[int],
+    global_ids: Codes,
+    semantic_ids: Codes,
 ) -> TrainingSequence:
-    """An utterance as a voice creation example: labels in the prompt; values, voice, speech to complete."""
+    """Returns an utterance as an example of voice creation: labels in the prompt; values, voice, speech to complete."""
     prompt = creation_prompt(tokenizer, text, gender, pitch_level, speed_level)
     completion = [
         *_acoustic(tokenizer, pitch_value, speed_value),
@@ -147,8 +152,8 @@ def _check_text(text: str) -> None:
         raise SparkError(f"text is {text!r}, expected something to say")
 
 
-def _tokens(kind: str, token_ids: Int[np.ndarray, " codes"], codes: Sequence[int]) -> list[int]:
-    """Token ids of codes; a code outside the table is an error."""
+def _tokens(kind: str, token_ids: Int[np.ndarray, " codes"], codes: Codes) -> list[int]:
+    """Returns the token ids of codes; a code outside the table is an error."""
     codes = np.asarray(codes)
     if codes.ndim != 1 or codes.size == 0 or not np.issubdtype(codes.dtype, np.integer):
         raise SparkError(f"{kind}s of shape {codes.shape}, type {codes.dtype}: expected a list of integers")
@@ -170,8 +175,8 @@ def _acoustic(tokenizer: SparkTokenizer, pitch_value: int | None, speed_value: i
     return _section(tokenizer, "acoustic_token", values)
 
 
-def _speech(tokenizer: SparkTokenizer, semantic_ids: Sequence[int]) -> list[int]:
-    """Semantic tokens open with their start token and close with <|im_end|>, not with their end token."""
+def _speech(tokenizer: SparkTokenizer, semantic_ids: Codes) -> list[int]:
+    """Returns semantic tokens after their start token; they end with <|im_end|>, not with their end token."""
     speech = _tokens("semantic id", tokenizer.semantic_ids, semantic_ids)
     return [tokenizer.id("<|start_semantic_token|>"), *speech, tokenizer.id(END)]
 

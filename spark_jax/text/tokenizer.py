@@ -1,13 +1,12 @@
-"""The text-and-speech tokenizer: byte-level BPE of Qwen2.5 (or plain bytes) plus the Spark tokens.
+"""The tokenizer of text and speech: byte-level BPE of Qwen2.5 (or plain bytes) plus the Spark tokens.
 
-It needs only the `tokenizers` package: importing transformers costs 1.5 s and gives nothing here. The files
-it writes are loaded by transformers' AutoTokenizer as they are. Ids are always read from the tokenizer.
+It needs only the `tokenizers` package, because importing transformers takes 1.5 s. transformers' AutoTokenizer loads
+the files that it writes. Ids are always read from the tokenizer, never computed.
 """
 
 import base64
-import json
+import itertools
 import math
-import os
 import re
 from collections.abc import Iterable
 from functools import cached_property
@@ -18,9 +17,10 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from spark_jax.config import SparkConfig
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
+from spark_jax.shared import files
 
-# Qwen2.5's added tokens in the order of their ids (151643 onwards); those of the second tuple count as text.
+# Qwen2.5's added tokens in the order of their ids (from 151643 on); those of the second tuple count as text.
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -50,7 +50,7 @@ TEXT_TOKENS = (
 TASKS = ("vc", "tts", "asr", "s2s", "t2s", "cap", "understand", "controllable_tts", "prompt_tts", "edit")
 SECTIONS = ("content", "style_label", "style_prompt", "acoustic_token", "global_token", "semantic_token")
 
-# Qwen2's split of text into the pieces that BPE works on.
+# How Qwen2 splits text into the pieces on which BPE works.
 PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -58,7 +58,7 @@ PIECES = (
 
 
 def spark_tokens(semantic_codes: int = 8192, global_codes: int = 4096) -> list[str]:
-    """The tokens that Spark-TTS appends to the text vocabulary, in their order (spec "Vocabulary")."""
+    """Returns the tokens that Spark-TTS appends to the text vocabulary, in the order of their ids."""
     counts = (
         ("bicodec_global", global_codes),
         ("bicodec_semantic", semantic_codes),
@@ -80,18 +80,22 @@ def spark_tokens(semantic_codes: int = 8192, global_codes: int = 4096) -> list[s
 
 
 class SparkTokenizer:
-    """Text → token ids, and the ids of every speech token, as arrays indexed by code.
+    """Encodes text as token ids, and holds the ids of all speech tokens as arrays indexed by code.
 
-    `semantic_ids[c]` is the token id of semantic code c; likewise `global_ids`, `pitch_value_ids`,
-    `speed_value_ids`, `pitch_label_ids`, `speed_label_ids`, `gender_ids`. `semantic_codes[id]` and
-    `global_codes[id]` are the inverse, -1 for every other token.
+    `semantic_ids[c]` is the token id of semantic code c; likewise `global_ids`, `pitch_value_ids`, `speed_value_ids`,
+    `pitch_label_ids`, `speed_label_ids`, and `gender_ids`. `semantic_codes[id]` and `global_codes[id]` are the inverse,
+    with -1 for every other token.
     """
 
     def __init__(self, tokenizer: Tokenizer, source: str = "tokenizer"):
-        """Args: tokenizer: any tokenizer with the Spark tokens; source: its name in error messages.
+        """Wraps a tokenizer that has the Spark tokens.
+
+        Args:
+          tokenizer: the tokenizer.
+          source: its name in error messages.
 
         Raises:
-          SparkError: a Spark token is missing (the first missing one is named), or the ids are not 0, 1, 2, …
+          SparkError: a Spark token is missing (the message names the first), or the ids are not 0, 1, 2, …
         """
         self._tokenizer = tokenizer
         self._source = source
@@ -115,19 +119,19 @@ class SparkTokenizer:
 
     @classmethod
     def load(cls, directory: str | Path) -> "SparkTokenizer":
-        """Reads `tokenizer.json` of a tokenizer directory (this library's or the release's `LLM`).
+        """Reads the `tokenizer.json` of a tokenizer directory (this library's, or `LLM` of the release).
 
         Raises:
-          SparkError: the file is missing or broken, or lacks a Spark token.
+          SparkError: the file cannot be read, is not a tokenizer, or lacks a Spark token.
         """
         path = Path(directory) / "tokenizer.json"
         return cls(_read_tokenizer(path), str(path))
 
     def check_complete(self) -> None:
-        """What a tokenizer that others have made must have beyond what this library uses.
+        """Checks that a tokenizer from elsewhere also has the parts that this library does not use itself.
 
         Raises:
-          SparkError: a Spark token or the token of a byte is missing, or a step between text and tokens.
+          SparkError: a Spark token, the token of a byte, or a step between text and tokens is missing.
         """
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
         for byte, letter in enumerate(_byte_letters()):
@@ -140,7 +144,11 @@ class SparkTokenizer:
             self.id(token)
 
     def save(self, directory: str | Path) -> None:
-        """Writes `tokenizer.json` and the `tokenizer_config.json` that AutoTokenizer wants beside it."""
+        """Writes `tokenizer.json`, and beside it the `tokenizer_config.json` that AutoTokenizer needs.
+
+        Raises:
+          SparkError: a file cannot be written.
+        """
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": "<|im_end|>",
@@ -148,11 +156,11 @@ class SparkTokenizer:
             "clean_up_tokenization_spaces": False,
         }
         Path(directory).mkdir(parents=True, exist_ok=True)
-        _write(Path(directory) / "tokenizer.json", self._tokenizer.to_str(pretty=False))
-        _write(Path(directory) / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+        files.write_text(Path(directory) / "tokenizer.json", self._tokenizer.to_str(pretty=False))
+        files.write_json(Path(directory) / "tokenizer_config.json", settings)
 
     def id(self, token: str) -> int:
-        """The id of an added token, such as "<|im_end|>".
+        """Returns the id of an added token, such as "<|im_end|>".
 
         Raises:
           SparkError: the tokenizer has no such token.
@@ -162,11 +170,11 @@ class SparkTokenizer:
         return self._added[token]
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of a whole prompt in which control tokens are written out: they become their ids."""
+        """Returns the ids of a whole prompt, in which written control tokens become their ids."""
         return self._tokenizer.encode(prompt, add_special_tokens=False).ids
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of a user's text: what looks like a control token in it stays ordinary characters.
+        """Returns the ids of a user's text, in which text that looks like a control token stays ordinary text.
 
         For text without such look-alikes, `encode` gives the same ids between two control tokens.
         """
@@ -176,20 +184,22 @@ class SparkTokenizer:
         pieces = parts.pre_tokenizer.pre_tokenize_str(text)
         return [token.id for piece, _ in pieces for token in parts.model.tokenize(piece)]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids, control tokens written out."""
+    def decode(self, ids: Iterable[int] | Int[np.ndarray, "_"]) -> str:
+        """Returns the text of ids, with control tokens written out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     @cached_property
     def semantic_codes(self) -> Int[np.ndarray, " vocab"]:
+        """The semantic code of each token id, -1 for other tokens."""
         return self._inverse(self.semantic_ids)
 
     @cached_property
     def global_codes(self) -> Int[np.ndarray, " vocab"]:
+        """The global code of each token id, -1 for other tokens."""
         return self._inverse(self.global_ids)
 
     def _numbered(self, name: str, count: int | None = None) -> Int[np.ndarray, " count"]:
-        """Ids of <|name_0|>, <|name_1|>, ...: the first `count`, or as many as the tokenizer has."""
+        """Returns the ids of <|name_0|>, <|name_1|>, …: the first `count`, or all that the tokenizer has."""
         if count is None:
             count = sum(re.fullmatch(rf"<\|{name}_\d+\|>", token) is not None for token in self._added)
         return np.array([self.id(f"<|{name}_{index}|>") for index in range(max(count, 1))], np.int32)
@@ -201,15 +211,16 @@ class SparkTokenizer:
 
 
 def build_tokenizer(base: str | Path = "bytes", semantic_codes: int = 8192, global_codes: int = 4096) -> SparkTokenizer:
-    """A tokenizer from a text vocabulary and the Spark tokens.
+    """Makes a tokenizer from a text vocabulary and the Spark tokens.
 
     Args:
-      base: a tiktoken ranks file (Qwen's `qwen.tiktoken`: gives the release's ids), or "bytes": the 256 bytes
-        without merges, and only the first three of Qwen's added tokens, for small models.
-      semantic_codes, global_codes: sizes of BiCodec's two codebooks.
+      base: a tiktoken ranks file (Qwen's `qwen.tiktoken` gives the ids of the release), or "bytes" for small models:
+        the 256 bytes without merges, and only the first three of Qwen's added tokens.
+      semantic_codes: size of BiCodec's semantic codebook.
+      global_codes: size of BiCodec's global codebook.
 
     Raises:
-      SparkError: the ranks file is missing or is not one.
+      SparkError: the ranks file cannot be read or does not hold tiktoken ranks.
     """
     tokenizer = _text_tokenizer(base)
     _add_spark_tokens(tokenizer, semantic_codes, global_codes)
@@ -217,7 +228,7 @@ def build_tokenizer(base: str | Path = "bytes", semantic_codes: int = 8192, glob
 
 
 def open_tokenizer(source: str | Path, config: SparkConfig) -> SparkTokenizer:
-    """A tokenizer folder, or one built from "bytes" or a ranks file for the codes of a system.
+    """Reads a tokenizer directory, or makes a tokenizer from "bytes" or a ranks file for the codes of a system.
 
     Raises:
       SparkError: there is no such tokenizer.
@@ -231,14 +242,15 @@ def open_tokenizer(source: str | Path, config: SparkConfig) -> SparkTokenizer:
 def extend_tokenizer(
     directory: str | Path, semantic_codes: int = 8192, global_codes: int = 4096
 ) -> tuple[SparkTokenizer, int]:
-    """A text tokenizer with the Spark tokens behind its own, and the number of tokens that it had before.
+    """Appends the Spark tokens to a text tokenizer; returns it with the number of tokens that it had before.
 
     Args:
-      directory: with the `tokenizer.json` of a Qwen.
-      semantic_codes, global_codes: sizes of BiCodec's two codebooks.
+      directory: directory with the `tokenizer.json` of a Qwen model.
+      semantic_codes: size of BiCodec's semantic codebook.
+      global_codes: size of BiCodec's global codebook.
 
     Raises:
-      SparkError: the file is missing or broken, or has Spark tokens already.
+      SparkError: the file cannot be read, is not a tokenizer, or has Spark tokens already.
     """
     path = Path(directory) / "tokenizer.json"
     tokenizer = _read_tokenizer(path)
@@ -256,7 +268,7 @@ def _add_spark_tokens(tokenizer: Tokenizer, semantic_codes: int, global_codes: i
 
 
 def _text_tokenizer(base: str | Path) -> Tokenizer:
-    """The tokenizer of `build_tokenizer` before the Spark tokens are added."""
+    """Returns the tokenizer of `build_tokenizer` before the Spark tokens are added."""
     letters = _byte_letters()
     if base == "bytes":
         vocabulary, merges = {letter: byte for byte, letter in enumerate(letters)}, []
@@ -274,47 +286,45 @@ def _text_tokenizer(base: str | Path) -> Tokenizer:
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    # Matched before NFC: a combining mark that opens the text must not melt into the token before it.
+    # Matched before NFC: a combining mark at the start of a text must not merge with the token before it.
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ordinary])
     return tokenizer
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
-    if not path.is_file():
-        raise SparkError(f"{path}: no such file; expected a tokenizer of tokenizers or transformers")
+    text = files.read_text(path, "a tokenizer of tokenizers or transformers")
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_str(text)
     except Exception as error:  # the tokenizers package raises bare Exception
-        raise SparkError(f"{path}: not a tokenizer: {' '.join(str(error).split())}") from error
+        raise SparkError(f"{path}: not a tokenizer: {one_line(error)}") from error
 
 
 def _byte_letters() -> list[str]:
-    """The printable stand-in of each byte in byte-level BPE (GPT-2): unprintable ones move to U+0100 up."""
+    """Returns the letter that stands for each byte in byte-level BPE (GPT-2): U+0100 and up for unprintable ones."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     moved = iter(range(256, 512))
     return [chr(byte if byte in printable else next(moved)) for byte in range(256)]
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
-    """Token → rank of a tiktoken file: lines of base64 and number."""
+    """Returns the rank of each token in a tiktoken file, whose lines hold base64 and a number."""
+    content = files.read_bytes(path, "tiktoken ranks")
     try:
-        lines = path.read_text(encoding="ascii").split("\n")
+        lines = content.decode("ascii").split("\n")
         pairs = (line.split() for line in lines if line)
         return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
-    except FileNotFoundError as error:
-        raise SparkError(f"{path}: no such file; expected tiktoken ranks") from error
     except ValueError as error:
         raise SparkError(f"{path}: not tiktoken ranks (lines of base64 and number): {error}") from error
 
 
 def _recover_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The pair that each longer token was merged from, by rank: BPE on its bytes with lower ranks only."""
+    """Returns the pairs of which longer tokens were merged, by rank: BPE on a token's bytes with lower ranks only."""
     merges = []
     for token, limit in sorted(ranks.items(), key=lambda item: item[1]):
         parts = [token[index : index + 1] for index in range(len(token))]
         while len(parts) > 2:
-            pairs = [ranks.get(left + right, limit) for left, right in zip(parts, parts[1:], strict=False)]
+            pairs = [ranks.get(left + right, limit) for left, right in itertools.pairwise(parts)]
             best = min(pairs)
             if best >= limit:
                 break
@@ -323,10 +333,3 @@ def _recover_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
         if len(parts) == 2:
             merges.append((parts[0], parts[1]))
     return merges
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file at once: under a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
+from spark_jax.model_directory.parameters import differences
 from spark_jax.shared import distributed
 from spark_jax.shared.pytree import flatten
 from spark_jax.training.checksum import checksums
@@ -75,7 +75,7 @@ class Checkpoints:
 
     @classmethod
     def of_run(cls, output: Path, config: LoopConfig) -> "Checkpoints":
-        """Those in a run's output folder."""
+        """Returns those in a run's output folder."""
         return cls(output / "checkpoints", config.keep_checkpoints, config.keep_best, config.best_metric)
 
     @property
@@ -96,12 +96,12 @@ class Checkpoints:
         return None if step is None or value == math.inf else (step, value)
 
     def would_keep(self, metrics: Mapping[str, float]) -> bool:
-        """Whether a checkpoint with these metrics would be one of the best."""
+        """Returns whether a checkpoint with these metrics would be one of the best."""
         known = [self._value(each.metrics) for each in self._checkpointer.checkpoints if each.metrics]
         return sum(value <= self._value(metrics) for value in known) < self._keep_best
 
     def save(self, step: int, state: Any, data: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Saves the state (any tree of arrays) and the data iterator (grain) after `step` steps.
+        """Saves the state (any tree of arrays) and the position of the data (a grain iterator) after `step` steps.
 
         Args:
           metrics: of an evaluation of this very state.
@@ -126,7 +126,7 @@ class Checkpoints:
         self._saving = (step, response)
 
     def wait(self) -> None:
-        """Returns when the last save is complete.
+        """Waits until the last save is complete.
 
         Raises:
           SparkError: it could not be written; the checkpoints before it are as they were.
@@ -144,7 +144,7 @@ class Checkpoints:
             raise self._not_written(step, errors[0]) from errors[0]
 
     def restore(self, abstract_state: Any, data: Any) -> Any:
-        """The newest state that is whole, placed as `abstract_state` (with shardings) says.
+        """Reads the newest state that is whole into the shardings of `abstract_state`.
 
         Args:
           data: moves to the checkpoint's position.
@@ -191,11 +191,10 @@ class Checkpoints:
         context.multiprocessing.active_processes = {jax.process_index()}
         with context:
             stored, problem = _attempt(lambda: ocp.metadata(str(folder), checkpointable_name="state"))
-            have, want = _shapes(stored.metadata) if problem is None else {}, _shapes(abstract_state)
             # Orbax counts the loads of a process and the counts have to agree, so none loads unless all do.
-            if not distributed.all_processes(bool(have)):
+            if not distributed.all_processes(problem is None and bool(flatten(stored.metadata))):
                 return None, problem or "no description of its arrays"
-            if misfits := _misfits(have, want):
+            if misfits := differences(stored.metadata, abstract_state):
                 raise SparkError(f"{folder}: does not fit this configuration ({'; '.join(misfits)[:500]})")
             wanted = {"state": abstract_state, "data": _Position(data)}
             loaded, problem = _attempt(lambda: ocp.load_checkpointables(str(folder), wanted))
@@ -278,75 +277,10 @@ def _unreadable(directory: Path) -> list[int]:
 
 
 def abstract(tree: Any, shardings: Any) -> Any:
-    """Shapes, types and shardings of a tree, for `restore` and `load_params`."""
+    """Returns shapes, types and shardings of a tree, for `restore` and `read_part`."""
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, shardings
+        lambda leaf, placement: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), tree, shardings
     )
-
-
-def save_params(directory: str | Path, params: Any) -> None:
-    """Writes a plain tree of arrays as an Orbax folder; an older one of that name is replaced in one step.
-
-    All processes of a run call it; each writes its shards.
-    """
-    target = Path(directory).absolute()
-    fresh, old = (target.with_name(f".{target.name}.{kind}") for kind in ("new", "old"))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if distributed.is_primary():
-            shutil.rmtree(fresh, ignore_errors=True)  # of a save that a kill has cut short
-        distributed.barrier(str(fresh))
-        ocp.save(str(fresh), params)
-        if distributed.is_primary():
-            shutil.rmtree(old, ignore_errors=True)
-            if target.exists():
-                os.replace(target, old)
-            os.replace(fresh, target)
-            shutil.rmtree(old, ignore_errors=True)
-    except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
-        raise SparkError(f"{directory}: cannot be written ({_brief(error)})") from error
-    distributed.barrier(str(target))
-
-
-def load_params(directory: str | Path, abstract_params: Any = None) -> Any:
-    """Reads a tree written by `save_params`, or the parameters of a part of a model directory.
-
-    Args:
-      directory: its folder; one of a model directory, `DIR/params/<part>`, has the collection "params" on top.
-      abstract_params: the expected tree (`jax.ShapeDtypeStruct`, with or without shardings); None: as stored.
-
-    Raises:
-      SparkError: the folder is missing, or a tensor is missing, extra or misshapen (all are listed).
-    """
-    folder = Path(directory).absolute()
-    if not folder.is_dir():
-        raise SparkError(f"{directory}: no such parameter folder")
-    try:
-        stored = ocp.metadata(str(folder)).metadata
-    except Exception as error:  # Orbax raises many kinds for a damaged folder
-        raise SparkError(f"{directory}: not a parameter folder ({_brief(error)})") from error
-    inside = abstract_params is not None and stored.keys() == {"params"} and "params" not in abstract_params
-    if inside:
-        stored = stored["params"]
-    if abstract_params is not None:
-        if problems := _misfits(_shapes(stored), _shapes(abstract_params)):
-            raise SparkError(f"{directory}: " + "; ".join(problems))
-    # Orbax would otherwise place arrays where they lay when they were saved.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if abstract_params is None:
-        targets, places = stored, jax.tree.map(lambda leaf: here, stored)
-    else:
-        targets = abstract_params
-        places = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or here, targets)
-    try:
-        wanted = abstract(targets, places)
-        return ocp.load(str(folder), {"params": wanted})["params"] if inside else ocp.load(str(folder), wanted)
-    except Exception as error:
-        raise SparkError(f"{directory}: cannot be read ({_brief(error)})") from error
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
 
 
 def _attempt(read: Callable[[], Any]) -> tuple[Any, str | None]:
@@ -357,16 +291,6 @@ def _attempt(read: Callable[[], Any]) -> tuple[Any, str | None]:
         return None, _brief(error)
 
 
-def _misfits(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Differences between stored and expected arrays, by name and shape."""
-    changed = [name for name, shape in want.items() if name in have and have[name] != shape]
-    return [
-        *(f"missing {name} {shape}" for name, shape in want.items() if name not in have),
-        *(f"extra {name} {shape}" for name, shape in have.items() if name not in want),
-        *(f"{name} is {have[name]}, expected {want[name]}" for name in changed),
-    ]
-
-
 def _told_here(record: logging.LogRecord) -> bool:
     """Whether Orbax's threads log what the calls above raise or tell in a line."""
     return record.exc_info is not None or "Failed to get metadata" in record.getMessage()
@@ -374,5 +298,5 @@ def _told_here(record: logging.LogRecord) -> bool:
 
 def _brief(error: BaseException) -> str:
     """In one line; of a long one both ends, since the reason comes first or last."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:100]} … {text[-190:]}"

@@ -18,7 +18,7 @@ from spark_jax.shared.pytree import flatten
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """A number below 2^32 for each array of a tree, by its slash-separated path; equal on all processes.
+    """Computes a number below 2^32 for each array of a tree, by its slash-separated path; equal on all processes.
 
     Each shape and sharding costs one small program, compiled once; each call one pass over the arrays.
     """

@@ -20,13 +20,13 @@ class Clock:
         self._spent = dict.fromkeys(self._spent_in_all, 0.0)
 
     def count(self) -> None:
-        """A step has been started."""
+        """Counts a step that has been started."""
         self._steps += 1
         self._steps_in_all += 1
 
     @contextmanager
     def spent(self, on: str) -> Iterator[None]:
-        """Time on "data_wait", "checkpoint" (the training waits for it) or "evaluation"."""
+        """Adds the time inside to "data_wait", "checkpoint" (the training waits for it) or "evaluation"."""
         start = time.perf_counter()
         try:
             yield
@@ -36,7 +36,7 @@ class Clock:
             self._spent_in_all[on] += seconds
 
     def take(self) -> dict[str, float]:
-        """The window since the last call.
+        """Returns the times of the window since the last call.
 
         Returns:
           `step_seconds`, and of these `data_wait_seconds` and `compute_seconds`, a step; `checkpoint_seconds` and
@@ -55,7 +55,7 @@ class Clock:
         return values
 
     def totals(self) -> dict[str, float]:
-        """Steps of this run and seconds in all: a run that was resumed counts from there."""
+        """Returns steps of this run and seconds in all: a run that was resumed counts from there."""
         seconds = time.perf_counter() - self._begin
         rest = seconds - sum(self._spent_in_all.values())
         spent = {f"{name}_seconds": value for name, value in self._spent_in_all.items()}

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from tensorboardX import SummaryWriter
 
-from spark_jax.errors import SparkError
+from spark_jax.shared.files import cannot_write, write_text
 
 
 class MetricsWriter:
@@ -33,16 +32,14 @@ class MetricsWriter:
             folder.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step]
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text("".join(line + "\n" for line in kept))
-                os.replace(temporary, path)
+                write_text(path, "".join(line + "\n" for line in kept))
             self._file = path.open("a", buffering=1)
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
         except OSError as error:
-            raise SparkError(f"{path}: cannot be written ({error.strerror})") from error
+            raise cannot_write(path, error) from error
 
     def write(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """One line `{"step", "group", …values}`, null for what is not finite; TensorBoard tags are `group/name`.
+        """Writes one line `{"step", "group", …values}`, null for what is not finite; TensorBoard tags are `group/name`.
 
         Raises:
           SparkError: the file cannot be written.
@@ -51,11 +48,12 @@ class MetricsWriter:
             known = {name: value if math.isfinite(value) else None for name, value in values.items()}
             self._file.write(json.dumps({"step": step, "group": group, **known}) + "\n")
         except OSError as error:
-            raise SparkError(f"{self._path}: cannot be written ({error.strerror})") from error
+            raise cannot_write(self._path, error) from error
         for name, value in values.items():
             self._board.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
+        """Closes both."""
         self._file.close()
         self._board.close()
 
@@ -73,6 +71,7 @@ class Window:
         self._weights: dict[str, float] = {}
 
     def add(self, metrics: Mapping[str, np.ndarray]) -> None:
+        """Adds the metrics of one step."""
         for name, value in metrics.items():
             weight = float(metrics.get(_count_of(name), 1.0))
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
@@ -81,7 +80,7 @@ class Window:
                 self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def take(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Means and sums since the last call."""
+        """Returns means and sums since the last call."""
         sums = self._sums
         means = {name: value / self._weights[name] for name, value in self._weighted.items()}
         self._sums, self._weighted, self._weights = {}, {}, {}
@@ -97,13 +96,13 @@ def _count_of(name: str) -> str | None:
 
 
 def log_line(step: int, group: str, values: Mapping[str, float]) -> None:
-    """A plain line on stderr, for logs and for eyes."""
+    """Prints a plain line on stderr, for logs and for eyes."""
     figures = " ".join(f"{name}={value:.4g}" for name, value in values.items())
     print(f"step {step} {group}: {figures}", file=sys.stderr, flush=True)
 
 
 def edit_distance(ours: Int[np.ndarray, " ours"], theirs: Int[np.ndarray, " theirs"]) -> int:
-    """Least number of insertions, deletions and substitutions between two sequences of ids."""
+    """Returns the least number of insertions, deletions and substitutions between two sequences of ids."""
     steps = np.arange(len(theirs) + 1)
     row = steps
     for i, label in enumerate(ours, 1):

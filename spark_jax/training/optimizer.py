@@ -31,7 +31,7 @@ class OptimizerConfig:
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate as a function of the number of updates made.
+    """Returns the learning rate as a function of the number of updates made.
 
     Raises:
       SparkError: a decay that ends before the warm-up does.
@@ -62,7 +62,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW; weight decay only on matrices, not on biases and gains."""
+    """Returns clipping by global norm, then AdamW; weight decay only on matrices, not on biases and gains."""
     adamw = optax.adamw(
         make_schedule(config, steps),
         b1=config.betas[0],

@@ -25,7 +25,7 @@ class SampleWriter:
     def write(
         self, step: int, originals: Float[np.ndarray, "items samples"], copies: Float[np.ndarray, "items samples"]
     ) -> None:
-        """Both sounds of each item, and one image with the original's spectrogram above the copy's."""
+        """Writes both sounds of each item, and one image with the original's spectrogram above the copy's."""
         if self._board is None:
             return
         for i, pair in enumerate(zip(originals, copies, strict=True)):
@@ -40,12 +40,13 @@ class SampleWriter:
         self._board.flush()
 
     def close(self) -> None:
+        """Closes the files."""
         if self._board is not None:
             self._board.close()
 
 
 def spectrogram(wave: Float[np.ndarray, " samples"]) -> UInt8[np.ndarray, "bins frames"]:
-    """Log magnitudes as gray levels, −80 to 20 dB, low frequencies at the bottom."""
+    """Returns log magnitudes as gray levels, −80 to 20 dB, low frequencies at the bottom."""
     frames = np.lib.stride_tricks.sliding_window_view(wave, N_FFT)[::HOP_LENGTH]
     magnitude = np.abs(np.fft.rfft(frames * np.hanning(N_FFT)))
     decibels = 20 * np.log10(np.maximum(magnitude, 1e-4))
@@ -53,7 +54,7 @@ def spectrogram(wave: Float[np.ndarray, " samples"]) -> UInt8[np.ndarray, "bins 
 
 
 def png(pixels: UInt8[np.ndarray, "height width"]) -> bytes:
-    """A gray PNG image; TensorBoard asks for one, and an image library would serve nothing else here."""
+    """Encodes a gray PNG image; TensorBoard asks for one, and an image library would serve nothing else here."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

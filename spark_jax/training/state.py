@@ -1,13 +1,17 @@
-"""The train state: one pytree that holds all that a step reads and writes."""
+"""The train state: one pytree that holds all that a step reads and writes, and the guarded update of a part of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Int
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
 
 
 class TrainState(struct.PyTreeNode):
@@ -21,15 +25,20 @@ class TrainState(struct.PyTreeNode):
       skipped: updates left out because a gradient was not finite.
     """
 
-    step: Int[Array, ""]
+    step: Int[Array | np.ndarray, ""]
     params: Any
     opt_state: Any
     collections: Any
-    skipped: Int[Array, ""]
+    skipped: Int[Array | np.ndarray, ""]
 
 
 def new_state(variables: Any, init_optimizer: Callable[[Any], Any]) -> TrainState:
-    """State before the first step, from `module.init`'s variables (boxed, for `sharding.initialize`)."""
+    """Returns the state before the first step.
+
+    Args:
+      variables: of `module.init`, with Linen's boxes, which `sharding.initialize` needs.
+      init_optimizer: makes the optimizer's state of the parameters.
+    """
     collections = dict(variables)
     params = collections.pop("params")
     return TrainState(
@@ -44,7 +53,7 @@ def new_state(variables: Any, init_optimizer: Callable[[Any], Any]) -> TrainStat
 def guarded_update(
     loss: Array, grads: Any, opt_state: Any, params: Any, optimizer: optax.GradientTransformation
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """One optimizer update, left out whole when the loss or the gradient is not finite.
+    """Makes one optimizer update, or none at all when the loss or the gradient is not finite.
 
     The global norm is NaN or Inf exactly when some gradient is (or the sum overflows), so it alone is tested. A
     NaN loss can have a finite gradient: comparisons with NaN, as in a maximum, choose a branch.
@@ -65,7 +74,12 @@ def guarded_update(
 
 
 def advance(state: TrainState, params: Any, opt_state: Any, skipped: Array, collections: Any = None) -> TrainState:
-    """The state after one step; `skipped` is what `guarded_update` reported."""
+    """Returns the state after one step.
+
+    Args:
+      skipped: what `guarded_update` reported.
+      collections: the new ones; None: they stay as they are.
+    """
     return state.replace(
         step=state.step + 1,
         params=params,

@@ -1,10 +1,11 @@
-"""wav2vec2 with a CTC head: speech recognition, which is how this project trains its own extractor."""
+"""wav2vec2 with a CTC head: speech recognition, by which this project trains its own feature extractor."""
 
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from spark_jax import config as config_lib
@@ -17,12 +18,12 @@ BLANK = 0
 
 @flax.struct.dataclass
 class Recognition:
-    """What a recognizer says.
+    """Result of a recognizer.
 
     Attributes:
-      logits: float32 scores of the labels.
-      frames: of each item that mean something.
-      pitch: of the tapped features, where there is a pitch head.
+      logits: scores of the labels.
+      frames: number of each item's frames that are not padding.
+      pitch: prediction of the pitch head; None without one.
     """
 
     logits: Float[Array, "batch frames vocab"]
@@ -39,26 +40,26 @@ class Wav2Vec2ForCTC(nn.Module):
 
     config: config_lib.Wav2Vec2Config
     vocab_size: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     pitch_head: bool = False
 
     def __call__(
-        self, input_values: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+        self, input_values: Float[Array, "batch samples"], lengths: model.Lengths | None = None
     ) -> tuple[Float[Array, "batch frames vocab"], Int[Array, " batch"]]:
-        """Logits in float32 and the number of frames of each item that mean something.
+        """Returns the logits in float32 and the number of each item's frames that are not padding.
 
         Args:
-          input_values: normalized samples, see `model.normalize_input`.
-          lengths: samples of each item without its padding; None: all.
+          input_values: samples from `model.normalize_input`.
+          lengths: number of samples of each item without padding; None: all.
         """
         result = self.recognize(input_values, lengths)
         return result.logits, result.frames
 
     @nn.compact
     def recognize(
-        self, input_values: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+        self, input_values: Float[Array, "batch samples"], lengths: model.Lengths | None = None
     ) -> Recognition:
-        """The call's result, and the pitch. Arguments as for the call."""
+        """Returns the logits, frames and pitch. The arguments are those of `__call__`."""
         config, pitch = self.config, None
         depth = config.num_hidden_layers
         encoder = model.Wav2Vec2(config, self.dtype, depth, name="wav2vec2")
@@ -81,16 +82,16 @@ def ctc_loss(
     targets: Int[Array, "batch target"],
     target_lengths: Int[Array, " batch"],
 ) -> Float[Array, ""]:
-    """CTC loss with blank 0: mean over items of the loss per target token (torch's reduction "mean").
+    """Returns the CTC loss with blank 0: the mean over items of the loss per target token (torch's "mean").
 
-    An item whose target does not fit into its frames has a very large loss, not an infinite one: leave such
-    items out of the data. An item without frames or without target tokens counts with loss 0.
+    An item whose target does not fit into its frames has a very large loss, not an infinite one: leave such items out
+    of the data. Items without frames or without target tokens are left out of the mean.
 
     Args:
-      logits: float32 scores.
-      frames: frames of each item without padding.
-      targets: token ids in [1, vocab); what lies beyond the target length is ignored.
-      target_lengths: tokens of each target.
+      logits: scores.
+      frames: number of frames of each item without padding.
+      targets: token ids in [1, vocab); ids beyond the target's length are ignored.
+      target_lengths: number of tokens of each target.
     """
     frame_padding = jnp.arange(logits.shape[1]) >= frames[:, None]
     target_padding = jnp.arange(targets.shape[1]) >= target_lengths[:, None]
@@ -107,9 +108,10 @@ def ctc_loss(
 
 
 def alignment_loss(logits: Float[Array, "batch frames vocab"], path: Int[Array, "batch frames"]) -> Float[Array, ""]:
-    """Cross-entropy per frame of one given CTC path, where an alignment is known; frames of path −1 do not count.
+    """Returns the cross-entropy per frame of one given CTC path, for data with known alignments.
 
-    CTC sums over all paths and has to find the alignment by itself first, which takes thousands of steps.
+    Frames whose path is −1 do not count. CTC sums over all paths and must first find the alignment by itself, which
+    takes thousands of steps.
     """
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), jnp.maximum(path, 0))
     counted = path >= 0
@@ -119,7 +121,7 @@ def alignment_loss(logits: Float[Array, "batch frames vocab"], path: Int[Array, 
 def greedy_decode(
     logits: Float[np.ndarray, "batch frames vocab"], frames: Int[np.ndarray, " batch"]
 ) -> list[list[int]]:
-    """Best path without repeats and blanks: the token ids of each item (on the host)."""
+    """Returns the token ids of each item's best path without repeats and blanks, computed on the host."""
     best = np.argmax(np.asarray(logits), axis=-1)
     decoded = []
     for path, length in zip(best, np.asarray(frames), strict=True):

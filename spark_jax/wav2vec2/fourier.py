@@ -1,27 +1,28 @@
-"""A first convolution that starts as a bank of short Fourier filters: small extractors need not learn one.
+"""Initial values of the first convolution: a bank of short Fourier filters, which small extractors need not learn.
 
-Waves that enter a network as samples cost a small model thousands of steps until its first layers tell
-frequencies apart. Nothing in the architecture changes: these are ordinary start values of `conv_0`.
+A small model that reads samples needs thousands of steps until its first layers tell frequencies apart. The
+architecture does not change: these are ordinary initial values of `conv_0`.
 """
 
 import numpy as np
 from jaxtyping import Float
 
-PHASES = 4  # cosine, sine and their negatives: GELU of a filter and its negative add up to about its power
+PHASES = 4  # cosine, sine and their negatives: the GELUs of a filter and its negative sum to about its power
 LOWEST_HZ = 80.0
 
 
 def fourier_kernel(length: int, channels: int, sample_rate: int) -> Float[np.ndarray, "length 1 channels"]:
-    """Windowed cosines and sines at mel-spaced frequencies, four phases each, as a convolution's kernel.
+    """Returns a convolution's kernel of windowed cosines and sines at mel-spaced frequencies, in four phases each.
 
-    The gain rises with frequency (6 dB an octave above 1 kHz's half), as the spectrum of speech falls.
+    The gain rises with frequency (6 dB per octave above 500 Hz) because the spectrum of speech falls.
 
     Args:
-      length: samples of the kernel, the Hann window's length.
-      channels: outputs; a quarter of them frequencies.
+      length: number of samples of the kernel, which is the Hann window's length.
+      channels: number of outputs, four for each frequency.
+      sample_rate: in Hz.
 
     Raises:
-      ValueError: channels are not a multiple of four.
+      ValueError: `channels` is not a multiple of four.
     """
     if channels % PHASES:
         raise ValueError(f"{channels} channels, expected a multiple of {PHASES}")

@@ -1,40 +1,44 @@
-"""wav2vec2 features: convolutional front end and pre-norm transformer with tapped hidden layers.
+"""wav2vec2 features: convolutional front end and pre-norm transformer, whose hidden states are averaged.
 
-The semantic tokens of BiCodec are quantized from these features: the mean of a few hidden states of a
-wav2vec2 with layer-norm feature extractor and stable layer norm (paper §3.1.1; reference
-sparktts/models/audio_tokenizer.py, `extract_wav2vec2_features`). Everything is channels-last.
+BiCodec's semantic tokens are quantized from these features: the mean of a few hidden states of a wav2vec2 with
+layer-norm feature extractor and stable layer norm (paper §3.1.1; reference sparktts/models/audio_tokenizer.py,
+`extract_wav2vec2_features`). All arrays are channels-last.
 """
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from spark_jax import config as config_lib
 from spark_jax.nn import norm
+from spark_jax.nn.convolution import Initializer
 from spark_jax.nn.gelu import gelu
 from spark_jax.nn.linear import flat_dot_general
 from spark_jax.wav2vec2 import positional
 
 Length = TypeVar("Length", int, np.ndarray, jax.Array)
+Lengths = Int[Array | np.ndarray, " batch"]  # number of samples of each item without padding
 
 
 def num_frames(length: Length, config: config_lib.Wav2Vec2Config) -> Length:
-    """Frames that the feature extractor makes of `length` samples (400 → 1, 720 → 2, 16000 → 49).
+    """Returns the number of frames that the feature extractor makes of `length` samples (400 → 1, 16000 → 49).
 
-    Works on Python integers and, elementwise, on integer arrays; 0 where the audio is shorter than one frame.
+    Takes Python integers and, elementwise, integer arrays; the result is 0 where the audio is shorter than one frame.
     """
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         length = (length - kernel) // stride + 1
-    # A too short input passes through negative counts, which floor division keeps at or below 0.
+    # Inputs that are too short lead to negative counts, which floor division keeps at or below 0.
     return max(length, 0) if isinstance(length, int) else length.clip(0)
 
 
 def num_samples(frames: int, config: config_lib.Wav2Vec2Config) -> int:
-    """The longest input of which the feature extractor makes this many frames: the inverse of `num_frames`."""
+    """Returns the length of the longest input with this many frames: the inverse of `num_frames`."""
     samples = frames + 1
     for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
         samples = (samples - 1) * stride + kernel
@@ -42,12 +46,14 @@ def num_samples(frames: int, config: config_lib.Wav2Vec2Config) -> int:
 
 
 def normalize_input(
-    samples: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+    samples: Float[Array | np.ndarray, "batch samples"], lengths: Lengths | None = None
 ) -> Float[Array, "batch samples"]:
-    """Zero mean and unit variance in float32 over the true length of each item; padding becomes 0.
+    """Scales each item to zero mean and unit variance over its true length, in float32; padding becomes 0.
 
-    The variance is the population's, plus 1e-7 (reference: transformers' Wav2Vec2FeatureExtractor). `lengths`
-    None: every sample counts.
+    The variance is that of the population, plus 1e-7 (reference: transformers' Wav2Vec2FeatureExtractor).
+
+    Args:
+      lengths: number of samples of each item without padding; None: all.
     """
     samples = jnp.asarray(samples, jnp.float32)
     if lengths is None:
@@ -64,45 +70,51 @@ class Wav2Vec2(nn.Module):
 
     Attributes:
       config: sizes.
-      dtype: dtype of the computation; parameters, norms and the attention softmax stay float32.
-      num_layers: transformer layers that exist; None: up to the last tap, `max(config.feature_layers)`.
+      dtype: type of the computation; parameters, norms and the attention softmax are float32.
+      num_layers: number of transformer layers; None: up to the last tap, `max(config.feature_layers)`.
     """
 
     config: config_lib.Wav2Vec2Config
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     num_layers: int | None = None
 
     def __call__(
-        self, input_values: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+        self, input_values: Float[Array, "batch samples"], lengths: Lengths | None = None
     ) -> Float[Array, "batch frames hidden"]:
-        """Mean of the hidden states at `config.feature_layers`, float32.
+        """Returns the mean of the hidden states at `config.feature_layers` in float32.
 
         Args:
-          input_values: normalized samples, see `normalize_input`.
-          lengths: samples of each item without its padding; frames beyond them are masked, so that a padded
-            batch gives the features of its single items (and frames of no meaning after them). None: the
-            whole array is one signal and nothing is masked, which is what the reference does.
+          input_values: samples from `normalize_input`.
+          lengths: number of samples of each item without padding; frames beyond them are masked, so that a padded batch
+            gives the features of its single items, followed by meaningless frames. None: nothing is masked, which is
+            what the reference does.
         """
         return self._run(input_values, lengths, collect=False)[0]
 
     def hidden_states(
-        self, input_values: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+        self, input_values: Float[Array, "batch samples"], lengths: Lengths | None = None
     ) -> Float[Array, "layers batch frames hidden"]:
-        """All `num_layers + 1` hidden states: [0] enters the transformer, [i] is the output of layer i.
+        """Returns all `num_layers + 1` hidden states: [0] is the transformer's input, [i] the output of layer i.
 
-        No final layer norm is applied. Arguments as for the call.
+        There is no final layer norm. The arguments are those of `__call__`.
         """
         return self._run(input_values, lengths, collect=True)[1]
 
     def features_and_last(
-        self, input_values: Float[Array, "batch samples"], lengths: Int[Array, " batch"] | None = None
+        self, input_values: Float[Array, "batch samples"], lengths: Lengths | None = None
     ) -> tuple[Float[Array, "batch frames hidden"], Float[Array, "batch frames hidden"]]:
-        """What the call returns, and the output of the last of `num_layers` layers. Arguments as for the call."""
+        """Returns the result of `__call__` and the output of the last of `num_layers` layers, with its arguments."""
         features, _, last = self._run(input_values, lengths, collect=False)
         return features, last
 
     @nn.compact
-    def _run(self, input_values, lengths, collect):
+    def _run(
+        self, input_values: Float[Array, "batch samples"], lengths: Lengths | None, collect: bool
+    ) -> tuple[
+        Float[Array, "batch frames hidden"],
+        Float[Array, "layers batch frames hidden"] | None,
+        Float[Array, "batch frames hidden"],
+    ]:
         config = self.config
         depth = max(config.feature_layers) if self.num_layers is None else self.num_layers
         if not 0 <= min(config.feature_layers) <= max(config.feature_layers) <= depth:
@@ -114,7 +126,7 @@ class Wav2Vec2(nn.Module):
             valid = jnp.arange(x.shape[1]) < num_frames(jnp.asarray(lengths), config)[:, None]
             x = jnp.where(valid[..., None], x, 0)
         x = x + gelu(positional.PositionalConv(config, self.dtype, name="positional_conv")(x))
-        # The mean over the taps is summed up inside the scan: no stack of all activations is ever kept.
+        # The mean over the taps is accumulated inside the scan, so that the hidden states are never stacked.
         weights = np.zeros(depth + 1, np.float32)
         for layer in config.feature_layers:
             weights[layer] += 1.0 / len(config.feature_layers)
@@ -132,10 +144,10 @@ class Wav2Vec2(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """Strided convolutions (no padding), each followed by LayerNorm over channels and exact GELU."""
+    """Strided convolutions without padding, each followed by LayerNorm over channels and exact GELU."""
 
     config: config_lib.Wav2Vec2Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, input_values: Float[Array, "batch samples"]) -> Float[Array, "batch frames conv"]:
@@ -155,17 +167,17 @@ class FeatureExtractor(nn.Module):
                 bias_init=_partitioned(nn.initializers.zeros, "conv_out"),
                 name=f"conv_{i}",
             )(x)
-            # torch's default eps, which the reference's feature extractor uses whatever layer_norm_eps says.
+            # torch's default eps, which the reference's feature extractor uses whatever `layer_norm_eps` is.
             x = gelu(norm.LayerNorm(1e-5, "conv_out", self.dtype, name=f"norm_{i}")(x))
             self.sow("intermediates", f"features_{i}", x)
         return x
 
 
 class FeatureProjection(nn.Module):
-    """LayerNorm and linear map of the convolution features to the transformer's width."""
+    """LayerNorm and a linear map from the convolutions' features to the transformer's width."""
 
     config: config_lib.Wav2Vec2Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames conv"]) -> Float[Array, "batch frames hidden"]:
@@ -176,10 +188,10 @@ class FeatureProjection(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm ("stable layer norm") layer: self-attention and a GELU feed-forward, both residual."""
+    """Pre-norm ("stable layer norm") layer: self-attention and a GELU feed-forward, each with a residual."""
 
     config: config_lib.Wav2Vec2Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -196,10 +208,10 @@ class TransformerLayer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Bidirectional multi-head attention with biases; padded frames are no keys."""
+    """Bidirectional multi-head attention with biases; padded frames are not attended to."""
 
     config: config_lib.Wav2Vec2Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -217,26 +229,37 @@ class SelfAttention(nn.Module):
         return _dense(hidden, ("heads", "head_dim", "embed"), self.dtype, axis=(-2, -1), name="out")(y)
 
 
+Carry = tuple[Float[Array, "batch frames hidden"], Float[Array, "batch frames hidden"]]
+
+
 class _TappedLayer(nn.Module):
-    """One step of the scan over layers: (state, sum of taps), tap weight → next carry."""
+    """Step of the scan over layers: (state, weighted sum of the states), weight of this layer → next carry."""
 
     config: config_lib.Wav2Vec2Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
     collect: bool
 
     @nn.compact
-    def __call__(self, carry, weight, valid):
+    def __call__(
+        self, carry: Carry, weight: Float[Array, ""], valid: Bool[Array, "batch frames"] | None
+    ) -> tuple[Carry, Float[Array, "batch frames hidden"] | None]:
         x, features = carry
         x = TransformerLayer(self.config, self.dtype, name="layer")(x, valid)
         return (x, features + weight * x.astype(jnp.float32)), x if self.collect else None
 
 
-def _partitioned(initializer, *axes):
+def _partitioned(initializer: Initializer, *axes: str | None) -> Callable[..., Any]:
     return nn.with_logical_partitioning(initializer, axes)
 
 
-def _dense(features, axes, dtype, name, axis=-1):
-    """Linear map; `axes` names the kernel's dimensions, inputs first."""
+def _dense(
+    features: int | tuple[int, ...],
+    axes: tuple[str | None, ...],
+    dtype: DTypeLike,
+    name: str,
+    axis: int | tuple[int, ...] = -1,
+) -> nn.DenseGeneral:
+    """Returns a linear map; `axes` names the kernel's dimensions, inputs first."""
     outputs = 1 if isinstance(features, int) else len(features)
     return nn.DenseGeneral(
         features,

@@ -1,6 +1,6 @@
-"""Pitch out of wav2vec2 features: a linear head that makes a recognizer's features hold it, and its loss.
+"""Pitch head of a recognizer, which makes its features carry pitch, and the head's losses.
 
-Features that were trained on phonemes alone say little of pitch to a quantizer, whose codes go to what varies most.
+Features trained on phonemes alone carry little pitch, so that a quantizer spends no codes on it.
 """
 
 import flax.linen as nn
@@ -16,11 +16,11 @@ SCALE = 0.2  # of log F0 within an utterance
 
 @flax.struct.dataclass
 class FeaturePitch:
-    """What features say of pitch.
+    """Pitch predicted from features.
 
     Attributes:
-      relative: log F0 beside the utterance's mean, in `SCALE`s.
-      voicing: log odds of a frame's being voiced.
+      relative: log F0 minus its mean over the utterance, in units of `SCALE`.
+      voicing: logit of each frame being voiced.
     """
 
     relative: Float[Array, "batch frames"]
@@ -28,7 +28,7 @@ class FeaturePitch:
 
 
 class FeaturePitchHead(nn.Module):
-    """A linear map of the features, float32."""
+    """Linear map of features to pitch, in float32."""
 
     @nn.compact
     def __call__(self, features: Float[Array, "batch frames hidden"]) -> FeaturePitch:
@@ -39,11 +39,11 @@ class FeaturePitchHead(nn.Module):
 def relative_pitch(
     f0: Float[Array, "batch frames"], valid: Bool[Array, "batch frames"]
 ) -> tuple[Float[Array, "batch frames"], Bool[Array, "batch frames"]]:
-    """log F0 beside its mean over the utterance's voiced frames, in `SCALE`s, and which frames are voiced.
+    """Returns log F0 minus its mean over the utterance's voiced frames, in units of `SCALE`, and the voiced frames.
 
     Args:
-      f0: in Hz, 0 where unvoiced.
-      valid: frames that are no padding.
+      f0: fundamental frequency in Hz, 0 where unvoiced.
+      valid: True for frames that are no padding.
     """
     voiced = (f0 > 0) & valid
     logarithm = jnp.log(jnp.where(voiced, f0, 1.0))
@@ -54,16 +54,16 @@ def relative_pitch(
 def feature_pitch_losses(
     pitch: FeaturePitch, f0: Float[Array, "batch frames"], valid: Bool[Array, "batch frames"]
 ) -> dict[str, Float[Array, ""]]:
-    """Unweighted losses of a head's output.
+    """Returns the unweighted losses of a pitch head.
 
     Args:
-      pitch: of `FeaturePitchHead`.
-      f0: of the recordings in Hz, 0 where unvoiced.
-      valid: frames that are no padding and whose pitch is known.
+      pitch: output of `FeaturePitchHead`.
+      f0: fundamental frequency of the recordings in Hz, 0 where unvoiced.
+      valid: True for frames that are no padding and whose pitch is known.
 
     Returns:
       `f0`: mean squared error of the relative pitch over voiced frames, whose variance is about 1; `voicing`:
-      cross-entropy over valid frames, nats. 0 where there is nothing to average.
+      cross-entropy over valid frames in nats. Either is 0 if there are no such frames.
     """
     relative, voiced = relative_pitch(f0, valid)
     errors = jnp.square(pitch.relative - relative)
@@ -74,8 +74,17 @@ def feature_pitch_losses(
 def feature_pitch_sums(
     pitch: FeaturePitch, f0: Float[Array, "batch frames"], valid: Bool[Array, "batch frames"]
 ) -> dict[str, Float[Array, ""]]:
-    """Sums that add up over batches: `valid` and `voiced` frames, `voicing_correct`, and of the relative pitch over
-    voiced frames `squared_error` and `squares`; explained variance is 1 − squared_error / squares."""
+    """Returns sums to be added over batches, from which accuracy and explained variance follow.
+
+    Args:
+      pitch: output of `FeaturePitchHead`.
+      f0: fundamental frequency of the recordings in Hz, 0 where unvoiced.
+      valid: True for frames that are no padding and whose pitch is known.
+
+    Returns:
+      `valid`, `voiced` and `voicing_correct`: numbers of frames; `squared_error` of the relative pitch and its
+      `squares` over voiced frames. The explained variance is 1 − squared_error / squares.
+    """
     relative, voiced = relative_pitch(f0, valid)
     return {
         "valid": jnp.sum(valid, dtype=jnp.float32),

@@ -66,7 +66,7 @@ def bad_file(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "kind, words",
+    ("kind", "words"),
     [
         ("missing", "no such"),
         ("folder", "no such"),
@@ -86,7 +86,7 @@ def test_bad_files(tmp_path, kind, words):
 
 def test_check_reference():
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, 1600)
-    load.check_reference(noise, "ref.wav")
+    load.check_reference(noise, "ref.wav", 16_000)
     for samples, words in (
         (noise[:1599], "at least 0.1 s"),
         (noise * 0, "silent"),
@@ -95,7 +95,7 @@ def test_check_reference():
         (noise[None], "one channel"),
     ):
         with pytest.raises(SparkError, match=f"ref.wav: .*{words}"):
-            load.check_reference(samples, "ref.wav")
+            load.check_reference(samples, "ref.wav", 16_000)
 
 
 def test_write_wav(tmp_path):

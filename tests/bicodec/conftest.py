@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import load_file
+from safetensors.flax import load_file
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import BiCodecConfig, from_mapping

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.quick_compile import quick_jit
-from safetensors.numpy import load_file
+from safetensors.flax import load_file
 
 from spark_jax.bicodec import losses
 from spark_jax.bicodec.discriminator import Discriminators

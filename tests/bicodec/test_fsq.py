@@ -1,6 +1,7 @@
 """Finite scalar quantizers against the reference: odd and even levels, residual stacks."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ def test_mixed_levels(modules_golden):
     np.testing.assert_allclose(fsq.bound(golden["in"]), golden["bound"], atol=1e-5)
     np.testing.assert_allclose(codes, golden["out"], atol=1e-6)
     np.testing.assert_array_equal(indices, golden["indices"])
-    np.testing.assert_allclose(fsq.codes(np.arange(fsq.codebook_size)), golden["codebook"], atol=1e-6)
+    np.testing.assert_allclose(fsq.codes(jnp.arange(fsq.codebook_size)), golden["codebook"], atol=1e-6)
 
 
 @pytest.mark.parametrize("quantizers", [1, 2, 3])

@@ -156,11 +156,11 @@ def small_codec(**changes) -> BiCodec:
 def random_variables(codec, batch, time):
     """Random variables without compiling an initialization, features and reference waves."""
     random = np.random.default_rng(0)
-    features = random.normal(size=(batch, time, codec.config.encoder.input_channels)).astype(np.float32)
-    reference = random.normal(size=(batch, 1600)).astype(np.float32)
+    features = jnp.asarray(random.normal(size=(batch, time, codec.config.encoder.input_channels)), jnp.float32)
+    reference = jnp.asarray(random.normal(size=(batch, 1600)), jnp.float32)
     shapes = jax.eval_shape(lambda: nn.unbox(codec.init(jax.random.key(0), features, reference, train=False)))
     # Positive around a half: norms, alphas, variances and layer scales all count, and none is near zero.
-    variables = jax.tree.map(lambda x: (0.5 + 0.1 * random.normal(size=x.shape)).astype(np.float32), shapes)
+    variables = jax.tree.map(lambda x: jnp.asarray(0.5 + 0.1 * random.normal(size=x.shape), jnp.float32), shapes)
     centered = jax.tree.map(lambda x: x - 0.5 if x.ndim > 1 else x, variables["params"])
     return variables | {"params": centered}, features, reference
 

@@ -1,6 +1,7 @@
 """The codec with a harmonic source: what it predicts, is told and learns of pitch."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -73,13 +74,14 @@ def test_decisions_and_their_errors():
     assert float(errors["mean_f0_semitones"]) == pytest.approx(1, rel=1e-3)
 
 
-def shapes(config):
-    return model_directory.abstract_variables(dataclasses.replace(tiny(), bicodec=config))["bicodec"]
+def random_variables(config):
+    shapes = model_directory.abstract_variables(dataclasses.replace(tiny(), bicodec=config))["bicodec"]
+    return jax.tree.map(jnp.asarray, tiny_model.draw(shapes))
 
 
 @pytest.fixture(scope="module")
 def voiced():
-    return BiCodec(VOICED), tiny_model.draw(shapes(VOICED))
+    return BiCodec(VOICED), random_variables(VOICED)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +97,13 @@ def inputs():
 
 
 def test_without_a_source_the_codec_is_as_ever():
-    codec, parameters = BiCodec(PLAIN), shapes(PLAIN)["params"]
+    codec, variables = BiCodec(PLAIN), random_variables(PLAIN)
+    parameters = variables["params"]
     assert "pitch_head" not in parameters
     assert not any("source" in part for part in parameters["wave_generator"].values())
     ids = jnp.zeros((1, 6), jnp.int32), jnp.zeros((1, 32), jnp.int32)
     with pytest.raises(ValueError, match="no harmonic source"):
-        codec.apply(tiny_model.draw(shapes(PLAIN)), *ids, method="predict_pitch")
+        codec.apply(variables, *ids, method="predict_pitch")
 
 
 def test_the_predicted_pitch_is_what_detokenize_tells_its_source(voiced, inputs):
@@ -127,10 +130,9 @@ def test_training_tells_the_source_the_recording_s_pitch_and_both_losses_reach_t
     codec, variables = voiced
 
     def losses(params, pitch):
-        wave, prediction = codec.apply(
-            {**variables, "params": params}, inputs["semantic_ids"], inputs["reference"], train=False, pitch=pitch,
-            method="wave_from_codes",
-        )  # fmt: skip
+        everything, ids = {**variables, "params": params}, inputs["semantic_ids"]
+        reconstruct = partial(codec.apply, method="wave_from_codes", train=False)
+        wave, prediction = reconstruct(everything, ids, inputs["reference"], pitch=pitch)
         terms = pitch_losses(prediction, inputs["target"])
         return jnp.mean(jnp.square(wave)), sum(terms.values())
 

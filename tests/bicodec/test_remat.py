@@ -41,7 +41,7 @@ def kept_bytes(loss, params):
 def check(make_model, share, *inputs):
     """`make_model(remat)` on inputs: equal gradients; of what is kept for them at most a share is left."""
     rng = np.random.default_rng(0)
-    inputs = [rng.normal(0, 0.3, shape).astype(np.float32) for shape in inputs]
+    inputs = [jnp.asarray(rng.normal(0, 0.3, shape), jnp.float32) for shape in inputs]
     init = jax.jit(lambda: make_model(False).init(jax.random.key(0), *inputs), compiler_options=QUICK)
     variables = sharding.unbox(init())
 

@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,4 +38,4 @@ def test_ratio_one_is_three_times_the_input():
 
 def test_lengths_that_disagree_are_an_error():
     with pytest.raises(SparkError, match="11 frames by 3"):
-        SamplingBlock(downsample=3).init(jax.random.key(0), np.zeros((1, 11, 2), np.float32))
+        SamplingBlock(downsample=3).init(jax.random.key(0), jnp.zeros((1, 11, 2)))

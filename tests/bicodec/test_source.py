@@ -71,7 +71,7 @@ def test_parts_with_one_frame_of_context_have_the_phase_of_the_whole_bit_for_bit
 
 
 def test_the_pulse_train_is_the_sum_of_its_harmonics_and_continuous_in_the_pitch():
-    cycles = np.linspace(0, 2, 500, dtype=np.float32)
+    cycles = jnp.linspace(0, 2, 500)
     for frequency in (0.0131, 0.0999, 0.31):
         count = 0.5 / frequency
         weights = np.clip(count - np.arange(0, int(count) + 1), 0, 1)
@@ -132,7 +132,7 @@ def generator():
 
 
 def test_parameters_are_the_release_s_and_few_more(generator):
-    model, variables, latents, pitch = generator
+    _, variables, latents, pitch = generator
     plain = jax.eval_shape(WaveGenerator(SMALL).init, jax.random.key(0), latents)["params"]
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
     assert count(variables["params"]) - count(plain) == 8 * 4 + 4 * 5

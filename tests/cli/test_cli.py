@@ -11,15 +11,17 @@ import soundfile
 from helpers import tiny_model
 
 from spark_jax.cli import main as cli
+from spark_jax.cli import speech
 from spark_jax.errors import SparkError
 from spark_jax.inference.synthesize import SparkTTS
 from spark_jax.model_directory.parameters import PARTS
+from spark_jax.shared.distributed import HEARTBEAT_SECONDS
 
 
 @pytest.fixture(scope="module")
 def load():
     """Loads each model once and whole for all tests; what a command compiled, the next one finds."""
-    original = cli._load
+    original = speech._load
     whole = functools.cache(lambda directory: original(directory, *PARTS))
     return lambda directory, *parts: whole(directory)
 
@@ -52,7 +54,7 @@ def inputs(folder, tiny_model_directory):
 def run(folder, load, tiny_model_directory, capsys, monkeypatch):
     """Runs a command in the folder; "MODEL" stands for the tiny model. Gives exit code, output, errors."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(cli, "_load", load)
+    monkeypatch.setattr(speech, "_load", load)
 
     def run(*arguments):
         arguments = [str(tiny_model_directory) if argument == "MODEL" else argument for argument in arguments]
@@ -148,7 +150,7 @@ def test_info(run):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (("synthesize", "", "-o", "out.wav"), "text is '', expected something to say"),
         (("synthesize", " \n", "-o", "out.wav"), "text is ' \\n'"),
@@ -179,12 +181,12 @@ def test_info(run):
     ],
 )
 def test_a_bad_request_is_told_before_anything_is_loaded(fails, monkeypatch, arguments, message):
-    monkeypatch.setattr(cli, "_load", None)
+    monkeypatch.setattr(speech, "_load", None)
     assert message in fails(*arguments)
 
 
 @pytest.mark.parametrize(
-    "output, message",
+    ("output", "message"),
     [
         ("absent/out.wav", "absent/out.wav: the folder absent does not exist"),
         ("ref.wav/out.wav", "ref.wav/out.wav: the folder ref.wav does not exist"),
@@ -194,12 +196,12 @@ def test_a_bad_request_is_told_before_anything_is_loaded(fails, monkeypatch, arg
 )
 @pytest.mark.parametrize("command", ["synthesize", "voice", "encode", "decode"])
 def test_an_output_is_checked_before_anything_is_loaded(fails, monkeypatch, command, output, message):
-    monkeypatch.setattr(cli, "_load", None)
+    monkeypatch.setattr(speech, "_load", None)
     assert message in fails(command, "ref.wav", "-o", output)
 
 
 @pytest.mark.parametrize(
-    "name, message",
+    ("name", "message"),
     [
         ("absent.wav", "absent.wav: no such file"),
         ("taken", "taken: is not a file"),
@@ -217,9 +219,9 @@ def test_a_bad_recording(fails, name, message):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
-        ("{", "bad.json: not a JSON file"),
+        ("{", "bad.json: not valid JSON"),
         ('{"global_ids": [], "semantic_ids": [], "sample_rate": 16000}', "bad.json: global_ids is empty"),
         ('{"global_ids": [1], "semantic_ids": [1], "sample_rate": 16000}', "bad.json: global_ids has 1 ids"),
         ('{"semantic_ids": [1], "sample_rate": 16000}', "bad.json: key global_ids is missing"),
@@ -259,16 +261,67 @@ def test_export_and_convert_back(run, fails, folder):
     assert "nowhere: no such directory" in fails("export", "MODEL", "more", "--llm", "nowhere")
 
 
-def test_help_and_version_answer_without_jax():
-    script = (
-        "import sys, spark_jax.cli.main as cli\n"
-        "try: cli.main(sys.argv[1:])\n"
-        "finally: assert not {'jax', 'numpy', 'transformers', 'rich'} & set(sys.modules), 'slow imports'"
-    )
-    for arguments, expected in (([], "synthesize"), (["synthesize", "--help"], "--pitch-hz"), (["--version"], "0.")):
-        process = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
-        assert process.returncode == 0, process.stderr
-        assert expected in process.stdout and process.stderr == ""
+WITHOUT_JAX = (
+    "import sys, spark_jax.cli.main as cli\n"
+    "try: cli.main(sys.argv[1:])\n"
+    "finally: assert not {'jax', 'flax', 'orbax', 'transformers', 'rich'} & set(sys.modules), 'slow imports'"
+)
+
+
+def start(*arguments):
+    command = [sys.executable, "-c", WITHOUT_JAX, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "synthesize"),
+        (("--version",), "0."),
+        (("synthesize", "--help"), "--pitch-hz"),
+        (("train", "--help"), f"Default: {HEARTBEAT_SECONDS}."),
+        (("plan", "--help"), "--topology"),
+        (("prepare",), "token-records"),
+        (("evaluate",), "words"),
+    ],
+)
+def test_help_and_version_answer_without_jax(arguments, expected):
+    process = start(*arguments)
+    assert process.returncode == 0, process.stderr
+    assert expected in process.stdout and process.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("synthesize", "Hello.", "-o", "absent/out.wav"), "absent/out.wav: the folder absent does not exist"),
+        (
+            ("train", "llm", "tiny_lm", "-o", "run"),
+            "tiny_lm: cannot be read (no such file); expected a YAML file or one",
+        ),
+        (("train", "voice", "tiny_llm", "-o", "run"), "'voice' is not one of 'llm', 'codec', 'ctc'"),
+        (("train", "llm", "tiny_llm"), "Missing option '--output' / '-o'"),
+        (("train", "llm", "tiny_llm", "-o", "run", "--profile", "5:3"), "--profile is '5:3', expected START:STOP"),
+        (("plan", "tiny_lm", "--cpu-devices", "1"), "tiny_lm: cannot be read (no such file)"),
+        (("plan", "tiny_llm"), "expected --topology or --cpu-devices"),
+        (("plan", "tiny_llm", "--cpu-devices", "1", "--effort", "-2"), "--effort is -2.0, expected -1 to 0"),
+        (("plan", "tiny_llm", "--cpu-devices", "1", "--mfu", "0"), "--mfu is 0.0, expected a number above 0"),
+        (("plan", "tiny_llm", "--cpu-devices", "1", "--tokens", "1", "--hours-of-audio", "1"), "exclude each other"),
+        (("prepare", "token-records", "nowhere.jsonl", "out", "--tokenizer", "bytes"), "nowhere.jsonl: no such file"),
+        (("prepare", "audio-records", "nowhere", "out"), "nowhere/metadata.jsonl: no such file"),
+        (
+            ("prepare", "audio-records", "nowhere", "out", "--on-error", "ask"),
+            "--on-error is 'ask', expected raise or skip",
+        ),
+        (("assemble", "out", "--wav2vec2", "a", "--bicodec", "b", "--llm", "c", "--tokens", "no"), "no: no such file"),
+        (("evaluate", "words", "--text-file", "nowhere.txt"), "nowhere.txt: no such file"),
+        (("evaluate", "words", "--measures", "beauty"), "measure 'beauty' is unknown"),
+    ],
+)
+def test_mistakes_on_the_command_line_answer_without_jax(arguments, message):
+    process = start(*arguments)
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1 and message in process.stderr
 
 
 def test_the_process_ends_with_code_2_and_one_line(tmp_path):

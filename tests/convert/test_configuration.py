@@ -70,7 +70,7 @@ def test_a_sliding_window_that_no_layer_uses(read):
 
 
 @pytest.mark.parametrize(
-    "without, changes, message",
+    ("without", "changes", "message"),
     [
         ((), {"model_type": "llama"}, "model_type is 'llama', expected one of qwen2, qwen3"),
         (("model_type",), {}, "model_type is None"),

@@ -24,7 +24,7 @@ TABLE = Table(
     ignored=(r".*\.num",),
     copies={"head": "embed"},
     aliases=((r"^model\.", ""),),
-    constants={"counter.num": np.int64(3), "idle": np.ones(2, np.float32)},
+    constants={"counter.num": np.array(3), "idle": np.ones(2, np.float32)},
 )
 
 

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from helpers import official_layout, tiny_model
+from helpers import official_layout
+from helpers.tiny_model import draw
+from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file
 
 from spark_jax import config as config_lib
-from spark_jax.convert import configuration, official, weights
+from spark_jax.convert import configuration, official, release
 from spark_jax.convert.configuration import WAV2VEC2
 from spark_jax.convert.engine import Export
 from spark_jax.convert.export import export
@@ -23,7 +25,6 @@ from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.parameters import abstract_part
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.shared.pytree import flatten
-from spark_jax.training.checkpoint import save_params
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -69,7 +70,7 @@ def test_round_trip_changes_no_bit(tmp_path, dtype):
     for name in after.keys() - invented:
         assert after[name].dtype == np.float32
         assert after[name].astype(before[name].dtype).tobytes() == before[name].tobytes()
-    assert configuration.read_config(tmp_path / "exported") == config
+    assert release.read_config(tmp_path / "exported") == config
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "exported/LLM" / name).read_bytes() == (tmp_path / "official/LLM" / name).read_bytes()
     official.convert(tmp_path / "exported", tmp_path / "again", dtype=dtype)
@@ -109,11 +110,11 @@ def test_the_codec_s_file_has_the_release_s_tensors_exactly():
     names = {np.dtype("float32"): "F32", np.dtype("int64"): "I64"}
     for part in ("bicodec", "llm"):
         target = abstract_part(part, getattr(config_lib.RELEASE, part))
-        job = Export(weights.table(part, config_lib.RELEASE), target, np.dtype("float32"))
+        job = Export(release.table(part, config_lib.RELEASE), target, np.dtype("float32"))
         found = {name: [names[dtype], list(shape)] for name, (shape, dtype) in job.specifications.items()}
         assert found == {name: [kind.replace("BF16", "F32"), shape] for name, (kind, shape) in expected[part].items()}
     job = Export(
-        weights.table("wav2vec2", config_lib.RELEASE),
+        release.table("wav2vec2", config_lib.RELEASE),
         abstract_part("wav2vec2", config_lib.RELEASE.wav2vec2),
         np.dtype("float32"),
     )
@@ -154,13 +155,13 @@ def test_goldens_pass_through_both_directions(tmp_path, part):
         assert configuration.read_llm_config(tmp_path / "config.json") == own
     system = dataclasses.replace(config_lib.tiny(), **{part: own})
     target = abstract_part(part, own)
-    variables = official.read_part(part, folder / "model.safetensors", system, target)
-    job = Export(weights.table(part, system), target, np.dtype("float32"))
+    variables = official.read_variables(part, folder / "model.safetensors", system, target)
+    job = Export(release.table(part, system), target, np.dtype("float32"))
     exported = dict(job.tensors(flatten(variables).items()))
     golden = load_file(folder / "model.safetensors")
     if part == "wav2vec2":
         golden = {name: values for name, values in golden.items() if name in exported}
-        golden |= {name: value for name, value in weights.table(part, system).constants.items()}
+        golden |= dict(release.table(part, system).constants.items())
     if part == "bicodec":  # the golden was saved after a step of training
         counters = {name for name in golden if name.endswith("num_batches_tracked")}
         assert all(exported[name] == 0 for name in counters)
@@ -170,17 +171,46 @@ def test_goldens_pass_through_both_directions(tmp_path, part):
         np.testing.assert_array_equal(exported[name], values)
 
 
-def test_straight_from_trainings(tmp_path, tiny_model_directory):
-    """Output folders of train/llm.py and train/bicodec.py, alone and in place of a model's parts."""
+def test_straight_from_runs(tmp_path, tiny_model_directory):
+    """The model directories of runs, alone and in place of a model's parts."""
+    model = model_directory.load(tiny_model_directory)
+    changed = jax.tree.map(lambda leaf: leaf * 2, model.variables)
+    write = model_directory.write_parts
+    write(tmp_path / "llm", model.config, {"llm": changed["llm"]}, model.tokenizer_directory)
+    recognizer = draw(abstract_part("recognizer", model.config.wav2vec2, 4))  # the release has no such part
+    write(tmp_path / "bicodec", model.config, {"bicodec": changed["bicodec"], "recognizer": recognizer})
+    assert export(tmp_path / "llm", tmp_path / "llm_alone").keys() == {"llm"}
+    assert export(tmp_path / "bicodec", tmp_path / "codec_alone").keys() == {"bicodec"}
+    runs = {"llm": tmp_path / "llm", "bicodec": tmp_path / "bicodec"}
+    export(tiny_model_directory, tmp_path / "plain")
+    export(tiny_model_directory, tmp_path / "all", replaced=runs)
+    for name, folder in (("llm_alone", "LLM"), ("codec_alone", "BiCodec")):
+        assert_same(tmp_path / name / folder / "model.safetensors", tmp_path / "all" / folder / "model.safetensors")
+    for folder, factor in (("LLM", 2), ("BiCodec", 2), (WAV2VEC2, 1)):
+        plain, found = (load_file(tmp_path / name / folder / "model.safetensors") for name in ("plain", "all"))
+        for name, values in plain.items():
+            np.testing.assert_array_equal(found[name], values * factor)
+    write(tmp_path / "ctc", model.config, {"recognizer": recognizer})
+    with pytest.raises(SparkError, match="ctc: holds none of the parts bicodec, wav2vec2, llm"):
+        export(tmp_path / "ctc", tmp_path / "no")
+    smaller = dataclasses.replace(model.config, llm=dataclasses.replace(model.config.llm, intermediate_size=40))
+    (tmp_path / "llm" / "config.json").write_text(json.dumps({"format_version": 1, **config_lib.to_mapping(smaller)}))
+    with pytest.raises(SparkError, match=r"params/llm: 3 tensors do not fit: .*misshapen params/layers/mlp/down/kern"):
+        export(tmp_path / "llm", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_straight_from_older_runs(tmp_path, tiny_model_directory):
+    """Output folders of trainings that wrote no model directories, alone and in place of a model's parts."""
     model = model_directory.load(tiny_model_directory)
     changed = jax.tree.map(lambda leaf: leaf * 2, model.variables)
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config_lib.to_mapping(model.config)))))
     for name in ("llm", "bicodec"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"model": str(tmp_path / "model.yaml"), "loop": {}}))
-    save_params(tmp_path / "llm" / "llm", changed["llm"]["params"])
+    ocp.save(str(tmp_path / "llm" / "llm"), changed["llm"]["params"])
     shutil.copytree(model.tokenizer_directory, tmp_path / "llm" / "tokenizer")
-    save_params(tmp_path / "bicodec" / "codec", changed["bicodec"])
+    ocp.save(str(tmp_path / "bicodec" / "codec"), changed["bicodec"])
     export(tiny_model_directory, tmp_path / "plain")
     assert export(tmp_path / "llm", tmp_path / "llm_alone").keys() == {"llm"}
     assert [path.name for path in (tmp_path / "llm_alone").iterdir()] == ["LLM"]
@@ -191,7 +221,7 @@ def test_straight_from_trainings(tmp_path, tiny_model_directory):
         plain, found = (load_file(tmp_path / name / folder / "model.safetensors") for name in ("plain", "all"))
         for name, values in plain.items():
             np.testing.assert_array_equal(found[name], values * factor)
-    assert configuration.read_config(tmp_path / "all").llm == model.config.llm
+    assert release.read_config(tmp_path / "all").llm == model.config.llm
     with pytest.raises(SparkError, match="llm: holds no bicodec, but llm"):
         export(tiny_model_directory, tmp_path / "no", replaced={"bicodec": tmp_path / "llm"})
     (tmp_path / "llm" / "config.json").write_text("{}")
@@ -232,7 +262,7 @@ def test_a_codec_with_a_harmonic_source_has_no_official_form(tmp_path, tiny_mode
     codec = model.config.bicodec
     decoder = dataclasses.replace(codec.decoder, source=config_lib.SourceConfig(blocks=(0, 1), noise_blocks=()))
     config = dataclasses.replace(model.config, bicodec=dataclasses.replace(codec, decoder=decoder))
-    variables = model.variables | {"bicodec": tiny_model.draw(model_directory.abstract_variables(config)["bicodec"])}
+    variables = model.variables | {"bicodec": draw(model_directory.abstract_variables(config)["bicodec"])}
     model_directory.save(tmp_path / "model", config, variables, model.tokenizer_directory)
     assert model_directory.load(tmp_path / "model").config == config
     with pytest.raises(SparkError, match="bicodec.decoder.source is set"):
@@ -253,7 +283,7 @@ def test_other_decoders_have_no_official_form(tmp_path):
         configuration.write_llm_config(tmp_path, llama, "float32", 1, 0)
 
 
-@pytest.mark.parametrize("kind, dtype", [*((kind, "float32") for kind in LLMS), ("qwen2", "bfloat16")])
+@pytest.mark.parametrize(("kind", "dtype"), [*((kind, "float32") for kind in LLMS), ("qwen2", "bfloat16")])
 def test_transformers_gives_the_same_logits(tmp_path, kind, dtype):
     torch = pytest.importorskip("torch", reason="torch is in the extra parity only")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig

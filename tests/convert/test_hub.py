@@ -49,7 +49,7 @@ class Response:
 
 
 @pytest.mark.parametrize(
-    "error, message",
+    ("error", "message"),
     [
         (errors.RepositoryNotFoundError("no\nsuch", response=Response()), "no .public. repository of the Hub"),
         (errors.GatedRepoError("gated", response=Response()), "accepted its terms"),

@@ -1,11 +1,9 @@
 """A base Qwen becomes the start of a pretraining, which runs and is exported again."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from helpers import official_layout
@@ -20,12 +18,15 @@ from spark_jax.convert.init_llm import init_llm
 from spark_jax.convert.tables import qwen2
 from spark_jax.data.config import TokenDataConfig
 from spark_jax.errors import SparkError
+from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory import manifest
 from spark_jax.model_directory.parameters import abstract_part
+from spark_jax.performance import hardware
 from spark_jax.performance.flops import llm_step_flops
 from spark_jax.text import tokenizer as tokenizer_lib
 from spark_jax.text.tokenizer import SparkTokenizer, spark_tokens
-from spark_jax.training.checkpoint import load_params
 from spark_jax.training.config import LoopConfig, MeshConfig
+from spark_jax.training.llm import run as llm_run
 from spark_jax.training.llm.config import LLMTrainingConfig
 
 CODES = (64, 16)  # semantic, global
@@ -73,10 +74,8 @@ def start(base, tmp_path_factory):
     return folder
 
 
-def shapes(config):
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), abstract_part("llm", config)["params"]
-    )
+def read(folder: Path, config: Qwen2Config):
+    return model_directory.read_part(folder, "llm", abstract_part("llm", config))["params"]
 
 
 def test_tokens_come_in_the_release_s_order(base, start):
@@ -87,7 +86,7 @@ def test_tokens_come_in_the_release_s_order(base, start):
 
 def test_old_rows_stay_and_new_ones_have_the_old_ones_statistics(base, start):
     config = dataclasses.replace(CONFIG, vocab_size=ROWS)
-    params = load_params(start / "llm", shapes(config))
+    params = read(start, config)
     source = load_file(base / "model.safetensors")
     old, rows = source[qwen2.EMBEDDING][:KNOWN], np.asarray(params["embed"]["embedding"])
     np.testing.assert_array_equal(rows[:KNOWN], old)
@@ -102,13 +101,24 @@ def test_old_rows_stay_and_new_ones_have_the_old_ones_statistics(base, start):
     np.testing.assert_array_equal(up[1], source["model.layers.1.mlp.up_proj.weight"].T)
 
 
+def test_the_start_is_a_model_directory_of_one_part(start):
+    assert model_directory.info(start).parts.keys() == {"llm"}
+    assert model_directory.read_config(start).llm == dataclasses.replace(CONFIG, vocab_size=ROWS)
+    content = json.loads((start / "config.json").read_text())
+    assert "llm" in content and content.keys() & {"bicodec", "wav2vec2"} == set()
+    assert manifest.check(start) > 5
+    [source] = model_directory.info(start).provenance.sources
+    assert (source.name, source.role, list(source.files)) == ("qwen", "llm", ["model.safetensors"])
+    loaded = model_directory.load(start, parts=("llm",))
+    assert SparkTokenizer.load(loaded.tokenizer_directory).vocab_size == KNOWN + len(spark_tokens(*CODES))
+
+
 def test_the_seed_decides(base, start, tmp_path):
     for seed in (3, 4):
         init_llm(base, tmp_path / str(seed), ROWS, seed, *CODES)
     config = dataclasses.replace(CONFIG, vocab_size=ROWS)
     first, same, other = (
-        np.asarray(load_params(folder / "llm", shapes(config))["embed"]["embedding"])
-        for folder in (start, tmp_path / "3", tmp_path / "4")
+        np.asarray(read(folder, config)["embed"]["embedding"]) for folder in (start, tmp_path / "3", tmp_path / "4")
     )
     np.testing.assert_array_equal(first, same)
     assert (first[:KNOWN] == other[:KNOWN]).all() and (first[KNOWN:] != other[KNOWN:]).all()
@@ -117,7 +127,7 @@ def test_the_seed_decides(base, start, tmp_path):
 def test_an_untied_head_grows_too(tmp_path):
     untied = dataclasses.replace(CONFIG, tie_word_embeddings=False, head_dim=8, attention_bias=False, qk_norm=True)
     made = init_llm(write_base(tmp_path / "qwen3", untied), tmp_path / "start", ROWS, 0, *CODES)
-    params = load_params(tmp_path / "start" / "llm", shapes(made.config))
+    params = read(tmp_path / "start", made.config)
     head, embedding = np.asarray(params["head"]).T, np.asarray(params["embed"]["embedding"])
     np.testing.assert_array_equal(head[:KNOWN], load_file(tmp_path / "qwen3/model.safetensors")[qwen2.HEAD][:KNOWN])
     assert np.isfinite(head).all() and np.abs(head).max() < 1e2
@@ -125,11 +135,7 @@ def test_an_untied_head_grows_too(tmp_path):
 
 
 def test_training_begins_there_and_its_output_is_exported(start, tmp_path, monkeypatch):
-    """train/llm.py with the three settings of configs/llm_0_5b.yaml; one step, one export."""
-    path = Path(__file__).parents[2] / "train" / "llm.py"
-    specification = importlib.util.spec_from_file_location("train_llm", path)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    """The training with the three settings of configs/llm_0_5b.yaml; one step, one export."""
     rng = np.random.default_rng(0)
     with open(tmp_path / "tokens.jsonl", "w") as file:
         for index in range(8):
@@ -145,25 +151,25 @@ def test_training_begins_there_and_its_output_is_exported(start, tmp_path, monke
                 "semantic_ids": rng.integers(0, 64, 10).tolist(),
             }
             file.write(json.dumps(record) + "\n")
+    run = tmp_path / "run"
     config = LLMTrainingConfig(
         tokens=str(tmp_path / "tokens.jsonl"),
-        model=str(start / "model.yaml"),
+        model=str(start),
         tokenizer=str(start / "tokenizer"),
-        init_from=str(start / "llm"),
+        init_from=str(start),
         loop=LoopConfig(steps=1, evaluate_every=1, checkpoint_every=1),
         data=TokenDataConfig(row_length=64, batch_rows=4, evaluation_batches=1),
         mesh=MeshConfig(data=1),
     )
-    monkeypatch.setattr(script, "peak_flops", lambda device: 1e9)
-    script.train(config, tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    monkeypatch.setattr(hardware, "peak_flops", lambda device: 1e9)
+    llm_run.train(config, run)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     [line] = [line for line in lines if line["group"] == "train"]
     figures = [line[name] for name in ("tokens", "targets", "attention_pairs")]
     useful = llm_step_flops(dataclasses.replace(CONFIG, vocab_size=ROWS), *figures)
     assert line["mfu"] == pytest.approx(useful / (1e9 * line["step_seconds"]))
     assert 0 < line["targets"] < line["tokens"] < 4 * 64  # prompts and padding
-    (tmp_path / "run" / "config.json").write_text(json.dumps({"model": str(start / "model.yaml")}))  # by `entry.run`
-    export(tmp_path / "run", tmp_path / "trained")
+    export(run, tmp_path / "trained")
     export(start, tmp_path / "untrained")
     trained, untrained = (load_file(tmp_path / name / "LLM/model.safetensors") for name in ("trained", "untrained"))
     moved = np.abs(trained[qwen2.EMBEDDING] - untrained[qwen2.EMBEDDING]).max()
@@ -192,6 +198,6 @@ def test_bad_input_is_named_and_nothing_is_left(base, tmp_path):
     with pytest.raises(SparkError, match=r"tokenizer.json: has <\|task_vc\|> already; expected the tokenizer"):
         init_llm(folder, tmp_path / "no", ROWS, 0, *CODES)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(SparkError, match="tokenizer.json: no such file"):
+    with pytest.raises(SparkError, match="tokenizer.json: cannot be read .No such file"):
         init_llm(folder, tmp_path / "no", ROWS, 0, *CODES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["qwen", "small"]

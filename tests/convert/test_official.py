@@ -23,13 +23,13 @@ from safetensors.numpy import load_file, save_file
 from spark_jax import config as config_lib
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import Wav2Vec2Config, from_mapping
-from spark_jax.convert import configuration, official, weights
+from spark_jax.convert import configuration, official, release
 from spark_jax.convert.engine import Export
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory.parameters import with_weight_dtype
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.shared.pytree import flatten
-from spark_jax.training.checkpoint import load_params
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -79,8 +79,8 @@ def test_converted_directory_loads_with_the_source_s_values(layout, converted):
     files = {"bicodec": layout / "BiCodec" / "model.safetensors", "llm": layout / "LLM" / "model.safetensors"}
     for part, path in files.items():
         source = load_file(path)
-        job = Export(weights.table(part, config), model.variables[part], np.dtype("float32"))
-        exported = dict(job.tensors(flatten(model.variables[part]).items()))
+        job = Export(release.table(part, config), model.variables[part], np.dtype("float32"))
+        exported = dict(job.tensors(flatten(jax.device_get(model.variables[part])).items()))
         assert source.keys() == exported.keys()
         for name, values in exported.items():
             np.testing.assert_array_equal(values, source[name])
@@ -156,7 +156,7 @@ def test_a_pickle_that_runs_code_is_refused(copy, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "file, change, message",
+    ("file", "change", "message"),
     [
         ("LLM/config.json", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
         ("LLM/config.json", {"rope_scaling": {"type": "yarn"}}, "rope_type is 'yarn'"),
@@ -179,10 +179,10 @@ def test_unsupported_settings_name_file_and_key(copy, tmp_path, file, change, me
 
 
 @pytest.mark.parametrize(
-    "section, change, message",
+    ("section", "change", "message"),
     [
         ("quantizer", {"use_l2_normlize": False}, "quantizer: use_l2_normlize is False; only True"),
-        ("decoder", {"rates": [8, 5, 4]}, "latent_hop_length is 320, the codec's rates give 160"),
+        ("decoder", {"rates": [8, 5, 4]}, "bicodec.decoder.rates (8, 5, 4) make 160 samples of a frame"),
         ("prenet", {"surprise": 1}, "surprise"),
         ("prenet", {"vocos_dim": "wide"}, "vocos_dim"),
         ("speaker_encoder", {"out_dim": 31}, "bicodec: the sizes do not fit together"),
@@ -299,10 +299,37 @@ def test_single_parts(layout, converted, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.variables, whole.variables)
     with pytest.raises(SparkError, match="holds no bicodec and no llm"):
         model_directory.load(tmp_path / "model")
-    params = found.variables["wav2vec2"]["params"]
-    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    loaded = load_params(tmp_path / "model" / "params" / "wav2vec2", wanted)  # what train/bicodec.py does
-    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    variables = found.variables["wav2vec2"]
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    loaded = model_directory.read_part(tmp_path / "model", "wav2vec2", wanted)  # what the codec's training does
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+
+
+def test_an_llm_of_one_s_own_goes_in(layout, converted, tmp_path):
+    """A run's LLM in place of the release's; another type, other sampling."""
+    config = model_directory.read_config(converted)
+    before = model_directory.load(converted)
+    llm = jax.tree.map(lambda leaf: np.asarray(leaf) * 2, before.variables["llm"])
+    drawn = dataclasses.replace(config, sampling=config_lib.SamplingConfig(0.5, 3, 0.5))
+    model_directory.write_parts(tmp_path / "run", drawn, {"llm": llm}, before.tokenizer_directory)
+    info = official.convert(layout, tmp_path / "model", "bfloat16", llm=tmp_path / "run")
+    assert info.parts["llm"].dtype == "bfloat16" and info.parts["bicodec"].dtype == "float32"
+    found = model_directory.load(tmp_path / "model")
+    assert found.config == drawn
+    expected = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), llm, with_weight_dtype(llm, jnp.bfloat16))
+    jax.tree.map(np.testing.assert_array_equal, found.variables["llm"], expected)
+    for part in ("bicodec", "wav2vec2"):
+        jax.tree.map(np.testing.assert_array_equal, found.variables[part], before.variables[part])
+    model, own = info.provenance.sources
+    assert (own.name, own.role) == ("run", "llm") and all(name.startswith("params/llm/") for name in own.files)
+    assert "LLM/model.safetensors" not in model.files
+    with pytest.raises(SparkError, match="run: an adapter merges into an LLM in the official form"):
+        official.convert(layout, tmp_path / "no", llm=tmp_path / "run", lora=tmp_path)
+    llm["params"]["norm"]["scale"][0] = np.nan
+    model_directory.write_parts(tmp_path / "run", drawn, {"llm": llm})
+    with pytest.raises(SparkError, match="llm: 1 tensors do not fit: params/norm/scale holds values that are not fin"):
+        official.convert(layout, tmp_path / "no", llm=tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]
 
 
 def test_a_hub_id_is_the_provenance_s_name(layout, tmp_path, monkeypatch):
@@ -334,7 +361,8 @@ def test_arguments(layout, tmp_path):
 def golden_part(part: str, file: Path, config, **sizes):
     """Converts one golden weight file, within a system whose other parts are tiny."""
     system = dataclasses.replace(config_lib.tiny(), **sizes)
-    return official.read_part(part, file, system, model_directory.abstract_part(part, config))
+    variables = official.read_variables(part, file, system, model_directory.abstract_part(part, config))
+    return jax.tree.map(jnp.asarray, variables)
 
 
 def test_golden_wav2vec2_pickle():
@@ -366,7 +394,7 @@ def test_golden_qwen2():
     variables = golden_part("llm", folder / "model.safetensors", config, llm=config)
     golden = load_file(folder / "golden.safetensors")
     model = Qwen2(config)
-    hidden, _ = model.apply(variables, golden["in/input_ids"])
+    hidden, _ = model.apply(variables, jnp.asarray(golden["in/input_ids"]))
     close(model.apply(variables, hidden, method="logits"), golden["logits"])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import official_layout
 
-from spark_jax import cli
+from spark_jax.cli import main as cli
 from spark_jax.convert import official, verify
 from spark_jax.convert.verify import ParityReport, Row, compare
 from spark_jax.errors import SparkError

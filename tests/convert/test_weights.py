@@ -57,9 +57,9 @@ def test_shards_that_differ_from_the_index(shards):
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
-        ("{", "not an index of shards"),
+        ("{", "not valid JSON"),
         ("[]", "not an index of shards"),
         ('{"weight_map": 1}', "not an index of shards"),
         ('{"weight_map": {"a": "../other.safetensors"}}', "'../other.safetensors' is no name of a weight file"),

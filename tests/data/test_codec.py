@@ -63,8 +63,7 @@ def test_memory_changes_nothing_audible(records):
     batches = []
     for keep in (False, True):
         examples = make_examples(records, 0.4, 0.1, keep_in_memory=keep)
-        for _ in range(2):
-            batches.append(examples.load(np.array([2, 1]), generators(2)))
+        batches += [examples.load(np.array([2, 1]), generators(2)) for _ in range(2)]
     for batch in batches[1:]:
         np.testing.assert_allclose(batch["wave"], batches[0]["wave"], atol=1e-4)
 
@@ -107,7 +106,7 @@ def test_window_statistics_ignore_padding():
     np.testing.assert_allclose([values[50:].mean(), values[50:].std()], [0, 1], atol=1e-5)
 
 
-@pytest.mark.parametrize("start, length, expected", [(-2, 3, [0, 0, 1]), (3, 4, [4, 5, 0, 0]), (7, 2, [0, 0])])
+@pytest.mark.parametrize(("start", "length", "expected"), [(-2, 3, [0, 0, 1]), (3, 4, [4, 5, 0, 0]), (7, 2, [0, 0])])
 def test_cut(start, length, expected):
     np.testing.assert_array_equal(codec.cut(np.arange(1.0, 6.0), start, length), expected)
 
@@ -122,7 +121,7 @@ def test_reference_hears_nothing_of_the_segment():
     np.testing.assert_array_equal(reference, np.resize(audio, 150))
 
 
-@pytest.mark.parametrize("tokens, context", [(1, 1), (60, 20), (120, 50), (777, 3)])
+@pytest.mark.parametrize(("tokens", "context"), [(1, 1), (60, 20), (120, 50), (777, 3)])
 def test_features_meet_samples(tokens, context):
     """120 feature frames for 38,400 samples, whatever the length."""
     assert num_frames(320 * (tokens + 2 * context), RELEASE.wav2vec2) >= context + tokens

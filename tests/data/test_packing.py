@@ -31,8 +31,8 @@ def test_packing_holds_each_sequence_once_and_leaves_little_room():
     assert [row.tolist() for row in packing.pack(np.array([3, 4, 2, 1, 4]), 5)] == [[1], [4, 3], [0, 2]]
 
 
-@pytest.mark.parametrize("make, row_length", [(voxbox_lengths, 2048), (embedded_lengths, 320)])
-@pytest.mark.parametrize("count, blocks", [(20_000, 1), (140_000, 3)])
+@pytest.mark.parametrize(("make", "row_length"), [(voxbox_lengths, 2048), (embedded_lengths, 320)])
+@pytest.mark.parametrize(("count", "blocks"), [(20_000, 1), (140_000, 3)])
 def test_packing_efficiency_over_an_epoch(make, row_length, count, blocks):
     """At least 95 % of the slots hold tokens; nearly all sequences come, and none more than once."""
     lengths = make(count)

@@ -58,7 +58,7 @@ def test_an_encoded_record_has_one_form():
 
 @pytest.mark.parametrize("data", [b"", b"x" * 50, records.encode({}, {})[:-1], json.dumps({}).encode()])
 def test_bytes_that_are_no_record(data):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="deserializing"):
         records.decode(data)
 
 
@@ -105,7 +105,9 @@ def test_a_damaged_index_is_told_at_the_start(folder, damage):
 
 
 def test_an_empty_index(folder):
-    records.write_index(folder, "empty", "tokens", [], {"tokens": [], "fault": []}, {}, faults=[""])
+    records.write_index(
+        folder, "empty", "tokens", [], {"tokens": np.zeros(0, int), "fault": np.zeros(0, int)}, {}, faults=[""]
+    )
     told(folder, "empty.index.safetensors: holds no record", split="empty")
 
 

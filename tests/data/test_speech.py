@@ -1,8 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
 
+from spark_jax.config import MelConfig, SparkConfig, Wav2Vec2Config, WaveGeneratorConfig
 from spark_jax.data import pipeline
+from spark_jax.data.config import AudioDataConfig
 from spark_jax.data.speech import SpeechExamples, Vocabulary, frame_labels
 from spark_jax.errors import SparkError
 
@@ -27,8 +31,13 @@ def records(tmp_path):
     return records
 
 
+def examples_of(records, bucket_seconds, batch_seconds, row_multiple=1):
+    data = AudioDataConfig(bucket_seconds=bucket_seconds, batch_seconds=batch_seconds)
+    return SpeechExamples(records, "text", Vocabulary(["a", "b"]), data, SparkConfig(), row_multiple)
+
+
 def test_buckets_padding_and_what_is_left_out(records):
-    examples = SpeechExamples(records, "text", Vocabulary(["a", "b"]), (1.0, 2.0), 4.0, 16000)
+    examples = examples_of(records, (1.0, 2.0), 4.0)
     # 3 s are too long; six labels do not fit 0.1 s.
     assert examples.buckets.tolist() == [0, 0, 1, -1, -1] and examples.dropped == 2
     assert examples.batch_sizes == [4, 2]
@@ -42,14 +51,14 @@ def test_buckets_padding_and_what_is_left_out(records):
 
 
 def test_rows_are_a_multiple_of_the_devices(records):
-    examples = SpeechExamples(records, "text", Vocabulary(["a", "b"]), (1.0, 2.0), 7.0, 16000, row_multiple=4)
+    examples = examples_of(records, (1.0, 2.0), 7.0, row_multiple=4)
     assert examples.batch_sizes == [4, 4]
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_together_make_the_batch_of_one(records, count):
     """Shapes and rows, also of a process that has only empty rows."""
-    examples = SpeechExamples(records, "text", Vocabulary(["a", "b"]), (1.0, 2.0, 4.0), 4.0, 16000, row_multiple=4)
+    examples = examples_of(records, (1.0, 2.0, 4.0), 4.0, row_multiple=4)
     whole, *parts = (
         pipeline.evaluation_batches(examples.plan(None), examples.load, None, *share)
         for share in [(0, 1), *((i, count) for i in range(count))]
@@ -63,5 +72,25 @@ def test_processes_together_make_the_batch_of_one(records, count):
 
 def test_frame_labels_follow_the_bounds():
     # Frames see 0–25, 20–45, 40–65, … ms: their middles are 12.5, 32.5, 52.5, 72.5, 92.5, 112.5 ms.
-    labels = frame_labels([0.03, 0.06, 0.1], [7, 9], frames=6)
+    labels = frame_labels([0.03, 0.06, 0.1], [7, 9], 2000, SparkConfig())
     np.testing.assert_array_equal(labels, [0, 7, 7, 9, 9, 0])
+
+
+def test_frames_of_another_rate_have_its_length():
+    """At 24 kHz and 240 samples a hop they see 0–16.7, 10–26.7, … ms: their middles are 8.3, 18.3, 28.3 ms."""
+    front_end = Wav2Vec2Config(conv_dim=(8, 8), conv_kernel=(160, 2), conv_stride=(120, 2))
+    bicodec = dataclasses.replace(
+        SparkConfig().bicodec,
+        mel_params=MelConfig(sample_rate=24_000),
+        decoder=WaveGeneratorConfig(rates=(8, 6, 5), kernel_sizes=(16, 12, 10)),
+    )
+    system = SparkConfig(sample_rate=24_000, latent_hop_length=240, bicodec=bicodec, wav2vec2=front_end)
+    assert system.token_rate == 100 and front_end.frame_length == 280
+    labels = frame_labels([0.01, 0.02, 0.03], [7, 9], 24_000, system)
+    assert len(labels) == 98 + 1
+    assert labels[:4].tolist() == [0, 7, 9, 0]
+    # A second holds 99 frames, and so 98 labels that differ: one more is left out.
+    texts = ["ab" * 49, "ab" * 49 + "a"]
+    records = [{"index": i, "wav_path": "", "duration": 1.0, "text": text} for i, text in enumerate(texts)]
+    data = AudioDataConfig(bucket_seconds=(1.0,))
+    assert SpeechExamples(records, "text", Vocabulary(["a", "b"]), data, system).buckets.tolist() == [0, -1]

@@ -41,7 +41,9 @@ def folder(tmp_path, lines, tokenizer):
 
 
 def read(source, tokenizer, training=True, **changes):
-    return token_sources.read_sequences(source, tokenizer, dataclasses.replace(DATA, **changes), "train", training)
+    return token_sources.read_sequences(
+        source, tokenizer, dataclasses.replace(DATA, **changes), "train", training, 50.0
+    )
 
 
 def batches(sequences, count, **share):
@@ -97,7 +99,7 @@ def test_a_process_reads_its_rows_records_only(folder, tokenizer, count, monkeyp
 
     monkeypatch.setattr(records.RecordReader, "read", counted)
     [whole, all_of_them], parts = run(), [run(process_index=i, process_count=count) for i in range(count)]
-    assert sorted(sum((numbers for _, numbers in parts), [])) == all_of_them
+    assert sorted(number for _, numbers in parts for number in numbers) == all_of_them
     assert max(len(numbers) for _, numbers in parts) < len(all_of_them) * 1.4 / count
     for number, batch in enumerate(whole):
         for name, values in batch.items():
@@ -144,7 +146,7 @@ def test_the_report_follows_what_is_skipped_when_it_is_read(folder, jsonl, token
 
 
 @pytest.mark.parametrize(
-    "source, message",
+    ("source", "message"),
     [
         ((), "list of sources is empty"),
         ("nowhere.jsonl", "nowhere.jsonl: cannot be read"),
@@ -175,7 +177,7 @@ def test_common_globals_of_a_file_are_its_training_splits(tmp_path, tokenizer):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = dataclasses.replace(DATA, common_globals=True)
     for split, count in (("train", 4), ("validation", 2)):
-        sequences = token_sources.read_sequences(str(path), tokenizer, config, split, False)
+        sequences = token_sources.read_sequences(str(path), tokenizer, config, split, False, 50.0)
         for example in sequences._read(np.arange(2 * count))[::2]:
             codes = tokenizer.global_codes[example.ids]
             assert codes[codes >= 0].tolist() == [1, 2, 3, 4]
@@ -184,9 +186,10 @@ def test_common_globals_of_a_file_are_its_training_splits(tmp_path, tokenizer):
 def test_another_tokenizer_is_told_at_the_start(folder, tokenizer, monkeypatch):
     encode = type(tokenizer).encode_text
     message = "array_record: record 0: .* tokens as tts, its index says .* expected the tokenizer"
-    with monkeypatch.context() as patched, pytest.raises(SparkError, match=message):
+    with monkeypatch.context() as patched:
         patched.setattr(type(tokenizer), "encode_text", lambda self, text: encode(self, text)[::2])
-        read(str(folder), tokenizer)
+        with pytest.raises(SparkError, match=message):
+            read(str(folder), tokenizer)
     smaller = build_tokenizer("bytes", 4, 8)  # of other codes
     with pytest.raises(SparkError, match=r"array_record: record \d+: semantic id .* is out of range"):
         read(str(folder), smaller)

@@ -109,7 +109,7 @@ def test_what_training_cannot_use_is_dropped_by_reason(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "change, reason",
+    ("change", "reason"),
     [
         ({"text": " "}, "text is ' '"),
         ({"global_ids": [0, 8]}, "global id 8 is out of range"),
@@ -197,7 +197,7 @@ def test_fragments_are_the_utterance_cut_between_words():
         "semantic_ids": list(range(60)),
         "phoneme_bounds": np.linspace(0.1, 1.1, 13).tolist(),
     }
-    parts = fragments(record, 1, np.random.default_rng(0))
+    parts = fragments(record, 1, 50.0, np.random.default_rng(0))
     assert [part["text"] for part in parts] == ["I", "see,", "you!"]
     # Word two's first phoneme is character 3, the space after it character 7; ends are whole, margins the utterance's.
     first, second, third = (part["semantic_ids"] for part in parts)
@@ -205,6 +205,8 @@ def test_fragments_are_the_utterance_cut_between_words():
     assert first[0] == 0 and first[-1] == int(np.ceil(bounds[2] * 50)) - 1
     assert second[0] == int(bounds[3] * 50) and second[-1] == int(np.ceil(bounds[7] * 50)) - 1
     assert third[0] == int(bounds[8] * 50) and third[-1] == 59
-    assert fragments(record | {"phonemes": "ajsiːjuː!"}, 1, np.random.default_rng(0)) == []
-    whole = [part["text"] for part in fragments(record, 3, np.random.default_rng(3))]
+    assert fragments(record | {"phonemes": "ajsiːjuː!"}, 1, 50.0, np.random.default_rng(0)) == []
+    whole = [part["text"] for part in fragments(record, 3, 50.0, np.random.default_rng(3))]
     assert " ".join(whole) == record["text"]
+    slower = fragments(record | {"semantic_ids": list(range(30))}, 1, 25.0, np.random.default_rng(0))
+    assert slower[1]["semantic_ids"][0] == int(bounds[3] * 25) and slower[2]["semantic_ids"][-1] == 29

@@ -82,8 +82,8 @@ def _another_shape(shape, rng):
     return _pick(
         rng,
         (
-            shape + [1],
-            shape + [2],
+            [*shape, 1],
+            [*shape, 2],
             [2 * n for n in shape] or [3],
             [n + 1 for n in shape] or [1, 1],
             [shape[0], -shape[0]] if shape else [0],

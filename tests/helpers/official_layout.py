@@ -24,7 +24,7 @@ from spark_jax.config import SparkConfig
 from spark_jax.convert.configuration import WAV2VEC2
 from spark_jax.convert.engine import source_shapes
 from spark_jax.convert.tables import bicodec, qwen2, wav2vec2
-from spark_jax.model_directory.directory import abstract_variables
+from spark_jax.model_directory.parameters import abstract_variables
 from spark_jax.text.tokenizer import build_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
@@ -48,7 +48,7 @@ def tensor_shapes(config: SparkConfig) -> dict[str, Shapes]:
     codec = source_shapes(bicodec.rules(config.bicodec), targets["bicodec"])
     counters = {name.replace("running_mean", "num_batches_tracked"): () for name in codec if "running_mean" in name}
     hidden = config.wav2vec2.hidden_size
-    unused = {name: (hidden,) for name in ("masked_spec_embed", "encoder.layer_norm.weight", "encoder.layer_norm.bias")}
+    unused = dict.fromkeys(("masked_spec_embed", "encoder.layer_norm.weight", "encoder.layer_norm.bias"), (hidden,))
     return {
         "bicodec": codec | counters,
         "wav2vec2": source_shapes(wav2vec2.rules(everything), targets["wav2vec2"]) | unused,

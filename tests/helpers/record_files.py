@@ -39,6 +39,7 @@ def write_tokens(folder, lines, tokenizer, shards=3, split="train", **index):
             columns["fault"].append(token_sources.FAULTS.index(token_sources.controllable_fault(line)))
         written.append(writer.close())
     fields = {"dropped": {}, "faults": token_sources.FAULTS} | index
+    columns = {name: np.asarray(values) for name, values in columns.items()}
     records.write_index(folder, split, "tokens", written, columns, **fields)
     return folder
 

@@ -10,11 +10,12 @@ from helpers.quick_compile import quickly
 from spark_jax import sharding
 from spark_jax.config import DiscriminatorConfig, tiny
 from spark_jax.data.config import CodecDataConfig
-from spark_jax.training.codec import step as codec_step
 from spark_jax.training.codec.config import BiCodecTrainingConfig, DeadCodeResetConfig
+from spark_jax.training.codec.models import codec_models
+from spark_jax.training.codec.state import init_state
+from spark_jax.training.codec.step import codec_step
 from spark_jax.training.config import LoopConfig
 from spark_jax.training.optimizer import OptimizerConfig
-from spark_jax.training.program import codec_models
 
 SYSTEM = tiny()
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, decay_steps=100)
@@ -50,11 +51,11 @@ def start(config, devices, adversarial, system=SYSTEM):
     """A drawn state, and a step that compiles at the first call."""
     mesh = sharding.make_mesh(devices)
     models = codec_models(config, system)
-    boxed = jax.eval_shape(lambda: codec_step.init_state(models, config, system))
+    boxed = jax.eval_shape(lambda: init_state(models, config, system))
     shapes, shardings = sharding.unbox(boxed), sharding.tree_shardings(mesh, boxed)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     state = state.replace(params=tiny_model.draw(shapes.params), collections=tiny_model.draw(shapes.collections))
-    step = sharding.jit_step(codec_step.codec_step(models, config, system, adversarial), mesh, shardings)
+    step = sharding.jit_step(codec_step(models, config, system, adversarial), mesh, shardings)
     step = quickly(step)
     return jax.device_put(state, shardings), lambda state, batch: step(state, sharding.put_batch(mesh, batch))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spark_jax import config
+from spark_jax import config, sharding
 from spark_jax.errors import SparkError
 from spark_jax.inference.generate import Generator, decode, prefill
 from spark_jax.inference.sampling import Greedy, Sampling
@@ -37,7 +37,9 @@ def params():
 
 @pytest.fixture(scope="module")
 def generator(params):
-    return Generator(MODEL, params, TOKENIZER, 4, prompt_buckets=(48, 96), output_buckets=(16, 64))
+    return Generator(
+        MODEL, params, TOKENIZER, 4, max_semantic_tokens=3000, prompt_buckets=(48, 96), output_buckets=(16, 64)
+    )
 
 
 def clone(text):
@@ -91,7 +93,7 @@ def test_an_answer_depends_on_its_own_request_only(generator, params):
     prompts = [clone("A short one."), create("Another."), clone("A text that is quite a bit longer than the rest")]
     together = generator.generate(prompts, [7, 8, 9], FLAT, max_new_tokens=50)
     assert len({str(answer(generation)) for generation in together}) == 3
-    wide = Generator(MODEL, params, TOKENIZER, 4, prompt_buckets=(128,), output_buckets=(80,))
+    wide = Generator(MODEL, params, TOKENIZER, 4, max_semantic_tokens=3000, prompt_buckets=(128,), output_buckets=(80,))
     for index, prompt in enumerate(prompts):
         for other in (generator, wide):
             (alone,) = other.generate([prompt], [7 + index], FLAT, max_new_tokens=50)
@@ -102,7 +104,9 @@ def test_an_answer_depends_on_its_own_request_only(generator, params):
 
 
 def test_two_texts_in_a_bucket_compile_once(params):
-    fresh = Generator(MODEL, params, TOKENIZER, 4, prompt_buckets=(48, 96), output_buckets=(64,))
+    fresh = Generator(
+        MODEL, params, TOKENIZER, 4, max_semantic_tokens=3000, prompt_buckets=(48, 96), output_buckets=(64,)
+    )
     fresh.generate([clone("The first text.")], [1], Sampling(), max_new_tokens=30)
     compilations = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -118,7 +122,7 @@ def test_two_texts_in_a_bucket_compile_once(params):
 def test_the_end_is_told_from_the_limit(params):
     # With a zero norm all logits are equal, so greedy takes the lowest id: <|im_end|>, as soon as it may.
     eager = {**params, "norm": {"scale": jnp.zeros_like(params["norm"]["scale"])}}
-    stops = Generator(MODEL, eager, TOKENIZER, 4, prompt_buckets=(64,), output_buckets=(64,))
+    stops = Generator(MODEL, eager, TOKENIZER, 4, max_semantic_tokens=3000, prompt_buckets=(64,), output_buckets=(64,))
     (ended,) = stops.generate([clone("Stop.")], [0], Greedy())
     assert (len(ended.semantic_ids), ended.reached_limit, ended.new_tokens) == (1, False, 3)
     limit = stops.new_tokens(clone("Stop."), 1)
@@ -126,6 +130,20 @@ def test_the_end_is_told_from_the_limit(params):
     (cut,) = stops.generate([clone("Stop.")], [0], Greedy(), max_new_tokens=limit - 1)
     assert (len(cut.semantic_ids), cut.reached_limit, cut.new_tokens) == (1, True, 2)
     assert stops.room(clone("Stop.")) == 62
+
+
+def test_rows_divided_over_devices_answer_as_on_one(generator, params):
+    """Three prompts fill the four shards of a mesh, on which heads are divided, too."""
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    boxed = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    placed = jax.device_put(params, sharding.tree_shardings(mesh, boxed)["params"])
+    divided = Generator(MODEL, placed, TOKENIZER, 4, max_semantic_tokens=30, mesh=mesh)
+    prompts = [clone("A short one."), create("Another."), clone("A third of them")]
+    found = divided.generate(prompts, [7, 8, 2**32 - 1], FLAT)
+    limits = [generator.new_tokens(prompt, 30) for prompt in prompts]
+    expected = generator.generate(prompts, [7, 8, 2**32 - 1], FLAT, limits)
+    assert [answer(generation) for generation in found] == [answer(generation) for generation in expected]
+    assert max(len(generation.semantic_ids) for generation in found) <= 31  # with what stands for a missing end
 
 
 def test_bad_input_is_named(generator):

@@ -10,13 +10,14 @@ import pytest
 import soundfile
 from helpers import tiny_model
 
+from spark_jax import sharding
 from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SamplingConfig
 from spark_jax.errors import SparkError
-from spark_jax.inference import synthesize
 from spark_jax.inference.request import Request
 from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.voice import Voice
 from spark_jax.wav2vec2.model import Wav2Vec2, normalize_input, num_frames, num_samples
 
@@ -49,7 +50,7 @@ def quiet(tts, *arguments, **options):
 def test_encode_equals_the_reference_procedure_on_the_bare_signal(tts, length):
     """Padding to the bucket of 64 never changes an id; 20719 samples are 63 frames and all but one sample of
     the next."""
-    config, variables = tts.config, tts._variables
+    config, variables = tts.config, tts.codec.variables
     samples = tiny_model.speech(2.0)[:length]
     global_ids, semantic_ids = tts.encode(samples)
     normalized = volume_normalize(samples)
@@ -73,7 +74,7 @@ def test_decode_keeps_the_length_and_padding_changes_nothing(tts, count):
     global_ids, semantic_ids = rng.integers(64, size=32), rng.integers(64, size=count)
     samples = tts.decode(global_ids, semantic_ids)
     detokenize = jax.jit(partial(BiCodec(tts.config.bicodec).apply, method="detokenize"))
-    expected = detokenize(tts._variables["bicodec"], semantic_ids[None], global_ids[None])
+    expected = detokenize(tts.codec.variables["bicodec"], semantic_ids[None], global_ids[None])
     assert samples.shape == (320 * count,) and samples.dtype == np.float32
     np.testing.assert_allclose(samples, expected[0], atol=1e-5)
     assert np.std(samples) > 0
@@ -81,18 +82,13 @@ def test_decode_keeps_the_length_and_padding_changes_nothing(tts, count):
 
 def test_lengths_of_one_bucket_share_their_programs(tts, tokens):
     global_ids, semantic_ids = tokens
-    programs = tts._tokenize._cache_size(), tts._detokenize._cache_size()
+    codec = tts.codec
+    programs = codec._tokenize._cache_size(), codec._detokenize._cache_size()
     for count in (1600, 9000, 15999):
         tts.encode(tiny_model.speech(1.0)[:count])
     for count in (2, 30, 49):
         tts.decode(global_ids, semantic_ids[:count])
-    assert (tts._tokenize._cache_size(), tts._detokenize._cache_size()) == programs
-
-
-def test_buckets():
-    buckets = sorted({synthesize._bucket(count) for count in range(1, 400)})
-    assert buckets == [64, 96, 128, 192, 256, 384, 512]
-    assert all(synthesize._bucket(count) >= count for count in range(1, 5000))
+    assert (codec._tokenize._cache_size(), codec._detokenize._cache_size()) == programs
 
 
 def test_the_longest_input_of_so_many_frames(tts):
@@ -149,6 +145,57 @@ def test_a_reference_a_voice_and_its_file_are_the_same(tts, reference, tmp_path)
     np.testing.assert_array_equal(heard.global_ids, voice.global_ids)
 
 
+def test_a_reference_without_transcript_is_its_speakers_tokens(tts, tokens, reference, tmp_path):
+    voice = tts.voice(reference)
+    np.testing.assert_array_equal(voice.global_ids, tts.codec.encode_files([reference])[0][0])
+    assert len(voice.semantic_ids) == 0
+    voice.save(tmp_path / "voice.json", tts.config.sample_rate)
+    full = Voice(voice.global_ids, tokens[1])  # as voice files without a transcript were before
+    prompts = [
+        tts._prompt(Request(text="Hello.", **options))
+        for options in ({"reference": reference}, {"voice": tmp_path / "voice.json"}, {"voice": voice}, {"voice": full})
+    ]
+    assert len(set(prompts)) == 1
+
+
+def test_the_longest_speech_is_the_configurations(tts, tiny_model_directory):
+    model = model_directory.load(tiny_model_directory)
+    short = SparkTTS(dataclasses.replace(model, config=dataclasses.replace(model.config, max_semantic_tokens=3)))
+    with pytest.warns(UserWarning, match=r"cut off after 0\.06 s"):
+        audio = short.synthesize("Hello.", gender="male", greedy=True)
+    assert audio.reached_limit and len(audio.semantic_ids) == 3
+    with pytest.raises(SparkError, match=r"max_seconds is 1, expected at most 0\.06 here"):
+        short.synthesize("Hello.", gender="male", max_seconds=1)
+
+
+def test_parts_that_a_run_lacks_come_from_the_base(tts, tiny_model_directory, tmp_path):
+    model = model_directory.load(tiny_model_directory)
+    llm = {"llm": model.variables["llm"]}
+    model_directory.write_parts(tmp_path / "run", model.config, llm, model.tokenizer_directory)
+    with pytest.raises(SparkError, match="holds no bicodec and no wav2vec2"):
+        SparkTTS.load(tmp_path / "run")
+    joined = SparkTTS.load(tmp_path / "run", base=tiny_model_directory)
+    request = {"gender": "male", "max_seconds": 0.5, "seed": 1}
+    np.testing.assert_array_equal(quiet(joined, "Hello.", **request).samples, quiet(tts, "Hello.", **request).samples)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_mesh(tts, tiny_model_directory, dtype):
+    """Tensor-parallel LLM and divided batches; in float32 the tokens of one device."""
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    divided = SparkTTS.load(tiny_model_directory, dtype=dtype, mesh=mesh)
+    heads = divided._generator.params["layers"]["attention"]["query"]["kernel"]
+    assert heads.dtype == dtype and heads.sharding.shard_shape(heads.shape)[2] == heads.shape[2] // 2
+    request = {"gender": "female", "seed": 3, "max_seconds": 0.5}
+    audio = quiet(divided, "Hello.", **request)
+    assert audio.samples.dtype == np.float32 and len(audio.samples) == 320 * len(audio.semantic_ids) > 0
+    if dtype == "float32":
+        expected = quiet(tts, "Hello.", **request)
+        np.testing.assert_array_equal(audio.semantic_ids, expected.semantic_ids)
+        np.testing.assert_array_equal(audio.global_ids, expected.global_ids)
+        np.testing.assert_allclose(audio.samples, expected.samples, atol=1e-5)
+
+
 def test_prompts_follow_the_request(tts, tokens):
     name = tts.tokenizer.id
     global_ids, semantic_ids = tokens
@@ -190,7 +237,7 @@ def test_the_default_voice(tts, tokens, tiny_model_directory, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "samples, message",
+    ("samples", "message"),
     [
         (np.zeros(16000), "samples: the audio is silent"),
         (np.ones(1599), "samples: 0.100 s of audio, expected at least 0.1 s"),
@@ -211,7 +258,9 @@ def test_what_does_not_fit_the_model(tts, tokens):
         tts.synthesize("Hello.", Voice(tokens[0], np.array([1, 99])))
     with pytest.raises(SparkError, match="leaves no room for speech: give less text"):
         tts.synthesize("la " * 2000, gender="male")
-    with pytest.raises(SparkError, match="max_seconds is 100, expected at most"):
+    with pytest.raises(SparkError, match="max_seconds is 100, expected at most 60 here"):
         tts.synthesize("Hello.", gender="male", max_seconds=100)
+    with pytest.raises(SparkError, match="voice: semantic_ids is empty"):
+        tts.synthesize("Hello.", Voice(tokens[0], np.zeros(0, np.int32), "Good morning."))
     with pytest.raises(TypeError):
         tts.synthesize("Hello.", volume=3)

@@ -12,6 +12,7 @@ import pytest
 from spark_jax import config as config_lib
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
+from spark_jax.shared.files import new_directory
 from spark_jax.text.tokenizer import build_tokenizer
 
 TINY = config_lib.tiny()
@@ -107,7 +108,7 @@ def test_all_differences_come_together(tmp_path, variables, tokenizer, monkeypat
     with pytest.raises(SparkError, match="extra bicodec/params/surprise"):
         model_directory.save(tmp_path / "refused", TINY, faulty, tokenizer)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(model_directory, "differences", lambda *_: [])
+    monkeypatch.setattr(model_directory, "check_fit", lambda *_: None)
     model_directory.save(tmp_path / "model", wide, faulty, tokenizer)
     monkeypatch.undo()
     with pytest.raises(SparkError) as caught:
@@ -147,7 +148,7 @@ def test_a_damaged_file_of_the_right_size(copy):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (None, "config.json: cannot be read"),
         ("{", "config.json: not valid JSON"),
@@ -191,12 +192,17 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, variables, to
     for taken in ("file", "full", "file/below"):
         with pytest.raises(SparkError):
             model_directory.save(tmp_path / taken, TINY, variables, tokenizer)
-    with pytest.raises(RuntimeError), model_directory.new_directory(tmp_path / "new") as folder:
-        (folder / "half").touch()
-        raise RuntimeError("interrupted")
+
+    def fail():
+        with new_directory(tmp_path / "new") as folder:
+            (folder / "half").touch()
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        fail()
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "mine"]
     (tmp_path / "empty").mkdir()
-    with model_directory.new_directory(tmp_path / "empty") as folder:
+    with new_directory(tmp_path / "empty") as folder:
         (folder / "whole").touch()
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["whole"]
 

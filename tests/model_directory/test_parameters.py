@@ -26,7 +26,7 @@ def alone(tiny_model_directory):
     return model_directory.load(tiny_model_directory).variables
 
 
-@pytest.mark.parametrize("sizes", [dict(fsdp=4, tensor=2), dict(data=2, fsdp=2, tensor=2), dict(fsdp=2)])
+@pytest.mark.parametrize("sizes", [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2}])
 def test_a_mesh_gets_the_same_parameters_divided_as_the_table_says(tiny_model_directory, alone, sizes):
     mesh = sharding.make_mesh(**({"data": 1} | sizes))
     loaded = flatten(model_directory.load(tiny_model_directory, mesh=mesh).variables)
@@ -79,7 +79,9 @@ def flatten_boxes(settings):
 
 def test_types_go_with_the_mesh(tiny_model_directory, alone):
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2)
-    llm = model_directory.load(tiny_model_directory, jnp.bfloat16, parts=("llm",), mesh=mesh).variables["llm"]["params"]
+    llm = model_directory.load(tiny_model_directory, llm_dtype=jnp.bfloat16, parts=("llm",), mesh=mesh).variables[
+        "llm"
+    ]["params"]
     table = llm["embed"]["embedding"]
     assert table.dtype == jnp.bfloat16 and table.addressable_shards[0].data.nbytes * 4 == table.nbytes
     np.testing.assert_array_equal(table, alone["llm"]["params"]["embed"]["embedding"].astype(jnp.bfloat16))
@@ -127,8 +129,9 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"localhost:{port}", 2, index)
 from pathlib import Path
 
-from spark_jax import part_files, sharding
-from spark_jax.parameters import target_variables
+from spark_jax import sharding
+from spark_jax.model_directory import parts as part_files
+from spark_jax.model_directory.parameters import target_variables
 from spark_jax.config import Qwen2Config, SparkConfig
 
 config = SparkConfig(llm=Qwen2Config(vocab_size=4096, hidden_size=512, num_hidden_layers=4, intermediate_size=2048,
@@ -137,7 +140,7 @@ mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2)
 wanted = target_variables(config, ("llm",), mesh=mesh)["llm"]
 read = lambda: int(open("/proc/self/io").readline().split()[1])
 before = read()
-loaded = part_files.load_part(Path(folder), wanted)
+loaded = part_files.read_arrays(Path(folder), wanted)
 print(read() - before, sum(s.data.nbytes for leaf in jax.tree.leaves(loaded) for s in leaf.addressable_shards),
       sum(leaf.nbytes for leaf in jax.tree.leaves(loaded)))
 jax.effects_barrier()
@@ -161,7 +164,7 @@ def test_each_host_reads_only_its_shards(tmp_path):
     )
     leaves = flatten(target_variables(SparkConfig(llm=llm), ("llm",))["llm"])
     values = {name: np.ones(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
-    part_files.write_part(tmp_path / "llm", values.items())
+    part_files.write_arrays(tmp_path / "llm", values.items())
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]

@@ -5,17 +5,19 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
+from jax.sharding import Mesh
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
 from spark_jax.nn.attention import causal_mask, choose_backend, grouped_query_attention, self_attention
-from spark_jax.nn.blockwise_attention import blockwise_attention
+from spark_jax.nn.cpu.blockwise_attention import blockwise_attention
 from spark_jax.nn.fused_attention import cudnn_attention, segment_mask, splash_attention
 
 
@@ -169,9 +171,8 @@ class Device:
         self.platform = platform
 
 
-class Mesh:
-    def __init__(self, platform, size):
-        self.devices, self.size = np.array([Device(platform)] * size), size
+def mesh_of(platform, size):
+    return Mock(spec=Mesh, devices=np.array([Device(platform)] * size), size=size)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +186,8 @@ class Mesh:
     ],
 )
 def test_the_devices_decide(platform, dtype, expected):
-    assert choose_backend("auto", Mesh(platform, 4), jnp.dtype(dtype)) == expected
-    assert choose_backend("xla", Mesh(platform, 4), jnp.dtype(dtype)) == "xla"
+    assert choose_backend("auto", mesh_of(platform, 4), jnp.dtype(dtype)) == expected
+    assert choose_backend("xla", mesh_of(platform, 4), jnp.dtype(dtype)) == "xla"
 
 
 @pytest.mark.parametrize(
@@ -200,4 +201,4 @@ def test_the_devices_decide(platform, dtype, expected):
 )
 def test_what_the_devices_do_not_have(name, platform, size, message):
     with pytest.raises(SparkError, match=message):
-        choose_backend(name, Mesh(platform, size), jnp.float32)
+        choose_backend(name, mesh_of(platform, size), jnp.float32)

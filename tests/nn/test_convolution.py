@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from safetensors.numpy import load_file
+from safetensors.flax import load_file
 
 from spark_jax.nn.convolution import Conv, ConvTranspose, conv_transpose, depthwise_conv, depthwise_conv_transpose
 
@@ -47,7 +47,7 @@ def reference_transpose(inputs, kernel, stride, padding, output_padding, groups=
 def test_transposed_equals_dilated_input(kernel, stride, padding, output_padding):
     x = jax.random.normal(jax.random.key(0), (2, 7, 3))
     weights = jax.random.normal(jax.random.key(1), (kernel, 3, 5))
-    lengths = dict(stride=stride, padding=padding, output_padding=output_padding)
+    lengths = {"stride": stride, "padding": padding, "output_padding": output_padding}
     expected = reference_transpose(x, weights, **lengths)
     np.testing.assert_allclose(jax.jit(lambda x, w: conv_transpose(x, w, **lengths))(x, weights), expected, atol=1e-5)
 

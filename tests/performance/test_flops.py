@@ -8,12 +8,11 @@ import pytest
 
 from spark_jax import sharding
 from spark_jax.config import Qwen2Config, tiny
-from spark_jax.data.config import CodecDataConfig, TokenDataConfig
+from spark_jax.data.config import TokenDataConfig
 from spark_jax.performance import flops
-from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.config import MeshConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
-from spark_jax.training.program import llm_program
+from spark_jax.training.llm.program import llm_program
 
 SYSTEM = tiny()
 
@@ -84,13 +83,3 @@ def test_known_convolutions_and_their_gradients():
     assert count(strided, (2, 100, 4), (3, 4, 8)) == forward
     # Taps that reach over the edge count in the input's gradient.
     assert count(jax.grad(strided, (0, 1)), (2, 100, 4), (3, 4, 8)) == pytest.approx(3 * forward, rel=0.05)
-
-
-def test_the_codecs_step():
-    config = BiCodecTrainingConfig(
-        data=CodecDataConfig(segment_seconds=0.1, context_seconds=0.02, batch_segments=8), adversarial_start=None
-    )
-    whole = flops.codec_step_flops(config, SYSTEM)
-    frozen = flops.codec_step_flops(dataclasses.replace(config, freeze=("wave_generator",)), SYSTEM)
-    # Its kernels' gradients are left out, the gradients of its inputs are not.
-    assert 0.6 * whole < frozen < whole

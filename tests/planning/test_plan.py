@@ -1,7 +1,5 @@
 """The planner: real steps compiled for CPU devices, its verdicts and its search; no TPU compiler is needed."""
 
-import dataclasses
-import importlib.util
 import math
 from pathlib import Path
 
@@ -9,26 +7,37 @@ import jax
 import pytest
 import yaml
 
-from spark_jax.config import tiny, to_mapping
-from spark_jax.data.config import TokenDataConfig
+from spark_jax.cli import main as cli
+from spark_jax.config import SparkConfig, from_mapping, tiny, to_mapping
+from spark_jax.data.config import AudioDataConfig, TokenDataConfig
 from spark_jax.errors import SparkError
 from spark_jax.performance import hlo
 from spark_jax.performance.hardware import GIB, Accelerator, accelerator
+from spark_jax.planning import devices, plan
+from spark_jax.planning.compile import DoesNotFit, Plan, compile_step, does_not_fit
+from spark_jax.planning.describe import roofline
+from spark_jax.planning.trainings import Corpus, corpus_steps, neighbors
+from spark_jax.training.catalog import load_training
 from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.config import MeshConfig
+from spark_jax.training.ctc.config import CTCTrainingConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
-from spark_jax.training.program import load_training
+from spark_jax.training.llm.program import llm_program
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def tool():
+@pytest.fixture
+def run(capsys):
+    """Runs `spark-jax plan` in this process. Gives exit code, output, errors."""
     assert len(jax.devices()) == 8  # from now on --cpu-devices cannot change how many there are
-    specification = importlib.util.spec_from_file_location("plan", ROOT / "spark_jax" / "planning" / "plan.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["plan", *arguments])
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -48,40 +57,41 @@ def config(tmp_path_factory):
     return str(folder / "run.yaml")
 
 
-def test_a_plan_of_the_real_step(tool, config, capsys):
+def program(devices):
+    """One that is not compiled, on devices that all take part of the data."""
+    return llm_program(LLMTrainingConfig(data=TokenDataConfig(batch_rows=8)), tiny(), devices)
+
+
+def test_a_plan_of_the_real_step(run, config, monkeypatch):
     found = []
-    compile_step = tool.compile_step
-    tool.compile_step = lambda *arguments: found.append(compile_step(*arguments)) or found[-1]
-    try:
-        assert tool.main([config, "--cpu-devices", "8", "--hours-of-audio", "10"]) == 0
-    finally:
-        tool.compile_step = compile_step
-    (plan,) = found
+    monkeypatch.setattr(plan, "compile_step", lambda *arguments: found.append(compile_step(*arguments)) or found[-1])
+    code, out, _ = run(config, "--cpu-devices", "8", "--hours-of-audio", "10")
+    assert code == 0
+    (planned,) = found
     # Arguments: the state's shards and the batch's, of one device.
-    state = plan.program.abstract_state()
+    state = planned.program.abstract_state()
     size = lambda leaf, shape: math.prod(shape) * leaf.dtype.itemsize  # noqa: E731
     shards = sum(size(leaf, leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state))
-    batch = sum(size(leaf, leaf.shape) for leaf in plan.program.batch.values()) / 8
-    assert plan.arguments == pytest.approx(shards + batch, rel=0.01)
-    assert plan.outputs < 0.01 * plan.arguments  # donated
+    batch = sum(size(leaf, leaf.shape) for leaf in planned.program.batch.values()) / 8
+    assert planned.arguments == pytest.approx(shards + batch, rel=0.01)
+    assert planned.outputs < 0.01 * planned.arguments  # donated
     # Parameters are divided by fsdp, and gathered for every layer and micro-batch.
-    gathers = plan.moved.collectives["all-gather"]
-    assert gathers.count >= 2 * tiny().llm.num_hidden_layers and plan.moved.unknown_loops == 0
-    assert plan.executed_flops == pytest.approx(plan.model_flops, rel=0.25)  # XLA's attention computes all pairs
-    out = capsys.readouterr().out
+    gathers = planned.moved.collectives["all-gather"]
+    assert gathers.count >= 2 * tiny().llm.num_hidden_layers and planned.moved.unknown_loops == 0
+    assert planned.executed_flops == pytest.approx(planned.model_flops, rel=0.25)  # XLA's attention computes all pairs
     for piece in ("8 CPU devices", "data 2, fsdp 4", "2 × 8 rows of 64", "all-gather", "FLOPs a step"):
         assert piece in out
     assert "roofline" not in out  # a CPU's figures are unknown
 
 
-def test_what_does_not_fit_is_refused_with_figures(tool, config, capsys):
+def test_what_does_not_fit_is_refused_with_figures(run, config):
     arguments = [config, "--cpu-devices", "1", "--set", "mesh.fsdp=1", "--set", "mesh.data=1", "--set", "accumulate=1"]
-    assert tool.main([*arguments, "--memory", "0.0001", "--tries", "0"]) == 1
-    out = capsys.readouterr().out
+    code, out, _ = run(*arguments, "--memory", "0.0001", "--tries", "0")
+    assert code == 1
     assert "does not fit" in out and "GiB a chip, of 0.00" in out and "no setting found in 0 tries" in out
 
 
-def test_memory_is_flat_in_the_size_of_the_vocabulary(tool, config, tmp_path):
+def test_memory_is_flat_in_the_size_of_the_vocabulary(config, tmp_path):
     """What grows is the table and its gradient: logits of 64 tokens exist at a time. With those of all of them, memory
     would grow by several arrays [tokens, vocab]."""
     plans = {}
@@ -91,148 +101,160 @@ def test_memory_is_flat_in_the_size_of_the_vocabulary(tool, config, tmp_path):
         (tmp_path / f"{vocab}.yaml").write_text(yaml.safe_dump({"llm": llm}))
         changes = [f"model={tmp_path / f'{vocab}.yaml'}", f"loss_chunk={chunk}", f"data.row_length={length}"]
         changes += [f"data.batch_rows={rows}", "accumulate=1", "mesh.data=1", "mesh.fsdp=1"]
-        plans[vocab, chunk] = tool.compile_step(load_training(config, changes), jax.devices()[:1], math.inf)
-    before, after, whole = (plan.temporaries for plan in plans.values())
+        plans[vocab, chunk] = compile_step(load_training(config, changes), jax.devices()[:1], math.inf)
+    before, after, whole = (planned.temporaries for planned in plans.values())
     table, logits = 4 * small * tiny().llm.hidden_size, 4 * rows * length * small
     assert after - before < 4 * table  # a few copies of what was added
     assert after - before < 0.1 * logits < 2 * logits < whole - before
 
 
-def test_the_nearest_setting_is_searched_for(tool, config, capsys, monkeypatch):
+def test_the_nearest_setting_is_searched_for(run, config, monkeypatch):
     """A made-up compiler: memory falls with rematerialization and rows, and 12 GiB are there."""
     tried = []
 
-    def compile_step(config, devices, limit, effort, save_hlo=None):
+    def made_up(config, devices, limit, effort, save_hlo=None):
         assert effort == -0.5
         tried.append(config)
         if config.mesh.fsdp > 4:
-            raise tool.SparkError("axis 'embed' is not divisible")
+            raise SparkError("axis 'embed' is not divisible")
         if config.remat == "attention":
             raise jax.errors.JaxRuntimeError("INTERNAL: no such layout")
         size = {"none": 40, "dots": 24, "attention": 20, "full": 18}[config.remat] * config.data.batch_rows / 8
         if size <= limit / GIB:
             moved = hlo.Traffic({}, 1.0, 0)
-            program = dataclasses.make_dataclass("P", ["mesh"])(jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor")))
-            return tool.Plan(program, size * GIB, 0, 0, moved, 1.0, 1.0, 0.0)
-        return tool.DoesNotFit(f"{size} GiB", size * GIB)
+            return Plan(program(devices), tiny(), size * GIB, 0, 0, moved, 1.0, 1.0, 0.0)
+        return DoesNotFit(f"{size} GiB", size * GIB)
 
-    monkeypatch.setattr(tool, "compile_step", compile_step)
-    assert tool.main([config, "--cpu-devices", "8", "--memory", "12", "--tries", "20", "--effort", "-0.5"]) == 1
-    out = capsys.readouterr().out
+    monkeypatch.setattr(plan, "compile_step", made_up)
+    code, out, _ = run(config, "--cpu-devices", "8", "--memory", "12", "--tries", "20", "--effort", "-0.5")
+    assert code == 1
     assert "neither does  remat=attention: the compiler failed: INTERNAL: no such layout" in out
     assert "this does     --set remat=full --set accumulate=4 --set data.batch_rows=4" in out
     assert tried[-1].accumulate * tried[-1].data.batch_rows == 16  # of the same batch
-    assert tool.main([config, "--cpu-devices", "8", "--memory", "0.1", "--tries", "3", "--effort", "-0.5"]) == 1
-    assert "no setting found in 3 tries" in capsys.readouterr().out
+    code, out, _ = run(config, "--cpu-devices", "8", "--memory", "0.1", "--tries", "3", "--effort", "-0.5")
+    assert code == 1 and "no setting found in 3 tries" in out
 
 
-def test_what_may_be_changed(tool):
+def test_what_may_be_changed():
     codec = BiCodecTrainingConfig(mesh=MeshConfig(data=4, fsdp=2))
-    assert tool.neighbors(codec) == [["mesh.data=2", "mesh.fsdp=4"], ["remat=true"], ["data.batch_segments=128"]]
+    assert neighbors(codec) == [["mesh.data=2", "mesh.fsdp=4"], ["remat=true"], ["data.batch_segments=128"]]
     llm = LLMTrainingConfig(remat="attention", loss_chunk=256, data=TokenDataConfig(batch_rows=8))
-    assert tool.neighbors(llm) == [["mesh.fsdp=2"], ["remat=full"], ["accumulate=2", "data.batch_rows=4"]]
+    assert neighbors(llm) == [["mesh.fsdp=2"], ["remat=full"], ["accumulate=2", "data.batch_rows=4"]]
+    ctc = CTCTrainingConfig(data=AudioDataConfig(batch_seconds=60.0))
+    assert neighbors(ctc) == [["mesh.fsdp=2"], ["data.batch_seconds=30"]]
 
 
 @pytest.mark.parametrize(
     ("message", "gib"),
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (25.02G) exceeds "
-            "available HBM (15.75G).",
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (25.02G) "
+            "exceeds available HBM (15.75G).",
             25.02,
         ),
         (
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 512.50M of "
-            "15.75G hbm.\nTotal hbm usage >= 33.00G",
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 512.50M "
+            "of 15.75G hbm.\nTotal hbm usage >= 33.00G",
             0.50,
         ),
         ("RESOURCE_EXHAUSTED: no figures", float("inf")),
     ],
 )
-def test_the_compilers_figures_are_read(tool, message, gib):
-    found = tool.does_not_fit(message)
+def test_the_compilers_figures_are_read(message, gib):
+    found = does_not_fit(message)
     assert found.needed / GIB == pytest.approx(gib, rel=1e-3) and "\n" not in found.message
 
 
-def test_a_failure_of_the_compiler_is_no_verdict(tool, config, capsys, monkeypatch):
+def test_a_failure_of_the_compiler_is_no_verdict(run, config, monkeypatch):
     def failing(*_, **__):
         raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic failed to compile TPU kernel:\n  unsupported layout")
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", failing)
-    assert tool.main([config, "--cpu-devices", "8"]) == 2
-    told = capsys.readouterr()
-    assert "does not fit" not in told.out
+    code, out, errors = run(config, "--cpu-devices", "8")
+    assert code == 2 and "does not fit" not in out
     expected = "8 CPU devices: the compiler failed: INTERNAL: Mosaic failed to compile TPU kernel: unsupported layout\n"
-    assert told.err == f"error: {config} on {expected}"
+    assert errors == f"error: {config} on {expected}"
 
 
-def test_a_missing_compiler_is_told(tool, config, capsys, monkeypatch):
+def test_a_missing_compiler_is_told(run, config, monkeypatch):
     def missing(*_, **__):
         raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology. See https://…")
 
-    monkeypatch.setattr(tool.topologies, "get_topology_desc", missing)
+    monkeypatch.setattr(devices.topologies, "get_topology_desc", missing)
     for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD", "TPU_WORKER_HOSTNAMES", "TPU_MIN_LOG_LEVEL"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "none")
-    assert tool.main([config, "--topology", "v5e:4x4"]) == 2
-    assert 'pip install -e ".[plan]"' in capsys.readouterr().err
-    assert tool.main([config, "--topology", "16 chips"]) == 2
-    assert "expected a TPU and its chips" in capsys.readouterr().err
-    assert tool.main([config, "--cpu-devices", "9000"]) == 2
-    assert tool.main(["nowhere.yaml", "--cpu-devices", "1"]) == 2
-    assert "nowhere.yaml: cannot be read" in capsys.readouterr().err
+    for where, told in (
+        (("--topology", "v5e:4x4"), 'pip install "spark-jax[plan]"'),
+        (("--topology", "16 chips"), "expected a TPU and its chips"),
+        (("--cpu-devices", "9000"), "--cpu-devices 9000: expected 1 to 8"),
+    ):
+        code, _, errors = run(config, *where)
+        assert code == 2 and told in errors and errors.count("\n") == 1
+    code, _, errors = run("nowhere.yaml", "--cpu-devices", "1")
+    assert code == 2 and "nowhere.yaml: cannot be read" in errors
 
 
 @pytest.mark.parametrize("name", ["v4:2x2x1", "v5p:2x2x1", "v5e:2x2", "v6e:2x2"])
-def test_a_chip_is_one_device(tool, name, monkeypatch):
+def test_a_chip_is_one_device(name, monkeypatch):
     pytest.importorskip("libtpu")
     for variable in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD", "TPU_MIN_LOG_LEVEL"):
         monkeypatch.setenv(variable, "1")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-16")
-    devices = tool.topology_devices(name)
-    assert len(devices) == 4 and accelerator(devices[0].device_kind) is not None
+    found = devices.topology(name)
+    assert len(found) == 4 and accelerator(found[0].device_kind) is not None
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_file_is_recognized_by_its_keys(path):
-    if path.stem.endswith("model") or "wav2vec2" in path.stem:
+    if path.stem.endswith("model"):
         with pytest.raises(SparkError):
             load_training(path)
     else:
-        expected = BiCodecTrainingConfig if "bicodec" in path.stem else LLMTrainingConfig
+        kinds = {"bicodec": BiCodecTrainingConfig, "wav2vec2": CTCTrainingConfig, "llm": LLMTrainingConfig}
+        [expected] = [config for name, config in kinds.items() if name in path.stem]
         assert type(load_training(path)) is expected
 
 
-def test_the_roofline_is_the_slowest_resource(tool):
-    mesh = jax.make_mesh((4, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:4])
-    program = dataclasses.make_dataclass("P", ["mesh"])(mesh)
+def test_the_roofline_is_the_slowest_resource():
     moved = hlo.Traffic({"all-reduce": hlo.Collective(3, 50.0, 100.0)}, 3000.0, 0)
-    plan = tool.Plan(program, 0, 0, 0, moved, 7e4, 8e4, 0.0)
-    roof = tool.roofline(plan, Accelerator("x", 1e4, 0, 1e3, 1e1))
+    planned = Plan(program(jax.devices()[:4]), tiny(), 0, 0, 0, moved, 7e4, 8e4, 0.0)
+    roof = roofline(planned, Accelerator("x", 1e4, 0, 1e3, 1e1))
     assert (roof.compute, roof.memory, roof.links) == (2.0, 3.0, 10.0) and roof.bound == "links" and roof.step == 10.0
-    roof = tool.roofline(plan, Accelerator("x", 1e4, 0, 1e3))
+    roof = roofline(planned, Accelerator("x", 1e4, 0, 1e3))
     assert roof.links == 0 and roof.bound == "memory"
 
 
-def test_a_corpus_in_steps(tool):
-    arguments = tool.parse_arguments(["x", "--cpu-devices", "1", "--tokens", "1e9"])
+def test_a_corpus_in_steps():
+    system = SparkConfig()
     llm = LLMTrainingConfig(accumulate=2, data=TokenDataConfig(row_length=1000, batch_rows=5))
-    assert tool.corpus_steps(llm, arguments)[0] == 1e5
-    arguments = tool.parse_arguments(["x", "--cpu-devices", "1", "--hours-of-audio", "64", "--utterance-seconds", "7"])
-    assert tool.corpus_steps(llm, arguments)[0] == 64 * 3600 * 2 * (54 + 42 / 7) / 1e4
-    assert tool.corpus_steps(BiCodecTrainingConfig(), arguments)[0] == pytest.approx(64 * 3600 / (256 * 2.4))
-    nothing = tool.parse_arguments(["x", "--cpu-devices", "1"])
-    assert tool.corpus_steps(BiCodecTrainingConfig(), nothing)[0] == 800_000
+    assert corpus_steps(llm, system, Corpus(tokens=1e9))[0] == 1e5
+    corpus = Corpus(hours=64, utterance_seconds=7)
+    assert corpus_steps(llm, system, corpus)[0] == 64 * 3600 * 2 * (54 + 42 / 7) / 1e4
+    faster = from_mapping(SparkConfig, {"sample_rate": 24_000}, "75 semantic tokens a second")
+    assert corpus_steps(llm, faster, corpus)[0] == 64 * 3600 * 2 * (79 + 42 / 7) / 1e4
+    assert corpus_steps(BiCodecTrainingConfig(), system, corpus)[0] == pytest.approx(64 * 3600 / (256 * 2.4))
+    assert corpus_steps(BiCodecTrainingConfig(), system, Corpus())[0] == 800_000
+    ctc = CTCTrainingConfig(data=AudioDataConfig(batch_seconds=32.0))
+    assert corpus_steps(ctc, system, corpus)[0] == 64 * 3600 / 32
 
 
 @pytest.mark.parametrize("name", ["llm_0_5b", "llm_qwen3_0_6b"])
-def test_the_recipes_are_three_epochs_of_voxbox(tool, name):
-    recipe = load_training(ROOT / "configs" / f"{name}.yaml")
-    arguments = tool.parse_arguments(["x", "--cpu-devices", "1", "--hours-of-audio", "102500"])
-    assert recipe.loop.steps == pytest.approx(3 * tool.corpus_steps(recipe, arguments)[0], rel=0.01)
+def test_the_recipes_are_three_epochs_of_voxbox(name):
+    recipe = load_training(name)
+    assert recipe.loop.steps == pytest.approx(
+        3 * corpus_steps(recipe, SparkConfig(), Corpus(hours=102_500))[0], rel=0.01
+    )
 
 
-def test_an_effort_that_does_not_exist(tool, capsys):
-    assert tool.main(["configs/tiny_llm.yaml", "--cpu-devices", "1", "--effort", "-2"]) == 2
-    assert "--effort -2.0: expected -1 to 0" in capsys.readouterr().err
+def test_the_recognizer(run):
+    sizes = ["model=tiny_en_model", "data.bucket_seconds=[0.4,0.8]", "data.batch_seconds=6.4"]
+    code, out, _ = run("tiny_wav2vec2", "--cpu-devices", "2", *(f"--set={change}" for change in sizes))
+    assert code == 0 and "data 2, fsdp 1, tensor 1; 6.4 s of utterances of up to 0.8 s a step" in out
+    assert "all-reduce" in out  # of the gradients
+
+
+def test_the_program_s_text_is_kept(run, config, tmp_path):
+    code, _, _ = run(config, "--cpu-devices", "8", "--save-hlo", str(tmp_path / "step.txt"))
+    assert code == 0 and (tmp_path / "step.txt").read_text().startswith("HloModule")

@@ -1,24 +1,17 @@
-import functools
-import importlib.util
 import json
-from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile
 from helpers import tiny_model
 
-from spark_jax import config
+from spark_jax.cli import main as cli
 from spark_jax.data import manifest
 from spark_jax.errors import SparkError
-from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.inference.codec import Codec
 from spark_jax.model_directory import directory as model_directory
-
-BATCH_FRAMES = 200  # the same in all tests: they share what is compiled
-ROOT = Path(__file__).parents[2]
-_SPEC = importlib.util.spec_from_file_location("encode_corpus", ROOT / "spark_jax" / "prepare" / "encode.py")
-encode_corpus = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(encode_corpus)
+from spark_jax.prepare import encode
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +27,37 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def variables():
-    return {name: part for name, part in tiny_model.variables().items() if name != "llm"}
+def codec(tiny_model_directory):
+    """One for all tests: they share what is compiled."""
+    model = model_directory.load(tiny_model_directory, parts=("bicodec", "wav2vec2"))
+    return Codec(model.config, model.variables, batch_length=200)
 
 
-def test_batches_give_the_tokens_of_single_utterances(corpus, variables, tmp_path):
-    records = manifest.read_corpus(corpus, None)
-    encode_corpus.encode_corpus(records, tmp_path / "tokens.jsonl", config.tiny(), variables, BATCH_FRAMES)
-    lines = [json.loads(line) for line in (tmp_path / "tokens.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def whole(corpus, codec, tmp_path_factory):
+    """The output of a run that nothing happened to."""
+    output = tmp_path_factory.mktemp("whole") / "tokens.jsonl"
+    encode.encode_corpus(manifest.read_corpus(corpus, None), output, codec)
+    assert list(output.parent.iterdir()) == [output]
+    return output
+
+
+def test_batches_give_the_tokens_of_single_utterances(corpus, codec, whole):
+    lines = [json.loads(line) for line in whole.read_text().splitlines()]
     assert [line["index"] for line in lines] == ["u0", "u2", "u3", "u4"]  # 10 ms make no token
-    assert list(tmp_path.iterdir()) == [tmp_path / "tokens.jsonl"]
-    tiny_model.write(tmp_path / "model", tmp_path / "tokenizer")
-    tts = SparkTTS(model_directory.load(tmp_path / "model"))
     for line in lines:
         assert line["text"] == f"Text {line['index'][1]}." and "wav_path" not in line
         samples = manifest.read_audio(str(corpus / f"{line['index'][1]}.flac"), 16000)
-        global_ids, semantic_ids = tts.encode(samples)
+        [(global_ids, semantic_ids)] = codec.encode([samples])
         np.testing.assert_array_equal(line["global_ids"], global_ids)
         np.testing.assert_array_equal(line["semantic_ids"], semantic_ids)
 
 
-def test_a_killed_run_goes_on_where_it_stopped(corpus, variables, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_where_it_stopped(corpus, codec, tmp_path, monkeypatch):
     """The text has a line separator, which JSON leaves as it is."""
     records = [record | {"text": "One\u2028two"} for record in manifest.read_corpus(corpus, None)]
-    encode = functools.partial(encode_corpus.encode_corpus, records, batch_frames=BATCH_FRAMES)
-    encode(tmp_path / "whole.jsonl", config.tiny(), variables)
-    batches, counts = encode_corpus._encode, []
+    encode.encode_corpus(records, tmp_path / "whole.jsonl", codec)
+    batches, counts = encode._encode, []
 
     def stops(*arguments):
         for i, record in enumerate(batches(*arguments)):
@@ -67,9 +65,9 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, variables, tmp_path, monk
                 raise KeyboardInterrupt
             yield record
 
-    monkeypatch.setattr(encode_corpus, "_encode", stops)
+    monkeypatch.setattr(encode, "_encode", stops)
     with pytest.raises(KeyboardInterrupt):
-        encode(tmp_path / "tokens.jsonl", config.tiny(), variables)
+        encode.encode_corpus(records, tmp_path / "tokens.jsonl", codec)
     assert not (tmp_path / "tokens.jsonl").exists()
     with (tmp_path / "tokens.jsonl.partial").open("a") as file:
         file.write('{"index": "u')
@@ -78,14 +76,34 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, variables, tmp_path, monk
         counts.append(len(records))
         yield from batches(records, *arguments)
 
-    monkeypatch.setattr(encode_corpus, "_encode", counted)
-    encode(tmp_path / "tokens.jsonl", config.tiny(), variables)
+    monkeypatch.setattr(encode, "_encode", counted)
+    encode.encode_corpus(records, tmp_path / "tokens.jsonl", codec)
     assert counts == [3]
-    assert (tmp_path / "tokens.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert (tmp_path / "tokens.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_an_output_that_cannot_be_written(corpus, variables, tmp_path):
+def test_the_command_gives_on_all_devices_what_one_gives(corpus, whole, tiny_model_directory, tmp_path):
+    """The codec comes from a folder that has nothing else, as a training's."""
+    model = model_directory.load(tiny_model_directory, parts=["bicodec"])
+    model_directory.write_parts(tmp_path / "run", model.config, model.variables)
+    codec = encode.load_codec(tiny_model_directory, bicodec=tmp_path / "run")
+    assert codec.mesh.shape["data"] == jax.local_device_count() == 8
+    folders = (
+        corpus,
+        tmp_path / "new" / "tokens.jsonl",
+        "--model",
+        tiny_model_directory,
+        "--bicodec",
+        tmp_path / "run",
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prepare", "encode", *map(str, folders)])
+    assert not ended.value.code
+    assert (tmp_path / "new" / "tokens.jsonl").read_bytes() == whole.read_bytes()
+
+
+def test_an_output_that_cannot_be_written(corpus, codec, tmp_path):
     (tmp_path / "file").write_text("")
     records = manifest.read_corpus(corpus, None)
     with pytest.raises(SparkError, match="cannot be written"):
-        encode_corpus.encode_corpus(records, tmp_path / "file" / "tokens.jsonl", config.tiny(), variables)
+        encode.encode_corpus(records, tmp_path / "file" / "tokens.jsonl", codec)

@@ -1,31 +1,24 @@
 """Corpora become records: all of them, in order, the same bytes by any number of workers and after any stop."""
 
-import importlib.util
 import io
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from helpers import record_files
 
+from spark_jax.cli import main as cli
 from spark_jax.config import tiny
 from spark_jax.data import audio_sources, pipeline, records
 from spark_jax.data.codec import CodecExamples
 from spark_jax.data.config import CodecDataConfig
 from spark_jax.errors import SparkError
+from spark_jax.prepare import records as make_records
+from spark_jax.prepare.conversions import AudioConversion, TokenConversion
 from spark_jax.text.tokenizer import build_tokenizer
-
-ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "spark_jax" / "prepare" / "records.py"
-_SPEC = importlib.util.spec_from_file_location("make_records", TOOL)
-make_records = importlib.util.module_from_spec(_SPEC)
-sys.modules["make_records"] = make_records  # dataclasses look their module up
-_SPEC.loader.exec_module(make_records)
 
 SPLITS = {"train": 40, "validation": 5, "test": 3}
 
@@ -33,13 +26,15 @@ SPLITS = {"train": 40, "validation": 5, "test": 3}
 @pytest.fixture
 def conversion(tmp_path):
     build_tokenizer("bytes", 16, 8).save(tmp_path / "tokenizer")
-    return make_records.TokenConversion(str(tmp_path / "tokenizer"), None)
+    return TokenConversion(str(tmp_path / "tokenizer"), None)
 
 
 @pytest.fixture
 def jsonl(tmp_path):
     """Splits mixed as in a real file."""
-    lines = sum((record_files.utterances(count, seed, split) for seed, (split, count) in enumerate(SPLITS.items())), [])
+    lines = []
+    for seed, (split, count) in enumerate(SPLITS.items()):
+        lines += record_files.utterances(count, seed, split)
     lines = [lines[i] for i in np.random.default_rng(0).permutation(len(lines))]
     return write(tmp_path / "tokens.jsonl", lines)
 
@@ -77,9 +72,9 @@ def test_every_line_becomes_a_record_in_its_place(jsonl, conversion, tmp_path, c
 
 
 @pytest.mark.parametrize("shards", [1, 2, 5, 97])
-def test_spans_hold_every_line_once(jsonl, tmp_path, shards):
+def test_spans_hold_every_line_once(jsonl, conversion, tmp_path, shards):
     size = jsonl.stat().st_size
-    job = make_records.Job(None, jsonl, tmp_path, shards, "raise", size)
+    job = make_records.Job(conversion, jsonl, tmp_path, shards, "raise", size)
     found = [line for shard in range(shards) for _, line in make_records.lines(jsonl, *job.span(shard))]
     assert b"".join(found) == jsonl.read_bytes() and len(found) == sum(SPLITS.values())
 
@@ -89,8 +84,10 @@ def test_workers_change_nothing(jsonl, conversion, tmp_path):
     make_records.convert(conversion, jsonl, tmp_path / "one", 3)
     command = [
         sys.executable,
-        TOOL,
-        "tokens",
+        "-m",
+        "spark_jax.cli.main",
+        "prepare",
+        "token-records",
         jsonl,
         tmp_path / "two",
         "--tokenizer",
@@ -100,8 +97,7 @@ def test_workers_change_nothing(jsonl, conversion, tmp_path):
         "--workers",
         2,
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    subprocess.run([str(part) for part in command], check=True, env=environment, timeout=300)
+    subprocess.run([str(part) for part in command], check=True, timeout=300)
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
@@ -193,7 +189,7 @@ def test_audio_records_give_the_batches_of_the_corpus(corpus, tmp_path):
     ids = [(f"u{i}", list(range(count))) for i, count in enumerate((28, 62))]
     lines = [{"index": index, "semantic_ids": codes, "global_ids": [1]} for index, codes in ids]
     tokens = write(tmp_path / "tokens.jsonl", lines)
-    conversion = make_records.AudioConversion(str(corpus), str(tokens), 16_000)
+    conversion = AudioConversion(str(corpus), str(tokens), 16_000)
     make_records.convert(conversion, corpus / "metadata.jsonl", tmp_path / "out", 2)
     reader = records.RecordReader(tmp_path / "out", "train", "audio")
     assert reader.columns["samples"].tolist() == [9000, 20_000, 12_000]
@@ -216,7 +212,7 @@ def test_audio_records_give_the_batches_of_the_corpus(corpus, tmp_path):
 
 
 def test_audio_records_that_differ_from_their_index(corpus, tmp_path):
-    conversion = make_records.AudioConversion(str(corpus), None, 16_000)
+    conversion = AudioConversion(str(corpus), None, 16_000)
     make_records.convert(conversion, corpus / "metadata.jsonl", tmp_path / "out", 1)
     with pytest.raises(SparkError, match="out: records of sample rate 16000, expected 8000"):
         audio_sources.RecordAudio(records.RecordReader(tmp_path / "out", "train", "audio"), 8000)
@@ -232,13 +228,31 @@ def test_audio_records_that_differ_from_their_index(corpus, tmp_path):
 
 def test_audio_that_cannot_be_read_is_an_error_or_counted(corpus, tmp_path):
     (corpus / "a.flac").write_bytes((corpus / "a.flac").read_bytes()[:3000])
-    conversion = make_records.AudioConversion(str(corpus), None, 16_000)
+    conversion = AudioConversion(str(corpus), None, 16_000)
     with pytest.raises(SparkError, match="byte 0: utterance u0: .*a.flac: cannot be read as audio"):
         make_records.convert(conversion, corpus / "metadata.jsonl", tmp_path / "out", 1)
     make_records.convert(conversion, corpus / "metadata.jsonl", tmp_path / "out", 1, on_error="skip")
     reader = records.RecordReader(tmp_path / "out", "train", "audio")
     assert len(reader) == 2 and reader.fields["dropped"] == {"unusable": 1}
-    other = make_records.AudioConversion(str(corpus), None, 24_000)
+    other = AudioConversion(str(corpus), None, 24_000)
     (corpus / "a.flac").write_bytes((corpus / "b.flac").read_bytes())
     with pytest.raises(SparkError, match="a.flac: sample rate 16000, expected 24000"):
         make_records.convert(other, corpus / "metadata.jsonl", tmp_path / "other", 1)
+
+
+def test_the_commands_write_records(jsonl, conversion, corpus, tmp_path, capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["prepare", *map(str, arguments), "--shards", "2", "--workers", "1"])
+        return ended.value.code or 0, capsys.readouterr().err
+
+    tokenizer = ("--tokenizer", conversion.tokenizer)
+    code, told = run("token-records", jsonl, tmp_path / "tokens", *tokenizer)
+    assert code == 0 and "train: 40 records, nothing dropped" in told
+    code, told = run("audio-records", corpus, tmp_path / "audio")
+    assert code == 0 and "train: 3 records, nothing dropped" in told
+    assert records.RecordReader(tmp_path / "audio", "train", "audio").fields["sample_rate"] == 16_000
+    code, told = run("token-records", jsonl, tmp_path / "tokens", *tokenizer)
+    assert code == 2 and told.startswith("error: ") and told.count("\n") == 1 and "already" in told
+    code, told = run("audio-records", corpus, tmp_path / "other", "--sample-rate", 24_000)
+    assert code == 2 and told.count("\n") == 1 and "sample rate 16000, expected 24000" in told

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.flax import load_file
 
 from spark_jax.config import Qwen2Config
 

@@ -15,7 +15,7 @@ from spark_jax.nn import attention
 from spark_jax.nn.fused_attention import splash_attention
 from spark_jax.performance.flops import traced_flops
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.training import step
+from spark_jax.training.llm import step
 
 CONFIG = dataclasses.replace(
     tiny().llm,

@@ -38,8 +38,8 @@ class Variant:
     def _loss(self, params):
         logits = self._forward(params, self.golden["in/input_ids"])[0][:, :-1]
         labels = self.golden["train/labels"][:, 1:]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, np.maximum(labels, 0))
-        return jnp.sum(losses * (labels != -100)) / np.sum(labels != -100)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+        return jnp.sum(losses * (labels != -100)) / jnp.sum(labels != -100)
 
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen2_untied"])

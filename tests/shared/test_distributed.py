@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
@@ -51,8 +52,8 @@ def test_what_started_the_process():
 
 def mesh_of(processes, data, fsdp, tensor):
     """A mesh whose devices belong to the given processes."""
-    devices = np.array([SimpleNamespace(process_index=i) for i in processes]).reshape(data, fsdp, tensor)
-    return SimpleNamespace(devices=devices, shape={"data": data, "fsdp": fsdp, "tensor": tensor})
+    devices = np.array([Mock(process_index=i) for i in processes]).reshape(data, fsdp, tensor)
+    return Mock(spec=Mesh, devices=devices, shape={"data": data, "fsdp": fsdp, "tensor": tensor})
 
 
 def test_rows_of_each_process(monkeypatch):
@@ -91,11 +92,12 @@ def interruptible():
 
 
 def test_the_first_signal_asks_and_the_second_acts(interruptible):
-    with pytest.raises(KeyboardInterrupt), distributed.stop_signals() as stop:
+    with distributed.stop_signals() as stop:
         assert not stop.agreed()
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.agreed()
-        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -110,6 +112,11 @@ class Chip:
     device_kind: str = "TPU v5 lite"
     core_on_chip: int = 0
     slice_index: int = 0
+
+    @property
+    def __class__(self):
+        """What `isinstance` sees."""
+        return jax.Device
 
 
 def test_a_row_of_the_mesh_is_a_process_wherever_its_chips_are():
@@ -132,6 +139,8 @@ def test_meshes_that_tpus_do_not_have():
 def test_chips_without_a_slice_are_of_one():
     class Alone:
         """As a device of a topology: all that a chip has but the slice."""
+
+        __class__ = property(lambda self: jax.Device)
 
         def __init__(self, chip):
             vars(self).update({name: value for name, value in vars(chip).items() if name != "slice_index"})
@@ -244,7 +253,8 @@ import numpy as np
 
 from spark_jax import sharding
 from spark_jax.data import pipeline
-from spark_jax.training import checkpoint, distributed
+from spark_jax.shared import distributed
+from spark_jax.training import checkpoint
 
 distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), 20)
 folder = Path(sys.argv[3])
@@ -275,11 +285,6 @@ assert not np.array_equal(next(data)["i"], position) and checkpoints.steps == [1
 np.testing.assert_array_equal(next(data)["i"], position)
 checkpoints.save(2, restored, data)
 checkpoints.close()
-
-checkpoint.save_params(folder / "part", state)
-same(checkpoint.load_params(folder / "part", checkpoint.abstract(state, place)))
-whole = checkpoint.load_params(folder / "part")
-jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), host)
 print("went on")
 """
 

@@ -1,21 +1,12 @@
 """The comparison with PyTorch's training: its errors, and where PyTorch is installed a run of it."""
 
-import importlib
 import sys
-from pathlib import Path
 
+import benchmark_training
 import pytest
 import yaml
 
 from spark_jax.config import tiny, to_mapping
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    return importlib.import_module("benchmark_training")
 
 
 @pytest.fixture
@@ -26,29 +17,27 @@ def config(tmp_path):
     return tmp_path / "run.yaml"
 
 
-def failure(tool, capsys, *arguments, **options):
+def failure(capsys, *arguments, **options):
     with pytest.raises(SystemExit) as exit_:
-        tool.main(*arguments, **options)
+        benchmark_training.main(*arguments, **options)
     assert exit_.value.code == 2
     return capsys.readouterr().err
 
 
-def test_without_pytorch_the_extra_is_named(tool, config, monkeypatch, capsys):
+def test_without_pytorch_the_extra_is_named(config, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "torch_training", raising=False)
-    assert "spark-jax[parity]" in failure(tool, capsys, config)
+    assert "spark-jax[parity]" in failure(capsys, config)
 
 
-def test_the_language_model_beside_pytorch(tool, config, capsys):
+def test_the_language_model_beside_pytorch(config, capsys):
     pytest.importorskip("torch")
-    tool.main(config, steps=1, rounds=1)  # raises where the losses differ
+    benchmark_training.main(config, steps=1, rounds=1)  # raises where the losses differ
     assert "PyTorch's time over ours" in capsys.readouterr().out
 
 
-def test_what_cannot_be_compared(tool, config, monkeypatch, capsys):
+def test_what_cannot_be_compared(config, capsys):
     pytest.importorskip("torch")
-    monkeypatch.chdir(ROOT)  # the recipe names its model from there
-    codec = ROOT / "configs" / "tiny_bicodec.yaml"
-    assert "expected float32" in failure(tool, capsys, config, overrides=["dtype=bfloat16"])
-    assert "--reference is missing" in failure(tool, capsys, codec)
-    assert "adversarial_start is 0" in failure(tool, capsys, codec, overrides=["adversarial_start=0"])
+    assert "expected float32" in failure(capsys, config, overrides=["dtype=bfloat16"])
+    assert "--reference is missing" in failure(capsys, "tiny_bicodec")
+    assert "adversarial_start is 0" in failure(capsys, "tiny_bicodec", overrides=["adversarial_start=0"])

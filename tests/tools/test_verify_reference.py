@@ -1,20 +1,15 @@
 """The comparison with the official code: what can be seen without a checkout of it."""
 
 import importlib.util
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+import verify_reference
 
 from spark_jax import config
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.errors import SparkError
-
-ROOT = Path(__file__).parents[2]
-_SPEC = importlib.util.spec_from_file_location("verify_reference", ROOT / "tools" / "verify_reference.py")
-verify_reference = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(verify_reference)
 
 
 def test_what_is_no_checkout_is_one_line(tmp_path, capsys):

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from spark_jax import sharding
+from spark_jax.config import tiny
 from spark_jax.data import pipeline
-from spark_jax.training import checkpoint, loop
+from spark_jax.training import loop
 from spark_jax.training.config import LoopConfig
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer
+from spark_jax.training.program import Program
+from spark_jax.training.run import Run
 from spark_jax.training.state import advance, guarded_update, new_state
 
 SIGNALS = np.random.default_rng(0).standard_normal((50, 40)).astype(np.float32)
@@ -53,32 +56,28 @@ class Toy:
             self._load_hook(x)
         return {"x": x, "y": x.sum(axis=1)}
 
-    def run(self, evaluate=None, parts=(), **reported):
-        checkpoints = checkpoint.Checkpoints.of_run(self.directory, self.config)
-        data = pipeline.batches(pipeline.shuffled_plan(50, 8, 0), self.load, 100, seed=0, threads=1)
-        state, shardings = loop.initialize_or_restore(self.mesh, self.init, checkpoints, data)
-        jitted = sharding.jit_step(self.step, self.mesh, shardings)
+    def program(self, schedules=None):
+        return Program(self.mesh, self.init, self.step, lambda state, batch: {}, {}, schedules=schedules or {})
 
-        def step(state, batch):
+    def run(self, evaluate=None, schedules=None, counts=None, step_flops=None, peak_flops=None):
+        program = self.program(schedules)
+        run = Run(self.directory, program, tiny(), self.config, step_flops)
+        run.peak_flops = peak_flops
+        if counts is not None:
+            run.data_counts = counts
+        data = pipeline.batches(pipeline.shuffled_plan(50, 8, 0), self.load, 100, seed=0, threads=1)
+        state, shardings = run.initialize_or_restore(data)
+        step_at = program.jit_step_at(shardings)
+
+        def hooked(number):
             if self._step_hook is not None:
-                self._step_hook(int(state.step))
-            return jitted(state, batch)
+                self._step_hook(number)
+            return step_at(number)
 
         try:
-            return loop.fit(
-                state,
-                step,
-                data,
-                config=self.config,
-                checkpoints=checkpoints,
-                directory=self.directory,
-                put=lambda batch: sharding.put_batch(self.mesh, batch),
-                evaluate=evaluate,
-                parts=parts,
-                **reported,
-            )
+            return loop.fit(run, state, hooked, data, evaluate)
         finally:
-            checkpoints.close()
+            run.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from spark_jax import sharding
 from spark_jax.data import tokens
 from spark_jax.qwen2.model import Qwen2
-from spark_jax.training import step
+from spark_jax.training.llm import step
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from spark_jax.training.state import new_state
 

@@ -18,9 +18,14 @@ def test_each_second_is_counted_once(monkeypatch):
     step(2.0, 4.0)
     with watch.spent("evaluation"):
         now[0] += 7.0
-    with pytest.raises(KeyError), watch.spent("checkpoint"):
-        now[0] += 5.0
-        raise KeyError
+
+    def interrupted():
+        with watch.spent("checkpoint"):
+            now[0] += 5.0
+            raise KeyError("interrupted")
+
+    with pytest.raises(KeyError, match="interrupted"):
+        interrupted()
     assert watch.take() == {
         "step_seconds": 5.0,
         "data_wait_seconds": 1.5,

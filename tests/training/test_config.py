@@ -13,27 +13,28 @@ from spark_jax.data.config import SourceConfig
 from spark_jax.errors import SparkError
 from spark_jax.shared.config_files import load_config
 from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.codec.program import codec_program
 from spark_jax.training.config import MeshConfig
 from spark_jax.training.ctc.config import CTCTrainingConfig
 from spark_jax.training.llm.config import LLMTrainingConfig
-from spark_jax.training.program import codec_program, llm_program
+from spark_jax.training.llm.program import llm_program
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-TRAININGS = {"wav2vec2": CTCTrainingConfig, "bicodec": BiCodecTrainingConfig, "llm": LLMTrainingConfig}
+TRAININGS = {"ctc": CTCTrainingConfig, "codec": BiCodecTrainingConfig, "llm": LLMTrainingConfig}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_configurations_of_the_repository(path):
     """Each loads as what its header says it is for: the command of a training, or the sizes of a model."""
     header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
-    command = re.search(rf"python train/(\w+)\.py configs/{path.stem}\.yaml --output", header)
+    command = re.search(rf"spark-jax train (\w+) {path.stem} -o", header)
     cls = TRAININGS[command[1]] if command else SparkConfig
     config = load_config(cls, path)
     assert config != cls()
     if command:
-        load_config(SparkConfig, config.model and CONFIGS.parent / config.model)
+        load_config(SparkConfig, config.model)
     else:
         assert "spark_jax.config.SparkConfig" in header
 
@@ -41,7 +42,8 @@ def test_the_configurations_of_the_repository(path):
 def test_the_commands_for_gpus_have_the_recipes_batch():
     path = CONFIGS / "llm_0_5b.yaml"
     text = path.read_text().replace("\\\n#", "")
-    commands = re.findall(r"^#   python (train/llm.py .* --set mesh.*)$", text, re.MULTILINE)
+    commands = re.findall(r"^#   spark-jax (train llm .* --set mesh.*)$", text, re.MULTILINE)
+    assert len(commands) == 2
     recipe, system = load_config(LLMTrainingConfig, path), SparkConfig()
     for command, devices in zip(commands, (1, 8), strict=True):
         config = load_config(LLMTrainingConfig, path, re.findall(r"--set (\S+)", command))
@@ -61,7 +63,7 @@ def test_meshes_divide_the_recipes(name, meshes):
     """Every axis of the real sizes; `abstract_state` raises where one is not divided."""
     cls, program = (LLMTrainingConfig, llm_program) if "llm" in name else (BiCodecTrainingConfig, codec_program)
     config = load_config(cls, CONFIGS / f"{name}.yaml")
-    system = load_config(SparkConfig, config.model and CONFIGS.parent / config.model)
+    system = load_config(SparkConfig, config.model)
     for data, fsdp, tensor in meshes:
         mesh = MeshConfig(data, fsdp, tensor)
         state = program(dataclasses.replace(config, mesh=mesh), system).abstract_state()

@@ -9,7 +9,9 @@ import pytest
 from helpers.event_files import read_values
 
 from spark_jax.errors import SparkError
-from spark_jax.training import checkpoint, loop
+from spark_jax.model_directory.directory import read_config
+from spark_jax.shared.files import write_text
+from spark_jax.training import loop
 
 
 def losses(directory):
@@ -154,19 +156,21 @@ def test_updates_left_out_are_told_and_a_run_of_them_ends_with_the_state_saved(t
 
 def test_the_best_parts_and_checkpoints_stay(toy, tmp_path):
     losses = {5: 3.0, 10: 1.0, 15: 2.0, 20: 4.0}
+    part = tmp_path / "params" / "part"
+    part.mkdir(parents=True)
 
     def evaluate(state):
-        checkpoint.save_params(tmp_path / "part", {"step": state.step})
+        write_text(part / "step", str(int(state.step)))
         return {"loss": losses[int(state.step)]}
 
-    toy(tmp_path, 20, evaluate_every=5, checkpoint_every=4, keep_checkpoints=1, keep_best=1).run(evaluate, ("part",))
+    toy(tmp_path, 20, evaluate_every=5, checkpoint_every=4, keep_checkpoints=1, keep_best=1).run(evaluate)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["10", "20"]  # of no step that checkpoint_every names
-    stored = {folder: checkpoint.load_params(folder / "part")["step"] for folder in (tmp_path, tmp_path / "best")}
-    assert stored == {tmp_path: 20, tmp_path / "best": 10}
+    stored = [(folder / "params" / "part" / "step").read_text() for folder in (tmp_path, tmp_path / "best")]
+    assert stored == ["20", "10"] and read_config(tmp_path / "best") == read_config(tmp_path)
     losses[25] = 0.5
-    toy(tmp_path, 25, evaluate_every=5, keep_checkpoints=1, keep_best=1).run(evaluate, ("part",))
+    toy(tmp_path, 25, evaluate_every=5, keep_checkpoints=1, keep_best=1).run(evaluate)
     assert os.listdir(tmp_path / "checkpoints") == ["25"]
-    assert checkpoint.load_params(tmp_path / "best" / "part")["step"] == 25
+    assert (tmp_path / "best" / "params" / "part" / "step").read_text() == "25"
     with pytest.raises(SparkError, match="loop.best_metric is 'mel', expected one of loss"):
         toy(tmp_path, 30, evaluate_every=5, keep_best=1, best_metric="mel").run(lambda state: {"loss": 1.0})
 
@@ -184,13 +188,13 @@ def test_where_the_time_goes(toy, tmp_path):
         evaluate,
         schedules={"learning_rate": lambda count: 10.0 * count},
         peak_flops=1e9,
-        flops_per_step=lambda means: 3e9 * means["grad_norm"],
+        step_flops=lambda means: 3e9 * means["grad_norm"],
     )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["group"] == "train"]
     assert [line["learning_rate"] for line in train] == [30.0, 70.0]  # of updates 3 and 7, counted from 0
     assert train[0]["evaluation_seconds"] == 0 and train[1]["evaluation_seconds"] >= 0.3
-    assert 0 < train[1]["checkpoint_seconds"]
+    assert train[1]["checkpoint_seconds"] > 0
     for line in train:
         assert line["step_seconds"] == pytest.approx(line["data_wait_seconds"] + line["compute_seconds"])
         assert line["mfu"] == pytest.approx(

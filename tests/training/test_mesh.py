@@ -1,4 +1,4 @@
-"""Five steps of both trainings are the same computation on every mesh: losses, and every tensor of the state."""
+"""Steps of all trainings are the same computation on every mesh: losses, and every tensor of the state."""
 
 import dataclasses
 
@@ -10,13 +10,17 @@ from helpers.quick_compile import quickly
 
 from spark_jax import sharding
 from spark_jax.config import DiscriminatorConfig, Qwen2Config, VocosConfig, tiny
-from spark_jax.data.config import CodecDataConfig, TokenDataConfig
+from spark_jax.data import tokens
+from spark_jax.data.config import AudioDataConfig, CodecDataConfig, TokenDataConfig
 from spark_jax.shared.pytree import flatten
 from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.codec.program import codec_program
 from spark_jax.training.config import MeshConfig
+from spark_jax.training.ctc.config import CTCTrainingConfig
+from spark_jax.training.ctc.program import ctc_program
 from spark_jax.training.llm.config import LLMTrainingConfig
+from spark_jax.training.llm.program import llm_program
 from spark_jax.training.optimizer import OptimizerConfig
-from spark_jax.training.program import codec_program, llm_program
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 STEPS = 5
@@ -83,6 +87,7 @@ def llm_batch(shapes, rng):
             batch["classes"][row, start + 2 : end - 1] = rng.integers(1, 4, end - start - 3)
             batch["positions"][row, start:end] = np.arange(end - start)
             batch["segment_ids"][row, start:end] = segment
+            batch["tasks"][row, start : end - 1] = segment * (batch["classes"][row, start : end - 1] != tokens.NONE)
     return batch
 
 
@@ -96,7 +101,7 @@ def without_zeros(params):
     return jax.tree.map(lambda x: x if x.any() else rng.normal(0, 0.1, x.shape).astype(x.dtype), params)
 
 
-def run(make_program, config, system, make_batch, mesh):
+def run(make_program, config, system, make_batch, mesh, steps=STEPS):
     """Metrics of every step, and the state after them."""
     config = dataclasses.replace(config, mesh=MeshConfig(*mesh))
     program = make_program(config, system, jax.devices()[: np.prod(mesh)])
@@ -104,16 +109,17 @@ def run(make_program, config, system, make_batch, mesh):
     state = jax.device_put(state.replace(params=without_zeros(jax.device_get(state.params))), shardings)
     train_step = quickly(program.jit_step(shardings))
     history = []
-    for seed in range(STEPS):
+    for seed in range(steps):
         batch = make_batch(program.batch, np.random.default_rng(seed))
         state, metrics = train_step(state, sharding.put_batch(program.mesh, batch))
         history.append(jax.device_get(metrics))
-    return history, jax.device_get(state)
+    return history, state
 
 
 def check(found, expected):
     """Losses within 1e-5; by norm within 1e-4 each parameter and statistic, and all moments together."""
-    (history, state), (expected_history, expected_state) = found, expected
+    history, expected_history = found[0], expected[0]
+    state, expected_state = jax.device_get((found[1], expected[1]))
     for number, (ours, theirs) in enumerate(zip(history, expected_history, strict=True)):
         assert abs(ours["loss"] - theirs["loss"]) <= 1e-5 * abs(theirs["loss"]), (number, ours, theirs)
     ours, theirs = (flatten((each.params, each.collections)) for each in (state, expected_state))
@@ -131,7 +137,15 @@ def llm_alone():
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_the_language_model(llm_alone, mesh):
-    check(run(llm_program, LLM, LLM_SYSTEM, llm_batch, mesh), llm_alone)
+    found = run(llm_program, LLM, LLM_SYSTEM, llm_batch, mesh)
+    check(found, llm_alone)
+    for ours, theirs in zip(found[0][:2], llm_alone[0][:2], strict=True):
+        assert ours.keys() == theirs.keys() and theirs["targets_tts"] > 20
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-5, err_msg=name)
+    if mesh == (2, 2, 2):
+        kernel = lambda tree: tree["layers"]["mlp"]["gate"]["kernel"].sharding.spec  # noqa: E731
+        assert kernel(found[1].params) == kernel(found[1].opt_state[1][0].mu) == jax.P(None, "fsdp", "tensor")
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +157,36 @@ def codec_alone():
 @pytest.mark.parametrize("mesh", MESHES)
 def test_the_codec_with_its_discriminators(codec_alone, mesh):
     check(run(codec_program, CODEC, CODEC_SYSTEM, codec_batch, mesh), codec_alone)
+
+
+CTC_SYSTEM = dataclasses.replace(
+    tiny(),
+    wav2vec2=dataclasses.replace(
+        tiny().wav2vec2,
+        num_hidden_layers=1,
+        feature_layers=(1,),
+        conv_dim=(8, 8),
+        conv_kernel=(240, 2),
+        conv_stride=(160, 2),
+    ),
+)
+CTC = CTCTrainingConfig(
+    data=AudioDataConfig(bucket_seconds=(0.2,), batch_seconds=1.6), optimizer=OPTIMIZER, target="text"
+)
+
+
+def ctc_batch(shapes, rng):
+    """Noise of several lengths with a few labels each; one row is empty, as the last ones of an epoch can be."""
+    batch = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+    for row in range(len(batch["samples"]) - 1):
+        length, labels = int(rng.integers(2000, 3200)), int(rng.integers(1, 3))
+        batch["samples"][row, :length], batch["lengths"][row] = rng.normal(0, 0.3, length), length
+        batch["targets"][row, :labels], batch["target_lengths"][row] = rng.integers(1, 8, labels), labels
+    return batch
+
+
+def test_the_recognizer():
+    program = lambda config, system, devices: ctc_program(config, system, devices, vocabulary_size=8)  # noqa: E731
+    alone, shared = (run(program, CTC, CTC_SYSTEM, ctc_batch, mesh, steps=2) for mesh in ((1, 1, 1), (2, 2, 2)))
+    assert alone[0][0]["skipped"] == 0 and alone[0][1]["loss"] != alone[0][0]["loss"]
+    check(shared, alone)

@@ -1,9 +1,7 @@
 """Programs: their batches are those that the data pipelines make; the step is chosen by its number."""
 
 import dataclasses
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +14,26 @@ from spark_jax import sharding
 from spark_jax.config import tiny
 from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
-from spark_jax.data.config import CodecDataConfig, TokenDataConfig
+from spark_jax.data.config import AudioDataConfig, CodecDataConfig, TokenDataConfig
+from spark_jax.data.speech import SpeechExamples, Vocabulary
 from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.data.tokens import TokenSequences
 from spark_jax.errors import SparkError
+from spark_jax.model_directory.directory import read_part
 from spark_jax.text.tokenizer import build_tokenizer
-from spark_jax.training import checkpoint
-from spark_jax.training.codec import step as codec_step
 from spark_jax.training.codec.config import BiCodecTrainingConfig
+from spark_jax.training.codec.program import codec_program
+from spark_jax.training.codec.run import load_pretrained
+from spark_jax.training.codec.state import codec_variables
 from spark_jax.training.config import LoopConfig, MeshConfig
+from spark_jax.training.ctc.config import CTCTrainingConfig
+from spark_jax.training.ctc.program import ctc_program
 from spark_jax.training.llm.config import LLMTrainingConfig
-from spark_jax.training.program import Program, codec_program, llm_program
+from spark_jax.training.llm.program import llm_program
+from spark_jax.training.llm.step import completion_metrics
+from spark_jax.training.optimizer import OptimizerConfig
+from spark_jax.training.program import Program
 from spark_jax.training.state import TrainState
-from spark_jax.training.step import completion_metrics
 
 SYSTEM = tiny()
 LLM = LLMTrainingConfig(accumulate=3, data=TokenDataConfig(row_length=96, batch_rows=8), loss_chunk=100)
@@ -58,6 +63,28 @@ def test_the_language_models_batch_is_what_its_data_gives():
     assert shapes(llm_program(LLM, SYSTEM).batch) == shapes(loaded)
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+def test_the_recognizers_batch_is_what_its_data_gives(tmp_path, aligned):
+    """Of the longest bucket; where the corpus is not at hand, with as many labels as speech usually has."""
+    soundfile.write(tmp_path / "0.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 6400), 16_000)
+    record = {"index": "0", "wav_path": str(tmp_path / "0.flac"), "duration": 0.4, "phonemes": "ab"}
+    record["phoneme_bounds"] = [0.0, 0.1, 0.2]
+    data = AudioDataConfig(bucket_seconds=(0.2, 0.5), batch_seconds=5.0)
+    config = CTCTrainingConfig(aligned=aligned, data=data, optimizer=OptimizerConfig(warmup_steps=0))
+    vocabulary = Vocabulary(["a", "b"])
+    examples = SpeechExamples([record], "phonemes", vocabulary, config.data, SYSTEM, 8, aligned)
+    loaded = examples.load(examples.plan(0)(0)[0], [])
+    program = ctc_program(config, SYSTEM, None, len(vocabulary), examples.target_lengths[-1])
+    assert shapes(program.batch) == shapes(loaded)
+    planned = ctc_program(config, SYSTEM)
+    assert planned.batch.keys() == loaded.keys() and planned.batch["samples"] == program.batch["samples"]
+    names = {"loss", "label_error_rate"}
+    check = partial(program.check_best_metric, metrics=lambda values: dict.fromkeys(names, values["loss"]))
+    check(LoopConfig(keep_best=1, best_metric="label_error_rate"))
+    with pytest.raises(SparkError, match="loop.best_metric is 'mel', expected one of "):
+        check(LoopConfig(keep_best=1, best_metric="mel"))
+
+
 @pytest.mark.parametrize("kind", ["segments", "whole", "wave"])
 def test_the_codecs_batch_is_what_its_data_gives(tmp_path, kind):
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 1600)
@@ -85,14 +112,15 @@ def test_the_codecs_batch_is_what_its_data_gives(tmp_path, kind):
 
 
 def test_discriminators_join_at_their_step():
-    state = TrainState(jnp.zeros((), int), params=jnp.zeros(8), opt_state=(), collections={}, skipped=jnp.zeros(()))
+    zero = jnp.zeros((), int)
+    state = TrainState(zero, params=jnp.zeros(8), opt_state=(), collections={}, skipped=zero)
     add = lambda amount: lambda state, batch: (state.replace(params=state.params + amount), {})  # noqa: E731
     mesh = sharding.make_mesh(1)
     program = Program(mesh, lambda: state, add(10.0), add(1.0), {}, "tokens", early_step=add(1.0), switch_at=3)
-    step = program.jit_step(jax.tree.map(lambda _: sharding.replicated(mesh), state), start=1)
-    for _ in range(3):
-        state, _ = step(state, {"x": jnp.zeros(8)})
-    assert float(state.params[0]) == 12.0  # numbers 1 and 2, then 3
+    step_at = program.jit_step_at(jax.tree.map(lambda _: sharding.replicated(mesh), state))
+    for number in (1, 2, 3, 2):  # a run that goes on, and then an earlier state again
+        state, _ = step_at(number)(state, {"x": jnp.zeros(8)})
+    assert float(state.params[0]) == 13.0
 
     late = dataclasses.replace(CODEC, adversarial_start=5)
     assert codec_program(late, SYSTEM).switch_at == 5
@@ -149,19 +177,15 @@ def test_trainings_start_from_the_parts_of_a_model(tiny_model_directory):
         CODEC, wav2vec2=str(parts / "wav2vec2"), init_from=str(parts / "bicodec"), mesh=MeshConfig(data=2, fsdp=4)
     )
     state = codec_program(config, SYSTEM).abstract_state()
-    path = Path(__file__).parents[2] / "train" / "bicodec.py"
-    specification = importlib.util.spec_from_file_location("train_bicodec", path)
-    entry_point = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(entry_point)
-    loaded = entry_point.load_pretrained(state, config)
-    assert jax.tree.map(lambda leaf: leaf.shape, loaded["codec"]) == jax.tree.map(
-        lambda leaf: leaf.shape, codec_step.codec_variables(state)
+    loaded = load_pretrained(state, config)
+    assert jax.tree.map(lambda leaf: leaf.shape, loaded["bicodec"]) == jax.tree.map(
+        lambda leaf: leaf.shape, codec_variables(state)
     )
     program = llm_program(dataclasses.replace(LLM, mesh=MeshConfig(data=2, fsdp=2, tensor=2)), SYSTEM)
-    loaded["llm"] = checkpoint.load_params(parts / "llm", program.abstract_state().params)
+    loaded["llm"] = read_part(parts / "llm", "llm", {"params": program.abstract_state().params})["params"]
     assert loaded["llm"]["embed"]["embedding"].sharding.spec == jax.P("tensor", "fsdp")
     jax.tree.map(
         np.testing.assert_array_equal,
         loaded,
-        {"codec": expected["bicodec"], "wav2vec2": expected["wav2vec2"]["params"], "llm": expected["llm"]["params"]},
+        {"bicodec": expected["bicodec"], "wav2vec2": expected["wav2vec2"]["params"], "llm": expected["llm"]["params"]},
     )

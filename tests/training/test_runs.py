@@ -14,11 +14,12 @@ import soundfile
 from helpers import record_files
 from safetensors.numpy import load_file
 
-from spark_jax import cli, config
+from spark_jax import config
+from spark_jax.cli.main import main
 from spark_jax.convert.configuration import read_llm_config
+from spark_jax.model_directory.directory import read_config, read_part
 from spark_jax.shared.pytree import flatten
 from spark_jax.text.tokenizer import open_tokenizer
-from spark_jax.training.checkpoint import load_params
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "per_second", "mfu")
@@ -193,7 +194,7 @@ def assert_same_run(ours, theirs):
     assert metrics(ours) == metrics(theirs)
     assert [line["step"] for line in metrics(ours) if line["group"] == "train"] == list(range(1, STEPS + 1))
     assert last_checksums(ours) == last_checksums(theirs) and last_checksums(ours)[0] == STEPS
-    ours, theirs = (flatten(load_params(folder / "llm")) for folder in (ours, theirs))
+    ours, theirs = (flatten(read_part(folder, "llm")) for folder in (ours, theirs))
     assert all((np.asarray(ours[name]) == np.asarray(theirs[name])).all() for name in theirs) and len(ours) > 8
 
 
@@ -205,14 +206,15 @@ def whole(settings, tmp_path_factory):
 
 
 def test_an_output_folder_is_exported_from_any_working_directory(settings, whole, tmp_path, monkeypatch):
-    assert not os.path.isabs(json.loads((whole / "config.json").read_text())["model"])
+    assert not os.path.isabs(json.loads((whole / "training.json").read_text())["model"])
+    assert read_config(whole).llm == config.tiny().llm and (whole / "tokenizer").is_dir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["export", str(whole), "exported"])
+        main(["export", str(whole), "exported"])
     assert ended.value.code in (0, None)
     llm = config.tiny().llm
     assert read_llm_config(tmp_path / "exported" / "LLM" / "config.json") == llm
-    embedding = load_params(whole / "llm")["embed"]["embedding"]
+    embedding = read_part(whole, "llm")["params"]["embed"]["embedding"]
     exported = load_file(tmp_path / "exported" / "LLM" / "model.safetensors")["model.embed_tokens.weight"]
     np.testing.assert_array_equal(exported, embedding)
 

@@ -76,6 +76,6 @@ def test_logits_of_a_padded_batch_equal_single_items_and_gradients_are_finite():
 
 
 def test_path_loss_is_the_cross_entropy_of_the_counted_frames():
-    logits = np.log(np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]], np.float32))
-    loss = ctc.alignment_loss(logits, np.array([[0, 1, -1]]))
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]]))
+    loss = ctc.alignment_loss(logits, jnp.array([[0, 1, -1]]))
     np.testing.assert_allclose(loss, -(np.log(0.5) + np.log(0.8)) / 2, rtol=1e-6)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from safetensors.numpy import load_file
+from safetensors.flax import load_file
 
 from spark_jax import config as config_lib
+from spark_jax.nn.cpu.fourier_convolution import fourier_convolution
 from spark_jax.wav2vec2 import ctc, model, positional
 
 ASSETS = pathlib.Path(__file__).parents[1] / "assets" / "wav2vec2"
@@ -171,7 +172,7 @@ def test_features_are_the_mean_of_the_taps():
 
 def test_taps_beyond_the_layers_are_an_error():
     with pytest.raises(ValueError, match="feature_layers"):
-        model.Wav2Vec2(TINY, num_layers=1).init(jax.random.key(0), np.zeros((1, 400)))
+        model.Wav2Vec2(TINY, num_layers=1).init(jax.random.key(0), jnp.zeros((1, 400)))
 
 
 def test_bfloat16_computation_keeps_float32_parameters():
@@ -185,7 +186,7 @@ def test_bfloat16_computation_keeps_float32_parameters():
     close(features, jax.jit(model.Wav2Vec2(TINY).apply)(variables, samples), 0.05)
 
 
-@pytest.mark.parametrize("length, frames", [(10, 0), (399, 0), (400, 1), (720, 2), (16_000, 49), (159_253, 497)])
+@pytest.mark.parametrize(("length", "frames"), [(10, 0), (399, 0), (400, 1), (720, 2), (16_000, 49), (159_253, 497)])
 def test_num_frames(length, frames):
     config = config_lib.Wav2Vec2Config()
     assert model.num_frames(length, config) == frames
@@ -193,7 +194,7 @@ def test_num_frames(length, frames):
     assert model.num_frames(jnp.array([length]), config).tolist() == [frames]
 
 
-@pytest.mark.parametrize("frames, kernel", [(5, 16), (16, 16), (37, 16), (20, 7)])
+@pytest.mark.parametrize(("frames", "kernel"), [(5, 16), (16, 16), (37, 16), (20, 7)])
 def test_both_positional_convolutions_equal_the_sum(frames, kernel):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, frames, 12)).astype(np.float32)
@@ -202,12 +203,12 @@ def test_both_positional_convolutions_equal_the_sum(frames, kernel):
     kernels = weight.reshape(kernel, 4, 3, 4)
     windows = np.stack([padded[:, t : t + kernel] for t in range(frames)], axis=1)
     expected = np.einsum("btkgi,kigo->btgo", windows, kernels).reshape(2, frames, 12)
-    close(jax.jit(positional._by_fourier_transform, static_argnums=2)(x, weight, 3), expected)
+    close(jax.jit(fourier_convolution, static_argnums=2)(x, weight, 3), expected)
     close(positional._directly(x, weight, 3), expected)
 
 
 def test_every_parameter_has_a_logical_axis_per_dimension():
-    shapes = jax.eval_shape(model.Wav2Vec2(TINY).init, jax.random.key(0), jnp.zeros((1, 400)))
+    shapes = jax.eval_shape(model.Wav2Vec2(TINY).init, jax.random.key(0), jjnp.zeros((1, 400)))
     specs = nn.get_partition_spec(shapes)["params"]
     leaves = nn.meta.unbox(shapes)["params"]
     attention = specs["layers"]["layer"]["attention"]

@@ -1,10 +1,10 @@
 """Moves the semantic codes of a trained codec onto the latents that choose them (spherical k-means, Lloyd's steps).
 
-    python tools/tiny_en/refit_codebook.py OUT --corpus corpus --model configs/tiny_en_model.yaml \\
-        --wav2vec2 runs/wav2vec2/wav2vec2 --codec runs/bicodec_features/codec
+    python tools/tiny_en/refit_codebook.py OUT --corpus corpus --model tiny_en_model \\
+        --wav2vec2 runs/wav2vec2 --codec runs/bicodec_features
 
 Codes follow their latents by Adam's steps, which in a run of a few hundred steps leaves them behind. A code's new
-direction is the mean of its latents' directions, its length their mean length. Writes the codec part OUT; waveform and
+direction is the mean of its latents' directions, its length their mean length. Writes the codec into OUT; waveform and
 language model are to be trained afterwards, from ids of the new codes.
 """
 
@@ -27,17 +27,17 @@ from spark_jax.data.codec import CodecExamples
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared.config_files import load_config
-from spark_jax.training.checkpoint import load_params, save_params
-from spark_jax.training.codec.step import quantizer_latents, utterance_features
+from spark_jax.training.codec.dead_codes import quantizer_latents
+from spark_jax.training.codec.features import utterance_features
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 
 def main(
-    output: Annotated[Path, typer.Argument(help="codec part to write")],
+    output: Annotated[Path, typer.Argument(help="model directory to write the codec into")],
     corpus: Annotated[Path, typer.Option(help="folder with metadata.jsonl")],
     model: Annotated[str, typer.Option(help="YAML of a SparkConfig")],
-    wav2vec2: Annotated[Path, typer.Option(help="parameter folder of the feature extractor")],
-    codec: Annotated[Path, typer.Option(help="variables folder of the codec")],
+    wav2vec2: Annotated[Path, typer.Option(help="model directory or run with the feature extractor")],
+    codec: Annotated[Path, typer.Option(help="model directory or run with the codec")],
     batches: Annotated[int, typer.Option(min=1, help="batches of 16 training utterances")] = 125,
     steps: Annotated[int, typer.Option(min=1, help="Lloyd's steps")] = 20,
     max_seconds: Annotated[float, typer.Option(help="longer utterances are left out; whole tokens")] = 2.8,
@@ -46,8 +46,8 @@ def main(
     try:
         config = load_config(SparkConfig, model)
         wanted = model_directory.abstract_variables(config)
-        extractor = load_params(wav2vec2, wanted["wav2vec2"]["params"])
-        variables = load_params(codec, wanted["bicodec"])
+        extractor = model_directory.read_part(wav2vec2, "wav2vec2", wanted["wav2vec2"])["params"]
+        variables = model_directory.read_part(codec, "bicodec", wanted["bicodec"])
         records = manifest.read_corpus(corpus, "train")
         source = FolderAudio(records, config.sample_rate)
         examples = CodecExamples([source], config, max_seconds, max_seconds, whole_utterances=True)
@@ -56,7 +56,7 @@ def main(
         new = refit(latents, old, steps)
         print(f"{len(latents)} latents; mean cosine to their codes {fit(latents, old):.4f} → {fit(latents, new):.4f}")
         variables["params"]["quantizer"]["codebook"] = jnp.asarray(new)
-        save_params(output, variables)
+        model_directory.write_parts(output, config, {"bicodec": variables})
     except SparkError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

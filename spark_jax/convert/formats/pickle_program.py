@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spark_jax.convert.formats.tensors import BFLOAT16
+from spark_jax.errors import one_line
 
 STORAGE_DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
@@ -67,7 +68,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def evaluate(program: bytes) -> Any:
-    """The value that a pickle program describes; of a state dict, a dictionary of names to `Tensor`.
+    """Returns the value that a pickle program describes; of a state dict, a dictionary of names to `Tensor`.
 
     Raises:
       UnsafePickleError: the program does anything else, is malformed, or too long.
@@ -85,7 +86,7 @@ def evaluate(program: bytes) -> Any:
     except UnsafePickleError:
         raise
     except Exception as error:  # pickletools answers malformed bytes with many types
-        raise UnsafePickleError(f"is malformed ({' '.join(str(error).split())[:200]})") from error
+        raise UnsafePickleError(f"is malformed ({one_line(error, 200)})") from error
     raise UnsafePickleError("does not end")
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from spark_jax.convert.formats.tensors import BFLOAT16, SourceTensor, faulty_tensor
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
+from spark_jax.shared.files import cannot_read, open_atomic
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -32,7 +33,7 @@ _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
 def read_safetensors(path: Path) -> dict[str, SourceTensor]:
-    """The tensors of a safetensors file, by name.
+    """Reads the tensors of a safetensors file, by name.
 
     A tensor that the header describes wrongly, or that the file is too short for, is there with its `fault`, so
     that all faults of a file can be told together.
@@ -49,10 +50,10 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
             header = json.loads(file.read(header_size), object_pairs_hook=_without_repetitions)
         if not isinstance(header, dict):
             raise ValueError("the header is no mapping")
-    except FileNotFoundError as error:
-        raise SparkError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError, struct.error) as error:
-        raise SparkError(f"{path}: not a safetensors file ({' '.join(str(error).split())})") from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except (ValueError, RecursionError, struct.error) as error:
+        raise SparkError(f"{path}: not a safetensors file ({one_line(error)})") from error
     header.pop("__metadata__", None)
     start = 8 + header_size
     tensors = {name: _tensor(path, name, entry, start, file_size) for name, entry in header.items()}
@@ -65,7 +66,7 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
             with safe_open(path, framework="np"):
                 pass
         except (SafetensorError, OSError, ValueError) as error:
-            raise SparkError(f"{path}: not a safetensors file ({' '.join(str(error).split())})") from error
+            raise SparkError(f"{path}: not a safetensors file ({one_line(error)})") from error
     return tensors
 
 
@@ -81,6 +82,9 @@ def write_safetensors(
       specifications: shape and type of every tensor, in the order they get in the file (wider types first, so
         that each lies at a multiple of its own size).
       tensors: name and values, in any order; each has the shape and the type that was announced.
+
+    Raises:
+      SparkError: the file cannot be written.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -90,7 +94,7 @@ def write_safetensors(
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     unwritten = set(specifications)
-    with open(path, "wb") as file:
+    with open_atomic(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, values in tensors:
             if (values.shape, values.dtype) != specifications[name]:
@@ -98,8 +102,8 @@ def write_safetensors(
             file.seek(8 + len(text) + header[name]["data_offsets"][0])
             file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
             unwritten.remove(name)
-    if unwritten:
-        raise LookupError(f"never written: {', '.join(sorted(unwritten))}")
+        if unwritten:
+            raise LookupError(f"never written: {', '.join(sorted(unwritten))}")
 
 
 def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tensors of a weight file, read one at a time: what a reader hands to the conversion engine."""
+"""Tensors of a weight file, read one at a time: what a reader gives to the conversion engine."""
 
 import dataclasses
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class SourceTensor:
 
 
 def faulty_tensor(path: Path, name: str, fault: str) -> SourceTensor:
-    """A tensor of a file whose description is wrong; `fault` follows its name in messages."""
+    """Returns a tensor of a file whose description is wrong; `fault` follows its name in messages."""
 
     def read() -> np.ndarray:
         raise SparkError(f"{path}: {name} {fault}")
@@ -41,12 +41,12 @@ def faulty_tensor(path: Path, name: str, fault: str) -> SourceTensor:
 
 
 def is_float(dtype: np.dtype) -> bool:
-    """Whether a type is one of floating-point numbers; numpy alone does not count bfloat16."""
+    """Returns whether a type is one of floating-point numbers; numpy alone does not count bfloat16."""
     return dtype == BFLOAT16 or np.issubdtype(dtype, np.floating)
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Returns whether no value is NaN or infinite."""
     flat = values.reshape(-1)
     slices = (flat[start : start + _SLICE] for start in range(0, flat.size, _SLICE))
     # numpy has a fast test for float32 only; a shorter type's infinity stays one.

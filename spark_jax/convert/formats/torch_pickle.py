@@ -22,7 +22,8 @@ import numpy as np
 from spark_jax.convert.formats import pickle_program
 from spark_jax.convert.formats.pickle_program import Tensor
 from spark_jax.convert.formats.tensors import SourceTensor, faulty_tensor
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
+from spark_jax.shared.files import cannot_read
 
 _MAX_DIRECTORY_BYTES = 32 << 20  # of the archive's list of entries, whose objects take ten times as much memory
 _MAX_AXES = 32
@@ -51,7 +52,7 @@ class _BoundedFile(io.FileIO):
 
 
 def read_torch_pickle(path: Path) -> dict[str, SourceTensor]:
-    """The tensors of a torch zip checkpoint that holds a state dict, by name; values are mapped when asked for.
+    """Reads the tensors of a torch zip checkpoint that holds a state dict, by name; values are mapped when asked for.
 
     A tensor that is none, or that reaches beyond its storage, is there with its `fault`, so that all faults of a
     file can be told together. Views of one storage, with any strides, are read as torch would; values are read-only.
@@ -73,10 +74,10 @@ def read_torch_pickle(path: Path) -> dict[str, SourceTensor]:
             return _read_archive(path, file, archive)
     except SparkError:
         raise
-    except FileNotFoundError as error:
-        raise SparkError(f"{path}: no such file") from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
     except Exception as error:  # zipfile answers a damaged archive with many types
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise SparkError(f"{path}: not a complete torch checkpoint ({reason})") from error
 
 
@@ -92,7 +93,7 @@ def _read_archive(path: Path, file: io.FileIO, archive: zipfile.ZipFile) -> dict
     try:
         state = pickle_program.evaluate(_bytes(path, entries[descriptions[0]], pickle_program.MAX_BYTES))
     except pickle_program.UnsafePickleError as error:
-        raise SparkError(f"{path}: data.pkl {' '.join(str(error).split())}") from error
+        raise SparkError(f"{path}: data.pkl {one_line(error)}") from error
     if type(state) is not dict:
         raise SparkError(f"{path}: holds a {type(state).__name__}; expected a state dict (names to tensors)")
     checked: set[str] = set()  # storages whose checksum was found right

@@ -13,7 +13,7 @@ _LINEAR = "out in -> in out"
 
 
 def table(config: BiCodecConfig) -> Table:
-    """The correspondence; what only the release's file has are the counters of torch's batch norms."""
+    """Returns the table; what only the release's file has are the counters of torch's batch norms."""
     lines = rules(config)
     norms = [rule.source.removesuffix("running_mean") for rule in lines if rule.source.endswith("running_mean")]
     return Table(
@@ -29,7 +29,7 @@ def table(config: BiCodecConfig) -> Table:
 
 
 def rules(config: BiCodecConfig) -> list[Rule]:
-    """Official name, our path, axes."""
+    """Returns the rules: official name, our path, axes."""
     quantizer = [
         Rule("quantizer.codebook.weight", "params/quantizer/codebook"),
         Rule("quantizer.cluster_size", "code_statistics/quantizer/cluster_size"),
@@ -181,7 +181,8 @@ def _ada_norm(source: str, target: str) -> list[Rule]:
 
 def _batch_norm(source: str, target: str) -> list[Rule]:
     """`target` without its collection: parameters and running statistics live in two."""
-    return _norm(source, f"params/{target}") + [
+    return [
+        *_norm(source, f"params/{target}"),
         Rule(f"{source}.running_mean", f"batch_stats/{target}/mean"),
         Rule(f"{source}.running_var", f"batch_stats/{target}/var"),
     ]

@@ -7,7 +7,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def table(config: Qwen2Config) -> Table:
-    """The correspondence. A tied head may stand in the file as well; older files carry the rotary frequencies."""
+    """Returns the table. A tied head may stand in the file as well; older files carry the rotary frequencies."""
     return Table(
         rules(config),
         ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
@@ -16,7 +16,7 @@ def table(config: Qwen2Config) -> Table:
 
 
 def rules(config: Qwen2Config) -> list[Rule]:
-    """Official name, our path, axes."""
+    """Returns the rules: official name, our path, axes."""
     layers = config.num_hidden_layers
 
     def layer(source: str, target: str, axes: str = "") -> Rule:

@@ -7,7 +7,7 @@ from spark_jax.convert.engine import Rule, Table
 
 
 def table(config: Wav2Vec2Config) -> Table:
-    """The correspondence.
+    """Returns the table.
 
     Not needed here: heads, masking, the final norm, layers above the last tap. The way back writes one layer above
     it, of zeros, which passes its input on: transformers 4 puts the final norm on the last hidden state, and the
@@ -58,7 +58,7 @@ def _idle_layer(name: str, config: Wav2Vec2Config) -> dict[str, np.ndarray]:
 
 
 def rules(config: Wav2Vec2Config) -> list[Rule]:
-    """Official name, our path, axes."""
+    """Returns the rules: official name, our path, axes."""
     depth = max(config.feature_layers)
 
     def layer(source: str, target: str, axes: str = "") -> Rule:

@@ -1,4 +1,4 @@
-"""Configuration of the codec's training (train/bicodec.py); the defaults are the paper's recipe."""
+"""The configuration of the codec's training; the defaults are the paper's recipe."""
 
 import dataclasses
 from typing import Literal
@@ -47,7 +47,7 @@ class DeadCodeResetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BiCodecTrainingConfig:
-    """The codec (train/bicodec.py).
+    """Settings of a codec training.
 
     Phases: "full" is the paper's. "features" leaves the wave generator out: quantizer, feature reconstruction and
     speaker loss settle the semantic codes at little cost. "wave" trains prenet and wave generator from the ids in
@@ -62,9 +62,10 @@ class BiCodecTrainingConfig:
 
     # Folder with metadata.jsonl or of `spark-jax prepare`; several with weights: [{path: …, weight: 0.5}, …]
     corpus: Sources = "corpus"
-    model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
-    wav2vec2: str | None = None  # part with the frozen feature extractor; None: random, for tests and timing
-    init_from: str | None = None  # codec part of an earlier run
+    model: str | None = None  # YAML of a SparkConfig, or a model directory; None: the release's sizes
+    # A model directory or run with the frozen feature extractor; None: random, for tests and timing.
+    wav2vec2: str | None = None
+    init_from: str | None = None  # a model directory or run whose codec this one starts from
     phase: Literal["full", "features", "wave"] = "full"
     # From `spark-jax prepare encode`, for phase "wave"; None where the corpus is of records that hold them.
     tokens: str | None = None
@@ -86,7 +87,7 @@ class BiCodecTrainingConfig:
 
     @property
     def frozen_parts(self) -> tuple[str, ...]:
-        """Parts of the codec that this run does not train.
+        """Names the parts of the codec that this run does not train.
 
         Raises:
           SparkError: a part that does not exist, or nothing is left to train.

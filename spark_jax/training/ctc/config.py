@@ -10,12 +10,12 @@ from spark_jax.training.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class CTCTrainingConfig:
-    """A wav2vec2 encoder with a CTC head, trained on the corpus transcripts (train/wav2vec2.py)."""
+    """Settings of a training of a wav2vec2 encoder with a CTC head on the transcripts of a corpus."""
 
     corpus: str = "corpus"  # folder with metadata.jsonl
-    model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
+    model: str | None = None  # YAML of a SparkConfig, or a model directory; None: the release's sizes
     target: Literal["phonemes", "text"] = "phonemes"
-    aligned: bool = False  # the corpus says when each phoneme is spoken: tools/align_corpus.py
+    aligned: bool = False  # the corpus says when each phoneme is spoken: tools/tiny_en/align_corpus.py
     fourier_front_end: bool = False  # the first convolution starts as a Fourier bank: wav2vec2/fourier.py
     data: AudioDataConfig = AudioDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -12,13 +12,13 @@ from spark_jax.training.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class LLMTrainingConfig:
-    """The speech-token language model (train/llm.py)."""
+    """Settings of a language model training."""
 
-    # From tools/encode_corpus.py or tools/make_records.py; several with weights: [{path: …, weight: 0.5}, …]
+    # From `spark-jax prepare encode` or `prepare token-records`; several with weights: [{path: …, weight: 0.5}, …]
     tokens: Sources = "tokens.jsonl"
     tokenizer: str = "bytes"  # a folder, a ranks file (qwen.tiktoken), or "bytes": see build_tokenizer
-    model: str | None = None  # YAML of a SparkConfig; None: the release's sizes
-    init_from: str | None = None  # parameters to start from (a model part)
+    model: str | None = None  # YAML of a SparkConfig, or a model directory; None: the release's sizes
+    init_from: str | None = None  # a model directory or run whose llm this one starts from
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
     accumulate: int = 1  # micro-batches per update
     loss_chunk: int = 1024  # tokens of a device whose logits exist at a time

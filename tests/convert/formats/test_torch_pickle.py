@@ -65,7 +65,7 @@ def test_values_equal_what_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind, dtype",
+    ("kind", "dtype"),
     [
         ("FloatStorage", "<f4"),
         ("DoubleStorage", "<f8"),
@@ -166,18 +166,21 @@ def test_files_of_torch_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, fault",
+    ("options", "fault"),
     [
-        (dict(numel=7), r"needs 7 float32 values of archive/data/0, which has 24 bytes"),
-        (dict(offset=1), r"of shape \[2, 3\] reaches beyond its storage"),
-        (dict(strides=(4, 1)), r"of shape \[2, 3\] reaches beyond its storage"),
-        (dict(shape=(1 << 40, 3), strides=(0, 0)), r"reaches beyond its storage"),
-        (dict(shape=(1 << 62, 0), strides=(0, 0)), r"too many"),
-        (dict(shape=(1,) * 40, strides=(0,) * 40), r"has 40 axes"),
-        (dict(numel=1 << 80, shape=(1 << 30, 1 << 30), strides=(0, 0)), r"needs 1208925819614629174706176 float32"),
-        (dict(key="1"), r"lies in storage '1', which the archive lacks"),
-        (dict(key="../data.pkl"), r"lies in storage '\.\./data\.pkl', which the archive lacks"),
-        (dict(key="/etc/passwd"), r"lies in storage '/etc/passwd', which the archive lacks"),
+        ({"numel": 7}, r"needs 7 float32 values of archive/data/0, which has 24 bytes"),
+        ({"offset": 1}, r"of shape \[2, 3\] reaches beyond its storage"),
+        ({"strides": (4, 1)}, r"of shape \[2, 3\] reaches beyond its storage"),
+        ({"shape": (1 << 40, 3), "strides": (0, 0)}, r"reaches beyond its storage"),
+        ({"shape": (1 << 62, 0), "strides": (0, 0)}, r"too many"),
+        ({"shape": (1,) * 40, "strides": (0,) * 40}, r"has 40 axes"),
+        (
+            {"numel": 1 << 80, "shape": (1 << 30, 1 << 30), "strides": (0, 0)},
+            r"needs 1208925819614629174706176 float32",
+        ),
+        ({"key": "1"}, r"lies in storage '1', which the archive lacks"),
+        ({"key": "../data.pkl"}, r"lies in storage '\.\./data\.pkl', which the archive lacks"),
+        ({"key": "/etc/passwd"}, r"lies in storage '/etc/passwd', which the archive lacks"),
     ],
 )
 def test_tensors_stay_within_their_storage(tmp_path, options, fault):
@@ -262,10 +265,9 @@ def test_a_directory_of_any_size_is_not_read(tmp_path, monkeypatch):
 
 def test_huge_descriptions_are_not_read(tmp_path):
     path = tmp_path / "model.bin"
-    with zipfile.ZipFile(path, "w") as archive:
-        with archive.open("archive/data.pkl", "w") as entry:
-            for _ in range(200):
-                entry.write(bytes(1 << 20))
+    with zipfile.ZipFile(path, "w") as archive, archive.open("archive/data.pkl", "w") as entry:
+        for _ in range(200):
+            entry.write(bytes(1 << 20))
     assert "archive/data.pkl has 209715200 bytes, at most 16777216 are expected" in refusal(path)
 
 
@@ -279,14 +281,12 @@ def test_truncated_and_damaged_files(tmp_path):
     damaged[len(content) // 2] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(SparkError, match="damaged"):
-        for found in read_torch_pickle(path).values():
-            found.read()
+        [found.read() for found in read_torch_pickle(path).values()]
     path.write_bytes(content)
     tensors = read_torch_pickle(path)
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(SparkError, match=r"model\.bin: the file ends within entry"):
-        for found in tensors.values():
-            found.read()
+        [found.read() for found in tensors.values()]
 
 
 def test_no_flipped_bit_goes_unseen_or_unexplained(tmp_path):
@@ -298,14 +298,16 @@ def test_no_flipped_bit_goes_unseen_or_unexplained(tmp_path):
         damaged = bytearray(content)
         damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
         (tmp_path / "model.bin").write_bytes(damaged)
+        values, problem = None, ""
         try:
             tensors = read_torch_pickle(tmp_path / "model.bin")
             assert tensors.keys() == {"w"}
             values = tensors["w"].read()
         except SparkError as error:
-            assert "\n" not in str(error)
+            problem = str(error)
             seen += 1
-        else:
+        assert "\n" not in problem
+        if values is not None:
             np.testing.assert_array_equal(values, np.arange(6, dtype=np.float32).reshape(2, 3))
     assert seen > 600
 
@@ -314,7 +316,7 @@ def test_other_files(tmp_path):
     path = tmp_path / "model.bin"
     path.write_bytes(pickle.dumps({"w": 1}, 2))
     assert "before torch 1.6" in refusal(path)
-    with pytest.raises(SparkError, match="no such file"):
+    with pytest.raises(SparkError, match=r"cannot be read \(No such file"):
         read_torch_pickle(tmp_path / "none.bin")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")

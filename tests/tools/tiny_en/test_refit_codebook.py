@@ -1,6 +1,7 @@
 """Refitting a codebook: codes move onto their latents, and nothing but the codebook changes."""
 
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -35,4 +36,4 @@ def test_lloyds_steps_never_fit_worse(tool):
     rng = np.random.default_rng(1)
     latents, codes = rng.normal(size=(500, 6)), rng.normal(size=(16, 6)).astype(np.float32)
     fits = [tool.fit(latents, codes)] + [tool.fit(latents, tool.refit(latents, codes, steps)) for steps in (1, 3, 10)]
-    assert all(later >= earlier for earlier, later in zip(fits, fits[1:], strict=False))
+    assert all(later >= earlier for earlier, later in itertools.pairwise(fits))

@@ -37,7 +37,7 @@ def test_the_path_goes_through_both_from_end_to_end():
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("formant, rate, bins", [(1.0, RATE, BINS), (0.84, RATE, BINS), (1.0, 16_000, 513)])
+@pytest.mark.parametrize(("formant", "rate", "bins"), [(1.0, RATE, BINS), (0.84, RATE, BINS), (1.0, 16_000, 513)])
 def test_bounds_follow_the_sounds_into_another_rhythm_voice_and_sample_rate(formant, rate, bins):
     known, other = (30, 20, 24, 30, 16, 40, 30), (40, 36, 16, 44, 30, 30, 24)
     times = np.cumsum(known)[:-1] * FRAME_SECONDS

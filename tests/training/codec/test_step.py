@@ -1,11 +1,7 @@
 """The codec's train step and runs of it: both players, skipped steps, bfloat16, validation, exact resume."""
 
 import dataclasses
-import importlib.util
 import json
-import os
-import signal
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -13,26 +9,22 @@ import numpy as np
 import pytest
 import soundfile
 from helpers.quick_compile import quickly
+from helpers.stopped_run import read_metrics, whole_and_stopped
 from helpers.tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make_batch, start
 from jax.extend.core import jaxprs_in_params
 
 from spark_jax import sharding
 from spark_jax.config import SpeakerEncoderConfig, WaveGeneratorConfig
 from spark_jax.errors import SparkError
-from spark_jax.training import checkpoint
-from spark_jax.training.codec import step as codec_step
-from spark_jax.training.program import codec_models
+from spark_jax.model_directory.directory import read_part
+from spark_jax.training.codec import reconstruction
+from spark_jax.training.codec import run as codec_run
+from spark_jax.training.codec.evaluation import codec_evaluation
+from spark_jax.training.codec.models import codec_models
+from spark_jax.training.codec.state import codec_variables, init_state, with_pretrained
+from spark_jax.training.codec.step import codec_step
+from spark_jax.training.run import Run
 from spark_jax.training.state import TrainState
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def entry_point():
-    spec = importlib.util.spec_from_file_location("train_bicodec", ROOT / "train" / "bicodec.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_both_players():
@@ -83,31 +75,31 @@ def test_validation_gives_the_first_rows_to_listen_to(monkeypatch):
     config = dataclasses.replace(GAN, phase="wave", freeze=(), adversarial_start=None)
     models = codec_models(config, SYSTEM)
     doubled = lambda codec, variables, batch: SimpleNamespace(recons=2 * batch["wave"])  # noqa: E731
-    monkeypatch.setattr(codec_step, "_from_tokens", doubled)
+    monkeypatch.setattr(reconstruction, "reconstruct_from_tokens", doubled)
     zero = np.zeros((), np.int32)
     state = TrainState(zero, {"generator": {}, "frozen": {}}, opt_state={}, collections={}, skipped=zero)
     mesh, wave = sharding.make_mesh(4), make_batch()["wave"]
     places = jax.tree.map(lambda _: sharding.replicated(mesh), state)
-    evaluate = sharding.jit_eval(codec_step.codec_evaluation(models, config, SYSTEM), mesh, places)
+    evaluate = sharding.jit_eval(codec_evaluation(models, config, SYSTEM), mesh, places)
     values = quickly(evaluate)(state, sharding.put_batch(mesh, {"wave": wave}))
     assert set(values) == {"loss", "mel", "samples"}
     np.testing.assert_array_equal(values["samples"], [wave[:4], 2 * wave[:4]])
 
 
-def test_a_process_reads_its_rows_of_the_validation_only(entry_point, tmp_path, monkeypatch):
-    class Started(Exception):
+def test_a_process_reads_its_rows_of_the_validation_only(tmp_path, monkeypatch):
+    class StartedError(Exception):
         pass
 
     def stop(*_):
-        raise Started
+        raise StartedError
 
-    loaded, load = [], entry_point.CodecExamples.load
+    loaded, load = [], codec_run.CodecExamples.load
     counted = lambda self, rows, rngs: loaded.append(rows) or load(self, rows, rngs)  # noqa: E731
-    monkeypatch.setattr(entry_point.CodecExamples, "load", counted)
-    monkeypatch.setattr(entry_point.sharding, "batch_share", lambda mesh: (1, 4))
-    monkeypatch.setattr(entry_point.loop, "initialize_or_restore", stop)
-    with pytest.raises(Started):
-        entry_point.train(corpus_run(tmp_path), tmp_path / "run")
+    monkeypatch.setattr(codec_run.CodecExamples, "load", counted)
+    monkeypatch.setattr(sharding, "batch_share", lambda mesh: (1, 4))
+    monkeypatch.setattr(Run, "initialize_or_restore", stop)
+    with pytest.raises(StartedError):
+        codec_run.train(corpus_run(tmp_path), tmp_path / "run")
     [rows] = loaded
     assert len(rows) == GAN.data.batch_segments // 4
 
@@ -125,8 +117,8 @@ def test_bfloat16_is_the_type_of_the_stacks_alone():
     """Convolutions, nine in ten products by size; not parameters, moments, statistics, losses."""
     config = dataclasses.replace(GAN, dtype="bfloat16", freeze=())
     models = codec_models(config, SYSTEM)
-    state = jax.eval_shape(lambda: sharding.unbox(codec_step.init_state(models, config, SYSTEM)))
-    step = codec_step.codec_step(models, config, SYSTEM, True)
+    state = jax.eval_shape(lambda: sharding.unbox(init_state(models, config, SYSTEM)))
+    step = codec_step(models, config, SYSTEM, True)
     jaxpr, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, make_batch())
     types = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
     assert types(after) == types(state)
@@ -170,53 +162,30 @@ def corpus_run(folder):
 
 
 @pytest.mark.slow
-def test_stopped_run_resumes_exactly(entry_point, tmp_path, monkeypatch):
+def test_stopped_run_resumes_exactly(tmp_path):
     """Train 4 steps; train 2, resume to 4; the same metrics, validation included, and the same codec."""
-    cache = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
-    try:
-        config = corpus_run(tmp_path)
-        entry_point.train(config, tmp_path / "whole")
-
-        # The first half is a whole run that is stopped after two steps, as by a signal.
-        fit, steps = entry_point.loop.fit, []
-
-        def stopping(state, step_fn, data, **arguments):
-            def step(state, batch):
-                steps.append(batch)
-                if len(steps) == 2:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return step_fn(state, batch)
-
-            return fit(state, step, data, **arguments)
-
-        monkeypatch.setattr(entry_point.loop, "fit", stopping)
-        entry_point.train(config, tmp_path / "halves")
-        assert len(steps) == 2
-        monkeypatch.setattr(entry_point.loop, "fit", fit)
-        entry_point.train(config, tmp_path / "halves")
-    finally:
-        jax.config.update("jax_compilation_cache_dir", cache)
+    config = corpus_run(tmp_path)
+    whole_and_stopped(codec_run.train, config, tmp_path, after=2)
     whole, halves = (read_metrics(tmp_path / name) for name in ("whole", "halves"))
     assert [line["step"] for line in whole if line["group"] == "train"] == [1, 2, 3, 4]
     assert whole == halves
-    ours, theirs = (checkpoint.load_params(tmp_path / name / "codec") for name in ("whole", "halves"))
+    ours, theirs = (read_part(tmp_path / name, "bicodec") for name in ("whole", "halves"))
     assert equal(ours, theirs) and set(ours) == {"params", "batch_stats", "code_statistics"}
 
     # The part is a start for another run, and a wrong size is refused.
     mesh = sharding.make_mesh(1)
     models = codec_models(config, SYSTEM)
-    state, shardings = sharding.initialize(mesh, lambda: codec_step.init_state(models, config, SYSTEM))
-    config = dataclasses.replace(config, init_from=str(tmp_path / "whole" / "codec"))
-    pretrained = entry_point.load_pretrained(state, config)
-    state = codec_step.with_pretrained(state, shardings, pretrained)
-    assert equal(host(codec_step.codec_variables(state)), ours)
+    state, shardings = sharding.initialize(mesh, lambda: init_state(models, config, SYSTEM))
+    config = dataclasses.replace(config, init_from=str(tmp_path / "whole"))
+    pretrained = codec_run.load_pretrained(state, config)
+    state = with_pretrained(state, shardings, pretrained)
+    assert equal(host(codec_variables(state)), ours)
     quantizer = dataclasses.replace(SYSTEM.bicodec.quantizer, codebook_size=32)
     smaller = dataclasses.replace(SYSTEM, bicodec=dataclasses.replace(SYSTEM.bicodec, quantizer=quantizer))
     models = codec_models(config, smaller)
-    fresh = jax.eval_shape(lambda: sharding.unbox(codec_step.init_state(models, config, smaller)))
+    fresh = jax.eval_shape(lambda: sharding.unbox(init_state(models, config, smaller)))
     with pytest.raises(SparkError, match="codebook"):
-        entry_point.load_pretrained(fresh, config)
+        codec_run.load_pretrained(fresh, config)
 
 
 def test_parts_are_checked():
@@ -229,13 +198,3 @@ def as_lists(value):
     if isinstance(value, dict):
         return {key: as_lists(item) for key, item in value.items()}
     return [as_lists(item) for item in value] if isinstance(value, tuple) else value
-
-
-def read_metrics(directory):
-    """Lines without the wall clock's figures."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in line.items() if "seconds" not in name or name == "audio_seconds"}
-        for line in lines
-        if line["group"] != "run"
-    ]

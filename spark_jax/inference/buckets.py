@@ -1,0 +1,78 @@
+"""The one table of static lengths: frames of wav2vec2, tokens of the codec and prompts are padded to its entries.
+
+Every shape compiles a program, so there are few lengths: 64, 96, 128, 192, 256, 384 … Beyond the first, at most a third
+of one is padding.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+
+SHORTEST = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Items that are computed together.
+
+    Attributes:
+      length: what each item is padded to.
+      rows: rows of the batch; those without an item are padding.
+      items: indices of the items, in the first rows.
+    """
+
+    length: int
+    rows: int
+    items: tuple[int, ...]
+
+
+def bucket(length: int) -> int:
+    """Returns the smallest length of the table that holds `length`."""
+    return next(size for size in _lengths() if size >= length)
+
+
+def lengths_up_to(most: int) -> tuple[int, ...]:
+    """Returns the lengths of the table, in ascending order, up to the one that holds `most`."""
+    last = bucket(most)
+    return tuple(itertools.takewhile(lambda size: size <= last, _lengths()))
+
+
+def doubling(first: int, most: int) -> tuple[int, ...]:
+    """Returns lengths for a room that grows until it holds `most`: `first`, its doubles, and the table's for `most`."""
+    last, sizes = bucket(most), []
+    while first < last:
+        sizes.append(first)
+        first *= 2
+    return (*sizes, last)
+
+
+def batches(lengths: Sequence[int], capacity: int, shards: int = 1, full: bool = False) -> list[Batch]:
+    """Sorts items into batches of one length each, the shortest first; within a length the order is kept.
+
+    Args:
+      lengths: of the items.
+      capacity: the most padded frames or tokens of a batch on one shard; a longer item is a batch of its own.
+      shards: devices that divide the rows, which are a multiple of it.
+      full: gives all batches of a length the same number of rows, so that the program an item runs in depends on its
+        own length alone. False: a last, incomplete batch has fewer rows. Either way they are a power of two on a shard.
+    """
+    members: dict[int, list[int]] = {}
+    for item, length in enumerate(lengths):
+        members.setdefault(bucket(length), []).append(item)
+    planned = []
+    for length, items in sorted(members.items()):
+        most = 1 << (max(1, capacity // length).bit_length() - 1)  # a power of two, as of incomplete batches
+        for first in range(0, len(items), most * shards):
+            chosen = items[first : first + most * shards]
+            needed = -(-len(chosen) // shards)
+            rows = most if full else 1 << (needed - 1).bit_length()
+            planned.append(Batch(length, rows * shards, tuple(chosen)))
+    return planned
+
+
+def _lengths() -> Iterator[int]:
+    size = SHORTEST
+    while True:
+        yield size
+        yield size * 3 // 2
+        size *= 2

@@ -1,0 +1,127 @@
+"""What becomes of a line of a corpus: the bytes of a record, and what the index says of it."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+
+from spark_jax.config import SparkConfig
+from spark_jax.data import audio_sources, manifest, records, token_sources, tokens
+from spark_jax.errors import SparkError
+from spark_jax.shared.config_files import load_config
+from spark_jax.text.tokenizer import open_tokenizer
+
+
+class Item(NamedTuple):
+    """A record to write, and what the index says of it."""
+
+    data: bytes
+    columns: dict[str, int]
+
+
+# A line's record → its item, or why it is dropped. SparkError, TypeError, ValueError: it cannot be used.
+Converter = Callable[[dict[str, Any]], Item | str]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenConversion:
+    """Makes token records, for the language model's training.
+
+    Attributes:
+      tokenizer: that of the training, as in its configuration.
+      model: YAML of a SparkConfig; None: the release's sizes.
+    """
+
+    tokenizer: str
+    model: str | None
+
+    kind = "tokens"
+    fields = token_sources.RECORD_FIELDS
+
+    @property
+    def index_fields(self) -> dict[str, Any]:
+        """Returns what the index says of all its records."""
+        return {"faults": token_sources.FAULTS}
+
+    def converter(self) -> Converter:
+        """Returns the function that converts a line.
+
+        Raises:
+          SparkError: a file that is named here cannot be read.
+        """
+        tokenizer = open_tokenizer(self.tokenizer, load_config(SparkConfig, self.model))
+        classes = tokens.class_table(tokenizer)
+
+        def convert(record: dict[str, Any]) -> Item | str:
+            if fault := token_sources.utterance_fault(record):
+                return fault
+            tokens.make_example(tokenizer, classes, tokens.TTS, record)  # refuses what training would refuse
+            count = token_sources.content_tokens(tokenizer, record)
+            if count >= 1 << 16:
+                return "too long"
+            fault = token_sources.FAULTS.index(token_sources.controllable_fault(record))
+            arrays = {name: records.as_codes(record[name]) for name in audio_sources.TOKEN_FIELDS}
+            fields = {name: value for name, value in record.items() if name not in arrays}
+            return Item(records.encode(fields, arrays), {"tokens": count, "fault": fault})
+
+        return convert
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioConversion:
+    """Makes audio records, for the codec's training: FLAC files as they are, others as 16-bit FLAC.
+
+    Attributes:
+      corpus: folder of the audio files.
+      tokens: JSON Lines with the ids of the same utterances, which go into the records; None: none do.
+      sample_rate: of all files, Hz.
+    """
+
+    corpus: str
+    tokens: str | None
+    sample_rate: int
+
+    kind = "audio"
+    fields = (*manifest.CORPUS_FIELDS, "split")
+
+    @property
+    def index_fields(self) -> dict[str, Any]:
+        """Returns what the index says of all its records."""
+        return {"sample_rate": self.sample_rate}
+
+    def converter(self) -> Converter:
+        """Returns the function that converts a line.
+
+        Raises:
+          SparkError: a file that is named here cannot be read.
+        """
+        names = audio_sources.TOKEN_FIELDS
+        lines = [] if self.tokens is None else manifest.read_jsonl(self.tokens, ["index", *names])
+        ids = {line["index"]: {name: records.as_codes(line[name]) for name in names} for line in lines}
+
+        def convert(record: dict[str, Any]) -> Item | str:
+            path = Path(self.corpus) / record["wav_path"]
+            try:
+                content = path.read_bytes()
+                with soundfile.SoundFile(io.BytesIO(content)) as file:
+                    as_it_is = file.format == "FLAC" and file.channels == 1
+            except (OSError, soundfile.SoundFileError) as error:
+                raise SparkError(f"{path}: cannot be read as audio ({error})") from error
+            samples = manifest.read_audio(io.BytesIO(content), self.sample_rate, str(path))  # it decodes to its end
+            if not as_it_is:
+                flac = io.BytesIO()
+                soundfile.write(flac, samples, self.sample_rate, format="FLAC", subtype="PCM_16")
+                content = flac.getvalue()
+            arrays = {"audio": np.frombuffer(content, np.uint8)} | ids.get(record["index"], {})
+            fields = {name: value for name, value in record.items() if name != "wav_path"}
+            columns = {"samples": len(samples), "tokens": len(arrays.get("semantic_ids", ()))}
+            return Item(records.encode(fields, arrays), columns)
+
+        return convert
+
+
+Conversion = TokenConversion | AudioConversion

@@ -1,0 +1,1 @@
+"""The recipes: in a checkout they stand in configs/, which pyproject.toml installs into this package."""

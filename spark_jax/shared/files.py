@@ -1,0 +1,179 @@
+"""Reads and writes files: what is written appears whole or not at all, and every failure is an error of one line.
+
+Temporary names are short and do not contain the target's, so that names up to the file system's limit work. A link is
+followed: the file that it names is replaced, and the link stays. What is no regular file (a device, a pipe) cannot be
+replaced and is written through.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from spark_jax.errors import SparkError, one_line
+
+
+def cannot_read(path: str | os.PathLike[str], error: Exception, expected: str = "") -> SparkError:
+    """Returns the error for a file that cannot be read; `expected` says what should have been there."""
+    return SparkError(f"{path}: cannot be read ({_reason(error)}){f'; expected {expected}' if expected else ''}")
+
+
+def cannot_write(path: str | os.PathLike[str], error: Exception) -> SparkError:
+    """Returns the error for a file or folder that cannot be written."""
+    return SparkError(f"{path}: cannot be written ({_reason(error)})")
+
+
+def read_bytes(path: str | os.PathLike[str], expected: str = "") -> bytes:
+    """Returns the content of a file.
+
+    Args:
+      expected: what should be there, for the message.
+
+    Raises:
+      SparkError: the file cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise cannot_read(path, error, expected) from error
+
+
+def read_text(path: str | os.PathLike[str], expected: str = "") -> str:
+    """Returns the content of a UTF-8 file; a byte order mark at its start is no part of it.
+
+    Raises:
+      SparkError: the file cannot be read or is not UTF-8.
+    """
+    try:
+        return read_bytes(path, expected).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SparkError(f"{path}: not UTF-8 text (byte {error.start}: {error.reason})") from error
+
+
+def read_json(path: str | os.PathLike[str], expected: str = "") -> Any:
+    """Returns the value that a JSON file holds.
+
+    Raises:
+      SparkError: the file cannot be read or is not JSON.
+    """
+    content = read_bytes(path, expected)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SparkError(f"{path}: not valid JSON ({one_line(error)})") from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 file; see `open_atomic`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes a value as indented JSON; see `open_atomic`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+    """Writes a file; see `open_atomic`."""
+    with open_atomic(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a file for writing that appears under its name, or replaces an older one, when the block ends.
+
+    After an error inside the block nothing has changed. A link is followed; what is no regular file is written through.
+
+    Raises:
+      SparkError: the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    if _is_device(target):
+        try:
+            with target.open("wb") as file:
+                yield file
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        return
+    temporary = temporary_name(target)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        os.replace(temporary, target)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Makes a folder to fill, which gets the name `directory` at the end; after an error nothing is left of it.
+
+    Raises:
+      SparkError: `directory` exists and is not empty, or its parent cannot be written.
+    """
+    directory = Path(directory).absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise SparkError(f"{directory}: exists already; expected a new name or an empty directory")
+    folder = temporary_name(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    try:
+        yield folder
+        os.replace(folder, directory)  # an empty directory of that name gives way
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_directory(fresh: Path, target: Path) -> None:
+    """Gives the complete folder `fresh` the name `target`; an older folder of that name goes.
+
+    After an error the older folder is where it was. A kill in between leaves it under its own or a temporary name.
+
+    Raises:
+      SparkError: the folder cannot be replaced.
+    """
+    old = temporary_name(target)
+    try:
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(fresh, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def temporary_name(target: Path) -> Path:
+    """Returns an unused hidden name beside a file or folder, as short as names are, whatever the target's."""
+    return target.with_name(f".{secrets.token_hex(6)}.tmp")
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a path names something that cannot be replaced by a file: a device, a pipe or a socket."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing, or nothing that can be reached, which opening will tell
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _reason(error: Exception) -> str:
+    return one_line(getattr(error, "strerror", None) or error, 300)
