@@ -44,7 +44,7 @@ KINDS: dict[str, Callable[[Record], bool]] = {
 
 
 def judge(records: Sequence[Record], tracks: PitchTracks, recognizer: WhisperRecognizer) -> dict[str, float]:
-    """The numbers of one kind of utterance."""
+    """Measures utterances of one kind; returns the numbers by name."""
     heard, ratios, agreement, distances, peaks, levels = [], [], [], [], [], []
     for record in records:
         samples, track = read_audio(record["wav_path"], SAMPLE_RATE), tracks.read(record)

@@ -30,7 +30,7 @@ def pitch_statistics(samples: np.ndarray, sample_rate: int) -> tuple[float, floa
 
 
 def praat_pitch(samples: np.ndarray, sample_rate: int, times: np.ndarray) -> np.ndarray:
-    """F0 in Hz at some times in seconds, 0 where the speech is unvoiced (Praat)."""
+    """Measures F0 in Hz at the given times in seconds, 0 where the speech is unvoiced (Praat)."""
     import parselmouth
 
     pitch = parselmouth.Sound(samples.astype(np.float64), sample_rate).to_pitch(0.005, 50.0, 500.0)

@@ -50,12 +50,12 @@ class Take:
 
 
 def split(sentence: str) -> str:
-    """The split of a sentence: "train", "validation" or "test"."""
+    """Returns the split of a sentence: "train", "validation" or "test"."""
     return split_of(sentence, HELD_OUT_SHARE, HELD_OUT_SHARE)
 
 
 def takes(sentence: str, others: Sequence[str] = tuple(OTHERS)) -> list[Take]:
-    """The utterances of a sentence.
+    """Plans the utterances of a sentence.
 
     Args:
       sentence: what is spoken.

@@ -73,7 +73,7 @@ def split_of(sentence: str, validation: float, test: float) -> str:
 def frequent_first(
     sentences: list[str], min_characters: int, max_characters: int, min_words: int, min_word_counts: Sequence[int]
 ) -> list[str]:
-    """The sentences that `select` keeps for the lowest of the counts, in an order of which any part is a corpus.
+    """Returns the sentences that `select` keeps for the lowest count, in an order of which any prefix is a corpus.
 
     Those kept for a higher count come before the others; within a count the order is that of a hash of the words.
     """

@@ -145,7 +145,7 @@ class SentenceSpeaker:
 
 
 def speaker_fields(take: Take, voice: Voice, contour: world_speech.Contour) -> dict[str, Any]:
-    """The numbers of who speaks a take; of an unmodified engine those that are measured or defined."""
+    """Returns the numbers of who speaks a take; for an unmodified engine they are measured or defined."""
     if take.speaker is None:
         mean = float(np.exp(np.mean(np.log(contour[contour > 0]))))
         numbers = (FORMANTS[take.engine], round(mean, 2), 1.0, 0.0, 0.0)
@@ -161,11 +161,12 @@ def speaker_fields(take: Take, voice: Voice, contour: world_speech.Contour) -> d
 
 
 def row_index(number: int, version: int) -> str:
+    """Returns the index of a take of a sentence."""
     return f"{number:06d}-{version}"
 
 
 def publish_with_tracks(out: Path, rows: Mapping[str, dict], settings: dict) -> dict:
-    """`publish`, with the pitch tracks of all rows in f0.npy in place of each in its record."""
+    """Publishes rows as `publish` does, with all their pitch tracks in f0.npy instead of in the records."""
     tracks, published, start = [], {}, 0
     for index in sorted(rows):
         row = dict(rows[index])
@@ -211,13 +212,13 @@ def make_corpus(out: Path, sentences: Sequence[str], others: Sequence[str], jobs
 
 
 def corpus_settings(sentences: Sequence[str], others: Sequence[str]) -> dict[str, Any]:
-    """What a journal was begun with, and is continued with only."""
+    """Returns the settings that a journal is begun with; it is never continued with others."""
     digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()[:16]
     return {"sentences": digest, "others": list(others), "plan": PLAN_VERSION}
 
 
 def check_others(names: str) -> tuple[str, ...]:
-    """The engines of a comma-separated list.
+    """Parses a comma-separated list of engines.
 
     Raises:
       CorpusError: one is unknown, or named twice.

@@ -8,7 +8,7 @@ UNIT = 0.1  # Hz
 
 
 def pitch_track(contour: Float[np.ndarray, " frames"], frame_seconds: float, tokens: int) -> Int[np.ndarray, " tokens"]:
-    """The pitch of each token, in units of `UNIT`; 0 where most of it is unvoiced.
+    """Returns the pitch of each token, in units of `UNIT`; 0 where most of it is unvoiced.
 
     Args:
       contour: F0 in Hz, 0 where unvoiced; frame i is centered at i · `frame_seconds`.

@@ -20,7 +20,7 @@ DETOUR = 1.2  # cost of a step that goes on in one utterance only, beside half o
 
 
 def spectral_features(speech: Speech, formant: float = 1.0) -> Float[np.ndarray, "steps features"]:
-    """Cepstra of the envelope and its loudness, of zero mean and unit variance over the utterance.
+    """Returns cepstra of the envelope and its loudness, of zero mean and unit variance over the utterance.
 
     Args:
       speech: an utterance taken apart.
@@ -43,7 +43,7 @@ def spectral_features(speech: Speech, formant: float = 1.0) -> Float[np.ndarray,
 def warping_path(
     ours: Float[np.ndarray, "steps features"], theirs: Float[np.ndarray, "others features"]
 ) -> tuple[Int[np.ndarray, " path"], Int[np.ndarray, " path"]]:
-    """The cheapest way through both from their first to their last steps, as pairs of steps."""
+    """Finds the cheapest way through both from their first to their last steps, as pairs of steps."""
     distance = np.sqrt(
         np.maximum(np.sum(ours**2, 1)[:, None] + np.sum(theirs**2, 1)[None] - 2.0 * ours @ theirs.T, 0.0)
     )
@@ -69,7 +69,7 @@ def warping_path(
 
 
 def transfer_bounds(bounds: list[float], known: Speech, other: Speech, formant_ratio: float = 1.0) -> list[float]:
-    """The times of `other` that times of `known` correspond to; never falling, within `other`.
+    """Returns the times of `other` that correspond to times of `known`; they never decrease and lie within `other`.
 
     Args:
       bounds: seconds of `known`.

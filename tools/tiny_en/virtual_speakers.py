@@ -90,7 +90,7 @@ HELD_OUT = {speaker.name: speaker for speaker in _HELD_OUT}
 
 
 def is_near_held_out(formant: float, pitch: float) -> bool:
-    """Whether formants and pitch are both those of a held-out speaker, but for what a listener hardly hears."""
+    """Tells whether formants and pitch are both those of a held-out speaker, within what a listener hardly hears."""
     return any(
         abs(math.log(formant / other.formant)) < HELD_OUT_FORMANT_DISTANCE
         and abs(math.log(pitch / other.pitch)) < HELD_OUT_PITCH_DISTANCE

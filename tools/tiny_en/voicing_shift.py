@@ -15,7 +15,7 @@ SMOOTHING = 5  # shifts over which a score is averaged: the middle of a plateau,
 
 
 def expected_voicing(phonemes: str) -> Float[np.ndarray, " phonemes"]:
-    """Of each phoneme 1 where it is voiced, 0 where not, NaN where nobody knows."""
+    """Returns 1 for each voiced phoneme, 0 for each unvoiced one, and NaN where it is not known."""
     voicing = np.array([0.0 if p in UNVOICED else np.nan if p in UNKNOWN else 1.0 for p in phonemes])
     for i in reversed([i for i, p in enumerate(phonemes) if p in STRESS]):
         voicing[i] = voicing[i + 1] if i + 1 < len(phonemes) else np.nan
@@ -25,7 +25,7 @@ def expected_voicing(phonemes: str) -> Float[np.ndarray, " phonemes"]:
 def voicing_shift(
     bounds: Float[np.ndarray, " bounds"], phonemes: str, voiced: Bool[np.ndarray, " frames"], frame_seconds: float
 ) -> float:
-    """The seconds by which phonemes and pitch agree best; 0 where nothing says.
+    """Returns the shift in seconds at which phonemes and pitch agree best; 0 if nothing decides.
 
     Args:
       bounds: seconds; phoneme i lasts from bound i to bound i + 1.
@@ -47,6 +47,6 @@ def voicing_shift(
 def settle_bounds(
     bounds: list[float], phonemes: str, voiced: Bool[np.ndarray, " frames"], frame_seconds: float
 ) -> list[float]:
-    """The bounds moved by their `voicing_shift`; none before the beginning. Arguments as for it."""
+    """Moves bounds by their `voicing_shift`, none before the beginning. The arguments are those of `voicing_shift`."""
     moved = np.asarray(bounds) + voicing_shift(np.asarray(bounds), phonemes, voiced, frame_seconds)
     return [round(float(time), 3) for time in np.maximum(moved, 0.0)]

@@ -17,7 +17,7 @@ Samples = Float[np.ndarray, " samples"]
 
 
 def pitch_contour(samples: Samples, sample_rate: int, fundamental: bool) -> Contour:
-    """F0 in Hz every `FRAME_SECONDS`, 0 where the speech is unvoiced.
+    """Measures F0 in Hz every `FRAME_SECONDS`, 0 where the speech is unvoiced.
 
     Args:
       samples: of an utterance.
@@ -115,6 +115,6 @@ def warp_envelope(envelope: Float[np.ndarray, "frames bins"], factor: float) -> 
 
 
 def tilt_gain(bins: int, sample_rate: int, tilt: float) -> Float[np.ndarray, " bins"]:
-    """Gain of power that tilts a spectrum by `tilt` dB an octave."""
+    """Returns the gain of power that tilts a spectrum by `tilt` dB an octave."""
     frequencies = np.maximum(np.linspace(0.0, sample_rate / 2, bins), TILT_FLOOR)
     return 10.0 ** (tilt * np.log2(frequencies / TILT_CENTER) / 10.0)
