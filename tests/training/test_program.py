@@ -150,6 +150,7 @@ def test_what_does_not_fit_the_mesh_is_told(change, message):
         llm_program(dataclasses.replace(LLM, **change), SYSTEM)
 
 
+@pytest.mark.extended
 def test_the_best_metric_is_one_of_the_validation_s():
     names = {"mel": codec_program(CODEC, SYSTEM), "accuracy_semantic": llm_program(LLM, SYSTEM)}
     for name, program in names.items():

@@ -208,7 +208,7 @@ def test_both_positional_convolutions_equal_the_sum(frames, kernel):
 
 
 def test_every_parameter_has_a_logical_axis_per_dimension():
-    shapes = jax.eval_shape(model.Wav2Vec2(TINY).init, jax.random.key(0), jjnp.zeros((1, 400)))
+    shapes = jax.eval_shape(model.Wav2Vec2(TINY).init, jax.random.key(0), jnp.zeros((1, 400)))
     specs = nn.get_partition_spec(shapes)["params"]
     leaves = nn.meta.unbox(shapes)["params"]
     attention = specs["layers"]["layer"]["attention"]
