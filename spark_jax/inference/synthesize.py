@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from spark_jax.audio.write import write_audio
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 from spark_jax.inference import placement
+from spark_jax.inference.checks import Finding, check_speech
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
 from spark_jax.inference.generate import Generator
 from spark_jax.inference.request import Request
@@ -38,6 +40,15 @@ class Audio:
     semantic_ids: Int[np.ndarray, " tokens"]
     global_ids: Int[np.ndarray, " global"]
     reached_limit: bool  # cut off at the longest length allowed: the model had not come to an end
+    checks: tuple[Finding, ...] = ()  # what is wrong with it, as far as can be told without listening
+
+    def save(self, path: str | os.PathLike[str], format: str | None = None) -> None:
+        """Writes the speech to a file, in the format of its extension or in `format`; see `write_audio`.
+
+        Raises:
+          SparkError: the format is unknown, or the file cannot be written.
+        """
+        write_audio(path, self.samples, self.sample_rate, format)
 
 
 class SparkTTS:
@@ -109,7 +120,8 @@ class SparkTTS:
             syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds.
 
         Warns:
-          UserWarning: the speech was cut off at `max_seconds`; `Audio.reached_limit` says so, too.
+          UserWarning: something is wrong with the speech, such as that it was cut off at `max_seconds`; one for each
+            of `Audio.checks`. Or the reference holds no voice, or not in its first channel.
 
         Raises:
           SparkError: bad options, or a voice, reference or text that cannot be used.
@@ -133,16 +145,28 @@ class SparkTTS:
             Greedy() if request.greedy else sampling,
             self._generator.new_tokens(prompt, count),
         )
-        if generation.reached_limit:
-            warnings.warn(f"the speech has no end: cut off after {self._seconds(count):g} s", stacklevel=3)
         # Where no <|im_end|> came, its place holds one token more than the limit.
         semantic_ids = generation.semantic_ids[:count]
+        samples = self.decode(generation.global_ids, semantic_ids)
+        checks = check_speech(
+            request.text,
+            samples,
+            self.config.sample_rate,
+            semantic_ids,
+            reached_limit=generation.reached_limit,
+            syllables_per_second=request.syllables_per_second,
+        )
+        for finding in checks:
+            wrong = request.transcript is not None and finding.name in ("silent", "too_short")
+            hint = "; does the reference say what its transcript says?" if wrong else ""
+            warnings.warn(finding.message + hint, stacklevel=3)
         return Audio(
-            samples=self.decode(generation.global_ids, semantic_ids),
+            samples=samples,
             sample_rate=self.config.sample_rate,
             semantic_ids=semantic_ids,
             global_ids=generation.global_ids,
             reached_limit=generation.reached_limit,
+            checks=checks,
         )
 
     def voice(self, reference: str | os.PathLike[str], transcript: str | None = None) -> Voice:
