@@ -63,6 +63,7 @@ def compiled(request):
     return Compiled(request.param)
 
 
+@pytest.mark.extended
 def test_no_device_sees_the_activations_of_others(compiled):
     """What is gathered are weights and token ids; what of activations is exchanged is at most a device's own rows."""
     data, fsdp, _ = (compiled.mesh.shape[axis] for axis in sharding.MESH_AXES)

@@ -173,16 +173,12 @@ class SparkTTS:
         """Returns the voice of a recording; see `Codec.voice`."""
         return self.codec.voice(reference, transcript)
 
-    def encode(
-        self, samples: Float[np.ndarray, " time"]
-    ) -> tuple[Int[np.ndarray, " global"], Int[np.ndarray, " tokens"]]:
-        """Returns global ids and semantic ids of one recording; see `Codec.encode`."""
+    def encode(self, samples: np.ndarray) -> tuple[Int[np.ndarray, " global"], Int[np.ndarray, " tokens"]]:
+        """Returns global ids and semantic ids of one recording [time], which is checked; see `Codec.encode`."""
         return self.codec.encode([samples], ["samples"])[0]
 
-    def decode(
-        self, global_ids: Int[np.ndarray, " global"], semantic_ids: Int[np.ndarray, " tokens"]
-    ) -> Float[np.ndarray, " time"]:
-        """Returns the speech of one item's tokens; see `Codec.decode`."""
+    def decode(self, global_ids: Any, semantic_ids: Any) -> Float[np.ndarray, " time"]:
+        """Returns the speech of one item's ids, flat arrays or lists, which are checked; see `Codec.decode`."""
         return self.codec.decode([(global_ids, semantic_ids)], [None])[0]
 
     def _prompt(self, request: Request) -> Prompt:

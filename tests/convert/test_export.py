@@ -53,6 +53,7 @@ def system(llm: str) -> config_lib.SparkConfig:
     return dataclasses.replace(config, llm=dataclasses.replace(config.llm, **LLMS[llm]))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_round_trip_changes_no_bit(tmp_path, dtype):
     config = official_layout.tiny()
@@ -200,6 +201,7 @@ def test_straight_from_runs(tmp_path, tiny_model_directory):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.extended
 def test_straight_from_older_runs(tmp_path, tiny_model_directory):
     """Output folders of trainings that wrote no model directories, alone and in place of a model's parts."""
     model = model_directory.load(tiny_model_directory)

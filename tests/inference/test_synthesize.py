@@ -46,6 +46,7 @@ def quiet(tts, *arguments, **options):
         return tts.synthesize(*arguments, **options)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("length", [16000, 20719])
 def test_encode_equals_the_reference_procedure_on_the_bare_signal(tts, length):
     """Padding to the bucket of 64 never changes an id; 20719 samples are 63 frames and all but one sample of
@@ -180,6 +181,7 @@ def test_parts_that_a_run_lacks_come_from_the_base(tts, tiny_model_directory, tm
     np.testing.assert_array_equal(quiet(joined, "Hello.", **request).samples, quiet(tts, "Hello.", **request).samples)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_mesh(tts, tiny_model_directory, dtype):
     """Tensor-parallel LLM and divided batches; in float32 the tokens of one device."""

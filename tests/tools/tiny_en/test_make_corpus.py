@@ -69,6 +69,7 @@ def contents(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in kept}
 
 
+@pytest.mark.extended
 def test_a_killed_run_continues_to_the_same_bytes_and_redoes_nothing(engines, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(SENTENCES))

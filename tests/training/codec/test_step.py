@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from helpers.tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make
 from jax.extend.core import jaxprs_in_params
 
 from spark_jax import sharding
+from spark_jax.bicodec.model import BiCodecOutput
 from spark_jax.config import SpeakerEncoderConfig, WaveGeneratorConfig
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.directory import read_part
@@ -27,6 +27,7 @@ from spark_jax.training.run import Run
 from spark_jax.training.state import TrainState
 
 
+@pytest.mark.extended
 def test_both_players():
     """On all devices; that one computes the same is shown in test_mesh.py."""
     state, step = start(GAN, 8, adversarial=True)
@@ -74,7 +75,11 @@ def test_validation_gives_the_first_rows_to_listen_to(monkeypatch):
     """Those of the global batch, which no process may have whole; its codec here doubles the samples."""
     config = dataclasses.replace(GAN, phase="wave", freeze=(), adversarial_start=None)
     models = codec_models(config, SYSTEM)
-    doubled = lambda codec, variables, batch: SimpleNamespace(recons=2 * batch["wave"])  # noqa: E731
+
+    def doubled(codec, variables, batch):
+        absent = dict.fromkeys(field.name for field in dataclasses.fields(BiCodecOutput))
+        return BiCodecOutput(**absent | {"recons": 2 * batch["wave"]})
+
     monkeypatch.setattr(reconstruction, "reconstruct_from_tokens", doubled)
     zero = np.zeros((), np.int32)
     state = TrainState(zero, {"generator": {}, "frozen": {}}, opt_state={}, collections={}, skipped=zero)
@@ -113,6 +118,7 @@ def products(jaxpr):
             yield from products(body)
 
 
+@pytest.mark.extended
 def test_bfloat16_is_the_type_of_the_stacks_alone():
     """Convolutions, nine in ten products by size; not parameters, moments, statistics, losses."""
     config = dataclasses.replace(GAN, dtype="bfloat16", freeze=())
@@ -161,7 +167,6 @@ def corpus_run(folder):
     return dataclasses.replace(FEATURES, corpus=str(folder), model=str(folder / "model.yaml"))
 
 
-@pytest.mark.slow
 def test_stopped_run_resumes_exactly(tmp_path):
     """Train 4 steps; train 2, resume to 4; the same metrics, validation included, and the same codec."""
     config = corpus_run(tmp_path)
