@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from spark_jax.audio.quiet import silent_libraries
 from spark_jax.errors import SparkError, one_line
 from spark_jax.shared.extra import needs_extra
 from spark_jax.shared.files import cannot_read
@@ -29,6 +30,7 @@ _BLOCK_VALUES = 2**18  # samples of all channels in a block: 2 MB
 # Containers that libsndfile does not read, by their first bytes: FFmpeg's name, and what people call them. Only these
 # demuxers are ever asked: others follow references to further files.
 _MATROSKA = b"\x1a\x45\xdf\xa3"
+_MP3 = b"ID3"  # or a frame's first byte, 0xFF
 _ADTS = (b"\xff\xf1", b"\xff\xf9")
 
 
@@ -100,13 +102,19 @@ def _open_by_libsndfile(file: BinaryIO, start: bytes) -> Iterator[Sound]:
         if start[:4] == b"RIFF" and start[8:12] == b"WAVE" and (closed := _closed_wave(file)) is not None:
             source = stack.enter_context(closed)
         os.lseek(file.fileno(), 0, os.SEEK_SET)  # which reading ahead has moved
-        sound = stack.enter_context(_Stream(source, closefd=False))
-        if sound.format == "MP3":
-            sound.seek(0)  # as soundfile.read does; the last bits of the samples depend on it
+        quiet = silent_libraries if start.startswith(_MP3) or start[:1] == b"\xff" else contextlib.nullcontext
+        with quiet():
+            sound = stack.enter_context(_Stream(source, closefd=False))
+            if sound.format == "MP3":
+                sound.seek(0)  # as soundfile.read does; the last bits of the samples depend on it
         frames = max(1, _BLOCK_VALUES // sound.channels)
 
         def blocks() -> Iterator[np.ndarray]:
-            while len(block := sound.read(frames, dtype="float64", always_2d=True)):
+            while True:
+                with quiet():
+                    block = sound.read(frames, dtype="float64", always_2d=True)
+                if not len(block):
+                    return
                 yield block
 
         yield Sound(sound.samplerate, sound.channels, blocks())

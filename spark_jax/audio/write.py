@@ -37,7 +37,7 @@ def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
     extension = Path(path).suffix[1:].lower()
     name = extension if format is None else format.lower()
     name = _ALIASES.get(name, name)
-    if not name or (format is None and name not in FORMATS and files.is_device(path)):
+    if format is None and (not name or (name not in FORMATS and files.is_device(path))):
         return "wav"
     if name not in FORMATS:
         known = ", ".join(FORMATS)

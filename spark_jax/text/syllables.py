@@ -36,6 +36,8 @@ def _of_word(word: str) -> int:
         if plain.isascii():
             return len(plain) if plain.isupper() else 1
         return max(1, round(len(letters) / _LETTERS_A_SYLLABLE))
-    if groups > 1 and re.search(r"[^aeiouyl]e$|[^aeiouydt]ed$|[^aeiouyscxzgh]es$", letters):
+    if groups > 1 and re.search(
+        r"[^aeiouyl]e$|[^aeiouydt]ed$|[^aeiouyscxzgh]es$", unicodedata.normalize("NFC", word.lower())
+    ):
         groups -= 1
     return groups
