@@ -79,6 +79,7 @@ def test_no_device_sees_the_activations_of_others(compiled):
     assert kinds <= {"all-reduce", "all-gather", "reduce-scatter", "all-to-all"} and "all-reduce" in kinds
 
 
+@pytest.mark.extended
 def test_every_gradient_is_summed_once_and_the_table_outside_of_loops(compiled):
     _, fsdp, tensor = (compiled.mesh.shape[axis] for axis in sharding.MESH_AXES)
     of_table = [

@@ -193,6 +193,7 @@ def test_masked_batch_equals_single_items(ratio):
         assert not np.any(wave[i, 8 * length :])
 
 
+@pytest.mark.extended
 def test_conditioning_switch_compiles_once():
     codec = small_codec()
     variables, features, reference = random_variables(codec, batch=2, time=4)

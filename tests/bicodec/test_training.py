@@ -65,6 +65,7 @@ def test_outputs(trained, golden):
     assert_close(output.d_vector, golden["train/d_vector"], 1e-5)
 
 
+@pytest.mark.extended
 def test_gradients_of_inputs(trained, golden):
     _, _, _, (_, features, reference, encoded) = trained
     assert_close(features, golden["train/grad_feat"], 1e-4)

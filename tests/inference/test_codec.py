@@ -57,6 +57,7 @@ def assert_same_waves(found, expected, tolerance=1e-5):
         np.testing.assert_allclose(wave, other, atol=tolerance)
 
 
+@pytest.mark.extended
 def test_a_list_is_encoded_as_its_items(codec, recordings, alone):
     ids = codec.encode(recordings)
     assert [len(semantic_ids) for _, semantic_ids in ids] == [64, 65, 4, 63, 96, 64]

@@ -84,6 +84,7 @@ def test_a_plan_of_the_real_step(run, config, monkeypatch):
     assert "roofline" not in out  # a CPU's figures are unknown
 
 
+@pytest.mark.extended
 def test_what_does_not_fit_is_refused_with_figures(run, config):
     arguments = [config, "--cpu-devices", "1", "--set", "mesh.fsdp=1", "--set", "mesh.data=1", "--set", "accumulate=1"]
     code, out, _ = run(*arguments, "--memory", "0.0001", "--tries", "0")
