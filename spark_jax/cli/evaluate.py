@@ -43,7 +43,7 @@ def words(
         raise SparkError("--held-out and --text-file exclude each other: give one of them")
     check_input_files(metadata, text_file)
     if report is not None:
-        check_output_file(report)
+        report = check_output_file(report)
     from spark_jax.evaluation import protocols
     from spark_jax.evaluation.judges import WhisperRecognizer
     from spark_jax.evaluation.report import check_measures, table, to_json

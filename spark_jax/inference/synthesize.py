@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from spark_jax.audio.write import write_audio
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 from spark_jax.inference import placement
+from spark_jax.inference.checks import Finding, check_speech
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
 from spark_jax.inference.controls import ignored_options
 from spark_jax.inference.generate import Generator
@@ -44,6 +46,7 @@ class Audio:
       global_ids: of the voice.
       reached_limit: cut off at the longest length allowed: the model had not come to an end.
       spans: where each piece of the text is heard; a short text is one piece.
+      checks: what is wrong with the speech of each piece, as far as can be told without listening.
     """
 
     samples: Float[np.ndarray, " time"]
@@ -52,6 +55,15 @@ class Audio:
     global_ids: Int[np.ndarray, " global"]
     reached_limit: bool
     spans: tuple[Span, ...] = ()
+    checks: tuple[Finding, ...] = ()
+
+    def save(self, path: str | os.PathLike[str], format: str | None = None) -> None:
+        """Writes the speech to a file, in the format of its extension or in `format`; see `write_audio`.
+
+        Raises:
+          SparkError: the format is unknown, or the file cannot be written.
+        """
+        write_audio(path, self.samples, self.sample_rate, format)
 
 
 class SparkTTS:
@@ -123,8 +135,9 @@ class SparkTTS:
             syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds, normalize.
 
         Warns:
-          UserWarning: the speech was cut off at `max_seconds`, as `Audio.reached_limit` says, too; or the model cannot
-            do what is asked for: characters that it does not know, a control that changes nothing.
+          UserWarning: something is wrong with the speech: it was cut off, as `Audio.reached_limit` says, too, or one of
+            `Audio.checks`; the model cannot do what is asked for (characters that it does not know, a control that
+            changes nothing); or the reference holds no voice, or not in its first channel.
 
         Raises:
           SparkError: bad options, or a voice, reference or text that cannot be used.
@@ -138,7 +151,7 @@ class SparkTTS:
         for message in messages:
             warnings.warn(message, stacklevel=3)
         voice = None if request.gender is not None else self._voice(request)
-        speech, said, reached_limit = [], [], False
+        speech, said, checks, reached_limit = [], [], [], False
         for number, piece in enumerate(plan.pieces):
             prompt = self._prompt(request, piece.text, voice)
             count = self._semantic_count(request, prompt, len(plan.pieces), sum(map(len, said)))
@@ -155,13 +168,28 @@ class SparkTTS:
             # Where no <|im_end|> came, its place holds one token more than the limit.
             said.append(generation.semantic_ids[:count])
             speech.append(self.decode(generation.global_ids, said[-1]))
+            checks += check_speech(
+                piece.text,
+                speech[-1],
+                self.config.sample_rate,
+                said[-1],
+                reached_limit=generation.reached_limit,
+                syllables_per_second=request.syllables_per_second,
+            )
             if voice is None:  # made up for the first piece, it speaks the others
                 voice = Voice(generation.global_ids, np.zeros(0, np.int32))
         semantic_ids = np.concatenate(said)
         if reached_limit:
             warnings.warn(self._cut_off(request, len(plan.pieces), len(semantic_ids)), stacklevel=3)
+        for finding in checks:
+            if finding.name != "no_end":  # it was cut off: told already
+                wrong = request.transcript is not None and finding.name in ("silent", "too_short")
+                hint = "; does the reference say what its transcript says?" if wrong else ""
+                warnings.warn(finding.message + hint, stacklevel=3)
         samples, spans = join_pieces(plan, speech, self.config.sample_rate)
-        return Audio(samples, self.config.sample_rate, semantic_ids, voice.global_ids, reached_limit, spans)
+        return Audio(
+            samples, self.config.sample_rate, semantic_ids, voice.global_ids, reached_limit, spans, tuple(checks)
+        )
 
     def plan(self, request: Request) -> tuple[Plan, list[str]]:
         """Returns the pieces in which a request's text is spoken, and what the model cannot do of what it asks for.
