@@ -213,7 +213,7 @@ def bytes_of(seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     if seed % 2:
         return MAGIC[seed // 2 % len(MAGIC)] + rng.bytes(int(rng.integers(0, 20_000)))
-    files = sorted(path for path in CASES.iterdir() if path.suffix != ".md")
+    files = sorted(path for path in CASES.iterdir() if path.is_file() and path.suffix != ".md")
     content = bytearray(files[seed // 2 % len(files)].read_bytes())
     for _ in range(int(rng.integers(1, 30))):
         content[int(rng.integers(0, 200 if rng.random() < 0.7 else len(content)))] = int(rng.integers(256))
