@@ -123,7 +123,7 @@ def test_bad_requests_are_one_line_and_exit_code_2(run, corpus, tmp_path):
         (["--text-file", corpus, "--held-out"], "--held-out and --text-file exclude each other"),
         (["--metadata", corpus, "--held-out"], "no utterance says"),
         (["--metadata", tmp_path / "no.jsonl"], "no.jsonl"),
-        (["--metadata", torn], "line 1"),
+        (["--metadata", torn], "torn.jsonl:1: "),
         (["--metadata", corpus, "--split", "dev"], "'dev'"),
         (["--metadata", corpus, "--measures", "beauty"], "'beauty'"),
         (["--metadata", corpus, "--json", tmp_path / "no" / "report.json"], "report.json: the folder"),

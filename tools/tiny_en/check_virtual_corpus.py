@@ -19,7 +19,8 @@ import typer
 from corpus_measures import praat_pitch
 from pitch_track import TOKEN_SECONDS
 
-from spark_jax.data.manifest import read_audio, read_corpus
+from spark_jax.data.corpus_audio import read_audio
+from spark_jax.data.manifest import read_corpus
 from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.errors import SparkError
 from spark_jax.evaluation.judges import WhisperRecognizer

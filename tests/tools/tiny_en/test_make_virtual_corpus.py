@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from corpus_sentences import CorpusError, frequent_first
 
-from spark_jax.data.manifest import read_audio, read_corpus
+from spark_jax.data.corpus_audio import read_audio
+from spark_jax.data.manifest import read_corpus
 from spark_jax.data.pitch_tracks import PitchTracks
 
 TOOL = Path(make_virtual_corpus.__file__)
