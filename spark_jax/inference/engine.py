@@ -152,13 +152,19 @@ class Engine:
         rows = [self._prompt_rows(length, shards) for length in lengths]
         # On CPUs one program reads as much of the cache as the longest slot needs; see `slot_cache`.
         windows = (self._capacity,) if mesh.devices.flat[0].platform == "cpu" else scheduler.windows(self._capacity)
-        self._scheduler = Scheduler(settings.slots, settings.block, windows, lengths, rows)
         self._prefills = dict(zip(lengths, rows, strict=True))
+        self._schedule = partial(Scheduler, settings.slots, settings.block, windows, lengths, rows)
         self._compile(windows)
+        self._next_ticket = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Drops all jobs and makes the slots anew, as after an error on the device."""
+        self._scheduler = self._schedule()
+        self._state: SlotState = self._start()
         self._jobs: dict[int, Job] = {}
         self._tokens: dict[int, list[np.ndarray]] = {}
         self._pending: collections.deque[tuple[Block, jax.Array, jax.Array]] = collections.deque()
-        self._next_ticket = 0
 
     @property
     def busy(self) -> bool:
@@ -246,13 +252,13 @@ class Engine:
         return shards * (1 << (max(1, rows).bit_length() - 1))
 
     def _compile(self, windows: Sequence[int]) -> None:
-        """Places the head and the slots, and makes the two programs for a mesh."""
+        """Places the head, and makes the programs for a mesh."""
         mesh, model, size = self._mesh, self._model, self.settings
         rows, whole = batch_sharding(mesh), replicated(mesh)
         keys_and_values = NamedSharding(mesh, spec(mesh, *KEY_AXES))
         start = partial(slots.init_state, model, size.slots, self._capacity, self._grammar.index("done"))
         state = jax.tree.map(lambda leaf: keys_and_values if leaf.ndim == 5 else rows, jax.eval_shape(start))
-        self._state: SlotState = jax.jit(start, out_shardings=state)()
+        self._start = jax.jit(start, out_shardings=state)
         divided = NamedSharding(mesh, spec(mesh, "vocab", None))
         ids = jnp.asarray(self._ids)
         embedding = jax.jit(lambda table: table[ids].astype(model.dtype), out_shardings=divided)(

@@ -1,10 +1,10 @@
 """Text to speech from a model directory: the tokenizer, the decoder LLM and the codec put together."""
 
-import dataclasses
+import functools
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,11 +15,13 @@ from jaxtyping import Float, Int
 
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
-from spark_jax.inference import placement
+from spark_jax.inference import batch, placement
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
+from spark_jax.inference.engine import Engine, EngineSettings, Job
 from spark_jax.inference.generate import Generator
 from spark_jax.inference.request import Request
 from spark_jax.inference.sampling import Greedy, Sampling
+from spark_jax.inference.speech_engine import Audio, SpeechEngine, SpeechJob
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.voice import Voice, check_ids
 from spark_jax.qwen2.model import Qwen2
@@ -27,17 +29,6 @@ from spark_jax.shared import compilation_cache
 from spark_jax.text import attributes
 from spark_jax.text.prompt import Prompt, cloning_prompt, creation_prompt
 from spark_jax.text.tokenizer import SparkTokenizer
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Audio:
-    """Speech, and the tokens that it was made from."""
-
-    samples: Float[np.ndarray, " time"]
-    sample_rate: int  # Hz
-    semantic_ids: Int[np.ndarray, " tokens"]
-    global_ids: Int[np.ndarray, " global"]
-    reached_limit: bool  # cut off at the longest length allowed: the model had not come to an end
 
 
 class SparkTTS:
@@ -49,7 +40,14 @@ class SparkTTS:
       tokenizer: the LLM's; only where that is loaded.
     """
 
-    def __init__(self, model: model_directory.LoadedModel, *, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        model: model_directory.LoadedModel,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        engine: EngineSettings = EngineSettings(),  # noqa: B008 (frozen)
+    ):
         """See `load`."""
         self.config: SparkConfig = model.config
         self._variables = model.variables
@@ -58,8 +56,10 @@ class SparkTTS:
         if "llm" in model.variables:
             self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
             llm = placement.place({"llm": model.variables["llm"]}, self.config, self.codec.mesh)["llm"]
+            self._llm = Qwen2(self.config.llm, jnp.dtype(dtype))
+            self._engine_settings = engine
             self._generator = Generator(
-                Qwen2(self.config.llm, jnp.dtype(dtype)),
+                self._llm,
                 llm["params"],
                 self.tokenizer,
                 self.config.bicodec.speaker_encoder.token_num,
@@ -76,6 +76,7 @@ class SparkTTS:
         base: str | os.PathLike[str] | None = None,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
+        engine: EngineSettings = EngineSettings(),  # noqa: B008 (frozen)
     ) -> "SparkTTS":
         """Loads a model; None: the embedded voice. Turns the persistent compilation cache on.
 
@@ -88,6 +89,7 @@ class SparkTTS:
             are in float32 always.
           mesh: devices of this process, which divide batches and parameters by the table of `spark_jax.sharding`; None:
             the default device.
+          engine: sizes of what `synthesize_batch` runs on; memory for its slots is taken when it is first used.
 
         Raises:
           SparkError: something is wrong with the directory, or the mesh does not divide the model; see
@@ -97,7 +99,7 @@ class SparkTTS:
         mesh = placement.mesh_or_device(mesh)
         directory = EMBEDDED_VOICE if directory is None else directory
         model = model_directory.load(directory, parts=parts, base=base, llm_dtype=dtype, mesh=mesh)
-        return cls(model, dtype=dtype, mesh=mesh)
+        return cls(model, dtype=dtype, mesh=mesh, engine=engine)
 
     def synthesize(self, text: str, voice: Voice | str | os.PathLike[str] | None = None, **options: Any) -> Audio:
         """Speaks a text.
@@ -120,17 +122,11 @@ class SparkTTS:
         """Answers one request; as `synthesize`."""
         placement.require(self._variables, "llm", "bicodec")
         prompt = self._prompt(request)
-        count = self._semantic_count(request, prompt)
-        own = self.config.sampling
-        sampling = Sampling(
-            temperature=own.temperature if request.temperature is None else request.temperature,
-            top_p=own.top_p if request.top_p is None else request.top_p,
-            top_k=own.top_k if request.top_k is None else request.top_k,
-        )
+        count = self._semantic_count(request, prompt, self._generator.room(prompt))
         [generation] = self._generator.generate(
             [prompt],
             [request.seed],
-            Greedy() if request.greedy else sampling,
+            Greedy() if request.greedy else Sampling(**self._sampling(request)),
             self._generator.new_tokens(prompt, count),
         )
         if generation.reached_limit:
@@ -144,6 +140,31 @@ class SparkTTS:
             global_ids=generation.global_ids,
             reached_limit=generation.reached_limit,
         )
+
+    def synthesize_batch(self, requests: Iterable[Request], *, progress: bool = False) -> Iterator[tuple[int, Audio]]:
+        """Speaks any number of requests together: yields the number and the speech of each when it is finished.
+
+        What a request gets depends on itself and on the engine's settings, not on the others. `Audio.reached_limit`
+        says which are cut off. Leaving the loop drops what is not finished.
+
+        Args:
+          requests: any iterable; it is read as the engine has room.
+          progress: shows a bar with the seconds of audio a second.
+
+        Raises:
+          SparkError: a request that cannot be spoken; the message begins with its number.
+        """
+        return batch.speak_all(self._speech_engine, self._job, requests, progress)
+
+    def synthesize_batch_async(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Audio]]:
+        """Yields what `synthesize_batch` does while the event loop goes on: `async for number, audio in …`.
+
+        Several of them, and `synthesize_batch` in other threads, share the engine.
+
+        Raises:
+          SparkError: as `synthesize_batch`.
+        """
+        return batch.speak_all_async(self._speech_engine, self._job, requests)
 
     def voice(self, reference: str | os.PathLike[str], transcript: str | None = None) -> Voice:
         """Returns the voice of a recording; see `Codec.voice`."""
@@ -160,6 +181,36 @@ class SparkTTS:
     ) -> Float[np.ndarray, " time"]:
         """Returns the speech of one item's tokens; see `Codec.decode`."""
         return self.codec.decode([(global_ids, semantic_ids)], [None])[0]
+
+    @functools.cached_property
+    def _engine(self) -> Engine:
+        placement.require(self._variables, "llm", "bicodec")
+        return Engine(
+            self._llm,
+            self._generator.params,
+            self.tokenizer,
+            self.config.bicodec.speaker_encoder.token_num,
+            max_semantic_tokens=self.config.max_semantic_tokens,
+            settings=self._engine_settings,
+            mesh=self.codec.mesh,
+        )
+
+    @functools.cached_property
+    def _speech_engine(self) -> SpeechEngine:
+        return SpeechEngine(self._engine, self.codec)
+
+    def _job(self, request: Request) -> SpeechJob:
+        prompt = self._prompt(request)
+        count = self._semantic_count(request, prompt, self._engine.room(prompt))
+        limit = self._engine.new_tokens(prompt, count)
+        job = Job(prompt, limit, request.seed, greedy=request.greedy, **self._sampling(request))
+        return SpeechJob(job, count)
+
+    def _sampling(self, request: Request) -> dict[str, Any]:
+        """Returns temperature, top_k and top_p: the request's, or where it has none the model's own."""
+        names = ("temperature", "top_k", "top_p")
+        asked = {name: getattr(request, name) for name in names}
+        return {name: getattr(self.config.sampling, name) if asked[name] is None else asked[name] for name in names}
 
     def _prompt(self, request: Request) -> Prompt:
         values = {}
@@ -192,9 +243,8 @@ class SparkTTS:
             return voice
         return Voice.load(voice, self.config)
 
-    def _semantic_count(self, request: Request, prompt: Prompt) -> int:
-        """Returns the most semantic tokens that the request allows and the model has room for."""
-        room = self._generator.room(prompt)
+    def _semantic_count(self, request: Request, prompt: Prompt, room: int) -> int:
+        """Returns the most semantic tokens that the request allows, of those that there is room for."""
         if room < 1:
             raise SparkError(
                 f"the prompt has {len(prompt.ids)} tokens and leaves no room for speech: give less text, or "
