@@ -6,8 +6,8 @@
         for update in engine.turn():
             ...
 
-Between two blocks of decode steps finished slots are filled with new prompts. The host works one block behind: while
-the device computes a block, the codes and flags of the one before arrive by an asynchronous copy. What a job gets
+Between two blocks of decode steps finished slots are filled with new prompts. The host works a block behind: while the
+device computes one, the codes and flags of the one before arrive by an asynchronous copy. What a job gets
 depends on the job and on the settings alone: not on its neighbors, its slot, or when it came.
 
 One thread uses an engine; see `speech_engine` for many.
@@ -55,6 +55,8 @@ class EngineSettings:
       prompt_rows: prompts that are read together, at most; None: a quarter of the slots, up to 8.
       prompt_tokens: padded tokens that are read together, at most; a longer prompt is read alone.
       max_top_k: the largest top-k of a request.
+      behind: blocks that the host is behind the device; None: one, on CPUs, which are the same processors, none. It
+        changes nothing of what a request gets.
 
     Raises:
       SparkError: from the constructor, for a number that is out of range.
@@ -66,12 +68,15 @@ class EngineSettings:
     prompt_rows: int | None = None
     prompt_tokens: int = 2048
     max_top_k: int = 128
+    behind: int | None = None
 
     def __post_init__(self):
         for name in ("slots", "block", "prompt_rows", "prompt_tokens", "max_top_k"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SparkError(f"engine: {name} is {value}, expected 1 or more")
+        if self.behind is not None and self.behind < 0:
+            raise SparkError(f"engine: behind is {self.behind}, expected 0 or more")
         least = scheduler.SMALLEST_WINDOW
         if self.capacity is not None and (self.capacity < least or self.capacity & (self.capacity - 1)):
             raise SparkError(f"engine: capacity is {self.capacity}, expected a power of two from {least}")
@@ -150,8 +155,10 @@ class Engine:
         lengths = [length for length in lengths_up_to(longest) if length <= self._capacity]
         self._longest_prompt = min(longest, lengths[-1])
         rows = [self._prompt_rows(length, shards) for length in lengths]
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self._behind = int(not on_cpu) if settings.behind is None else settings.behind
         # On CPUs one program reads as much of the cache as the longest slot needs; see `slot_cache`.
-        windows = (self._capacity,) if mesh.devices.flat[0].platform == "cpu" else scheduler.windows(self._capacity)
+        windows = (self._capacity,) if on_cpu else scheduler.windows(self._capacity)
         self._prefills = dict(zip(lengths, rows, strict=True))
         self._schedule = partial(Scheduler, settings.slots, settings.block, windows, lengths, rows)
         self._compile(windows)
@@ -213,7 +220,7 @@ class Engine:
         return self._scheduler.cancel(ticket)
 
     def turn(self) -> list[Update]:
-        """Fills free slots, starts a block, and returns what the block before brought."""
+        """Fills free slots, starts a block, and returns what the block before brought (on CPUs: this one)."""
         for admission in self._scheduler.admissions():
             self._admit(admission)
         block = self._scheduler.begin_block()
@@ -223,7 +230,7 @@ class Engine:
                 result.copy_to_host_async()
             self._pending.append((block, *results))
         updates = []
-        while len(self._pending) > (block is not None):
+        while len(self._pending) > (0 if block is None else self._behind):
             updates += self._collect(*self._pending.popleft())
         return updates
 
@@ -315,7 +322,7 @@ class Engine:
 
     def _collect(self, block: Block, codes: jax.Array, flags: jax.Array) -> list[Update]:
         """Reads what a block brought; those who left meanwhile are passed over."""
-        chosen, ends = np.asarray(codes), np.asarray(flags)
+        chosen, ends = jax.device_get((codes, flags))
         updates = []
         for slot, ticket in enumerate(block.tickets):
             if ticket is None or ticket not in self._jobs:

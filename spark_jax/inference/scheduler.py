@@ -73,7 +73,7 @@ class Scheduler:
         self._queues: dict[int, collections.deque[tuple[int, int]]] = {
             length: collections.deque() for length in prompt_lengths
         }
-        self._left: set[int] = set()  # cancelled in the queue; they go when their turn comes
+        self._left: set[int] = set()  # canceled in the queue; they go when their turn comes
         self._waiting: set[int] = set()
         self._blocks = 0
 
