@@ -49,13 +49,13 @@ def blocks(model, window, params, cache, ids):
     return jnp.stack(logits, axis=1), cache
 
 
-def filled(model, params, prompts, lengths, slots):
+def filled(model, params, prompts, lengths, slots, count=SLOTS):
     """Prompts of these lengths in these slots of an empty cache."""
     rows, time = prompts.shape
     valid = jnp.arange(time) < lengths[:, None]
     empty = init_cache(model.config, rows, time, model.dtype)
     _, cache = model.apply({"params": params}, prompts, segment_ids=valid.astype(jnp.int32), cache=empty)
-    into = slot_cache.init_slots(model.config, SLOTS, CAPACITY, model.dtype)
+    into = slot_cache.init_slots(model.config, count, CAPACITY, model.dtype)
     return slot_cache.insert(into, slots, cache.keys, cache.values, cache.lengths), cache
 
 
@@ -107,6 +107,21 @@ def test_windows_and_slots_do_not_change_a_bit(dtype):
         results.append(np.asarray(logits)[slots])
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
+
+
+def test_numbers_of_slots_change_rounding_only():
+    """A sequence alone, in 8 and in 64 slots."""
+    model, params = made(config.tiny().llm)
+    prompts, lengths, said = draw(model.config.vocab_size)
+    found = []
+    for count in (1, 8, 64):
+        cache, _ = jax.jit(partial(filled, model, count=count))(params, prompts[:1], lengths[:1], np.array([count - 1]))
+        said_by_slot = np.repeat(said[1:2], count, axis=0)
+        said_by_slot[-1] = said[0]
+        logits, _ = jax.jit(partial(blocks, model, 128))(params, cache, said_by_slot)
+        found.append(np.asarray(logits)[-1])
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=2e-5)
 
 
 def test_slots_without_a_new_token_keep_all_and_the_end_is_not_overwritten():
