@@ -62,8 +62,8 @@ class EngineSettings:
       SparkError: from the constructor, for a number that is out of range.
     """
 
-    slots: int = 32
-    block: int = 16
+    slots: int = 16
+    block: int = 8
     capacity: int | None = None
     prompt_rows: int | None = None
     prompt_tokens: int = 2048
