@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: setup demo test test-all lint docs clean
+.PHONY: setup demo test test-extended test-all lint docs clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
@@ -18,12 +18,16 @@ demo: setup ## speak a sentence with the embedded voice
 	$(BIN)/spark-jax synthesize "The children played in the water all day." --output demo.wav
 
 lint: setup
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
 
 # Most of the suite's time is compilation; test-all leaves LLVM's optimization out of the largest programs only.
-test: export XLA_FLAGS ?= --xla_backend_optimization_level=0
-test: lint
-	$(PYTEST)
+test test-extended: export XLA_FLAGS ?= --xla_backend_optimization_level=0
+test: lint ## in minutes: parity of every model, every training and every command
+	$(PYTEST) -m "not slow and not extended"
+
+test-extended: setup ## what is not slow, and not in test
+	$(PYTEST) -m "extended and not slow"
 
 test-all: lint ## with the slow proofs
 	$(PYTEST) -m "slow or not slow"

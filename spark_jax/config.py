@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from spark_jax.dataclass_reader import read_dataclass
 from spark_jax.errors import SparkError
+from spark_jax.text_config import TextConfig
 
 T = TypeVar("T")
 
@@ -92,6 +93,15 @@ class SpeakerEncoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """Harmonic source of the wave generator, for small codecs; the release has none."""
+
+    # It is added to the output of their transposed convolutions; that of block 0 has too few samples per second.
+    blocks: tuple[int, ...] = (1, 2, 3)
+    noise_blocks: tuple[int, ...] = (2, 3)  # those of `blocks` that get a channel of noise
+
+
+@dataclasses.dataclass(frozen=True)
 class WaveGeneratorConfig:
     """Wave generator of Snake and transposed convolutions (DAC's decoder); the product of `rates` is the hop."""
 
@@ -99,6 +109,17 @@ class WaveGeneratorConfig:
     channels: int = 1536
     rates: tuple[int, ...] = (8, 5, 4, 2)
     kernel_sizes: tuple[int, ...] = (16, 11, 8, 4)
+    source: SourceConfig | None = None  # None: as in the release; otherwise the codec has a pitch head too
+
+    def __post_init__(self):
+        if self.source is None:
+            return
+        blocks = range(len(self.rates))
+        if not self.source.blocks or not set(self.source.blocks) <= set(blocks):
+            expected = f"some of {', '.join(map(str, blocks))}"
+            raise SparkError(f"source: blocks is {self.source.blocks}, expected {expected}")
+        if not set(self.source.noise_blocks) <= set(self.source.blocks):
+            raise SparkError(f"source: noise_blocks is {self.source.noise_blocks}, expected some of its blocks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +241,7 @@ class SparkConfig:
     wav2vec2: Wav2Vec2Config = Wav2Vec2Config()
     llm: Qwen2Config = Qwen2Config()
     sampling: SamplingConfig = SamplingConfig()
+    text: TextConfig = TextConfig()
 
     def __post_init__(self):
         if problems := list(_contradictions(self)):

@@ -41,10 +41,11 @@ def _check_lists(cls: type, mapping: Mapping[str, Any], source: str) -> None:
     """Checks that tuples come from lists: dacite converts anything, and its error does not name the field."""
     for field in dataclasses.fields(cls):
         value = mapping.get(field.name)
-        if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
-            _check_lists(field.type, value, f"{source}: {field.name}")
-            continue
         kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        if nested and isinstance(value, Mapping):
+            _check_lists(nested[0], value, f"{source}: {field.name}")
+            continue
         plain = tuple(kind for kind in kinds if typing.get_origin(kind) is None)
         if field.name not in mapping or isinstance(value, (list, tuple, *plain)):
             continue

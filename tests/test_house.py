@@ -24,7 +24,7 @@ FLOORS = (
     ("bicodec", "qwen2", "wav2vec2", "data"),
     ("nn", "audio", "text"),
     ("sharding", "shared", "voices", "recipes"),
-    ("config", "dataclass_reader", "performance", "errors"),
+    ("config", "text_config", "dataclass_reader", "performance", "errors"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -63,6 +63,7 @@ def compiled(request):
     return Compiled(request.param)
 
 
+@pytest.mark.extended
 def test_no_device_sees_the_activations_of_others(compiled):
     """What is gathered are weights and token ids; what of activations is exchanged is at most a device's own rows."""
     data, fsdp, _ = (compiled.mesh.shape[axis] for axis in sharding.MESH_AXES)
@@ -78,6 +79,7 @@ def test_no_device_sees_the_activations_of_others(compiled):
     assert kinds <= {"all-reduce", "all-gather", "reduce-scatter", "all-to-all"} and "all-reduce" in kinds
 
 
+@pytest.mark.extended
 def test_every_gradient_is_summed_once_and_the_table_outside_of_loops(compiled):
     _, fsdp, tensor = (compiled.mesh.shape[axis] for axis in sharding.MESH_AXES)
     of_table = [

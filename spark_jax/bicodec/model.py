@@ -12,11 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 from spark_jax.audio.mel import mel_spectrogram
 from spark_jax.bicodec.decoder import Decoder
 from spark_jax.bicodec.encoder import Encoder
+from spark_jax.bicodec.pitch import PitchHead, PitchPrediction, PitchTarget, pitch_to_feed
 from spark_jax.bicodec.quantize import FactorizedVectorQuantizer
+from spark_jax.bicodec.source import Anchor, Pitch
 from spark_jax.bicodec.speaker import SpeakerEncoder
 from spark_jax.bicodec.wave_generator import WaveGenerator
 from spark_jax.config import BiCodecConfig
-from spark_jax.nn.mask import Mask, downsample_mask, upsample_mask
+from spark_jax.nn.mask import Mask, OutputMask, downsample_mask, upsample_mask
 
 
 @flax.struct.dataclass
@@ -33,6 +35,7 @@ class BiCodecOutput:
     d_vector: Float[Array, "batch speaker"] | None
     semantic_ids: Int[Array, "batch tokens"] | None
     global_ids: Int[Array, "batch global"] | None
+    pitch: PitchPrediction | None = None  # of a codec with a harmonic source
 
 
 class BiCodec(nn.Module):
@@ -58,6 +61,8 @@ class BiCodec(nn.Module):
         self.prenet = Decoder(c.prenet, self.dtype, self.remat)
         self.postnet = Decoder(c.postnet, self.dtype, self.remat)
         self.wave_generator = WaveGenerator(c.decoder, self.dtype, self.remat)
+        if c.decoder.source is not None:
+            self.pitch_head = PitchHead()
 
     def __call__(
         self,
@@ -68,6 +73,8 @@ class BiCodec(nn.Module):
         wave: bool = True,
         frozen: Collection[str] = (),
         mask: Mask = None,
+        pitch: PitchTarget | None = None,
+        noise_key: Array | None = None,
     ) -> BiCodecOutput:
         """Reconstructs features and waveform, with straight-through gradients.
 
@@ -82,6 +89,8 @@ class BiCodec(nn.Module):
           frozen: parts that are not trained: their statistics are read as in evaluation and do not change.
           mask: True for frames that are no padding; None: all. Padding counts in no loss or statistic of the quantizer,
             and `pred_feat` is meaningless there.
+          pitch: pitch of the recordings, which a harmonic source is given; None: the codec's own prediction.
+          noise_key: random key of a harmonic source's noise; None: a fixed one.
         """
         token_mask = downsample_mask(mask, math.prod(self.config.encoder.sample_ratios))
         latents = self.encoder(features, mask)
@@ -91,8 +100,11 @@ class BiCodec(nn.Module):
         condition = jnp.where(condition_on_x_vector, speaker.x_vector, speaker.d_vector)
         x = self.prenet(quantization.quantized, condition, token_mask)
         frame_mask = upsample_mask(token_mask, math.prod(self.config.prenet.sample_ratios))
+        latents = x + condition[:, None]
+        prediction = self._predict_pitch(latents, condition)
+        told = pitch_to_feed(prediction, pitch)
         return BiCodecOutput(
-            recons=self.wave_generator(x + condition[:, None], frame_mask) if wave else None,
+            recons=self._generate(latents, frame_mask, told, noise_key=noise_key) if wave else None,
             pred_feat=self.postnet(x, mask=frame_mask).astype(jnp.float32),
             quantized=quantization.quantized,
             vq_loss=quantization.loss,
@@ -102,6 +114,7 @@ class BiCodec(nn.Module):
             d_vector=speaker.d_vector,
             semantic_ids=quantization.ids,
             global_ids=speaker.ids,
+            pitch=prediction,
         )
 
     def tokenize(
@@ -123,9 +136,96 @@ class BiCodec(nn.Module):
         semantic_ids: Int[Array, "batch tokens"],
         global_ids: Int[Array, "batch global"],
         mask: Bool[Array, "batch tokens"] | None = None,
+        pitch: Pitch | None = None,
+        anchor: Anchor | None = None,
+        noise_key: Array | None = None,
     ) -> Float[Array, "batch samples"]:
-        """Returns the waveform, with 320 samples per token in the release; samples outside the mask are zero."""
+        """Returns the waveform, with 320 samples per token in the release; samples outside the mask are zero.
+
+        Args:
+          semantic_ids: what is said.
+          global_ids: who says it.
+          mask: True for tokens that are no padding, which follows them; None: all.
+          pitch: pitch of the frames for a harmonic source; None: the codec's own prediction (`predict_pitch`).
+          anchor: position of the frames in an utterance that is made in parts; None: it begins with them.
+          noise_key: random key of a harmonic source's noise; None: a fixed one.
+        """
         condition = self.speaker_encoder.detokenize(global_ids)
-        x = self.prenet(self.quantizer.detokenize(semantic_ids), condition, mask)
-        mask = upsample_mask(mask, math.prod(self.config.prenet.sample_ratios))
-        return self.wave_generator(x + condition[:, None], mask)
+        latents, frame_mask = self._latents(self.quantizer.detokenize(semantic_ids), condition, mask)
+        if pitch is None:
+            pitch = pitch_to_feed(self._predict_pitch(latents, condition), None)
+        return self._generate(latents, frame_mask, pitch, anchor, noise_key)
+
+    def predict_pitch(
+        self,
+        semantic_ids: Int[Array, "batch tokens"],
+        global_ids: Int[Array, "batch global"],
+        mask: Bool[Array, "batch tokens"] | None = None,
+    ) -> Pitch:
+        """Returns the pitch of each frame that `detokenize` gives to the harmonic source, with its arguments.
+
+        Raises:
+          ValueError: the codec has no harmonic source.
+        """
+        condition = self.speaker_encoder.detokenize(global_ids)
+        latents, _ = self._latents(self.quantizer.detokenize(semantic_ids), condition, mask)
+        if (prediction := self._predict_pitch(latents, condition)) is None:
+            raise ValueError("the codec has no harmonic source, and predicts no pitch")
+        return prediction.decide()
+
+    def wave_from_codes(
+        self,
+        semantic_ids: Int[Array, "batch tokens"],
+        reference_wave: Float[Array, "batch reference"],
+        train: bool,
+        mask: Bool[Array, "batch tokens"] | None = None,
+        pitch: PitchTarget | None = None,
+        noise_key: Array | None = None,
+    ) -> tuple[Float[Array, "batch samples"], PitchPrediction | None]:
+        """Returns the waveform of given semantic tokens in the voice of a clip, for training both branches at once.
+
+        A speaker branch that is trained on the reconstruction of features alone learns little about voices, since the
+        features carry little; here the losses of waveform and pitch reach it.
+
+        Args:
+          semantic_ids: what is said.
+          reference_wave: samples of reference clips of the speakers, at the configuration's sample rate.
+          train: static; whether to use batch statistics in the batch norms and to update "batch_stats", which must then
+            be mutable.
+          mask: True for tokens that are no padding, which follows them; None: all.
+          pitch: pitch of the recordings, which a harmonic source is given; None: the codec's own prediction.
+          noise_key: random key of a harmonic source's noise; None: a fixed one.
+
+        Returns:
+          Samples, and the predicted pitch if the codec has a harmonic source.
+        """
+        mel = mel_spectrogram(reference_wave, self.config.mel_params)
+        condition = self.speaker_encoder(mel, train).d_vector
+        latents, frame_mask = self._latents(self.quantizer.detokenize(semantic_ids), condition, mask)
+        prediction = self._predict_pitch(latents, condition)
+        return self._generate(latents, frame_mask, pitch_to_feed(prediction, pitch), noise_key=noise_key), prediction
+
+    def _latents(
+        self,
+        quantized: Float[Array, "batch tokens latent"],
+        condition: Float[Array, "batch speaker"],
+        mask: Bool[Array, "batch tokens"] | None,
+    ) -> tuple[Float[Array, "batch frames channels"], OutputMask]:
+        """Returns the input of the wave generator and the mask of its frames."""
+        x = self.prenet(quantized, condition, mask)
+        return x + condition[:, None], upsample_mask(mask, math.prod(self.config.prenet.sample_ratios))
+
+    def _predict_pitch(
+        self, latents: Float[Array, "batch frames channels"], condition: Float[Array, "batch speaker"]
+    ) -> PitchPrediction | None:
+        return None if self.config.decoder.source is None else self.pitch_head(latents, condition)
+
+    def _generate(
+        self,
+        latents: Float[Array, "batch frames channels"],
+        mask: OutputMask,
+        pitch: Pitch | None,
+        anchor: Anchor | None = None,
+        noise_key: Array | None = None,
+    ) -> Float[Array, "batch samples"]:
+        return self.wave_generator(latents, mask, pitch, self.config.mel_params.sample_rate, anchor, noise_key)

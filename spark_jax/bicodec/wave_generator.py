@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from spark_jax.bicodec.source import Anchor, Pitch, SourceMix, source_channels
 from spark_jax.config import WaveGeneratorConfig
 from spark_jax.nn.convolution import Conv, ConvTranspose
 from spark_jax.nn.mask import Mask, upsample_mask, zero_padding
@@ -37,7 +38,7 @@ class ResidualUnit(nn.Module):
 
 
 class UpsamplingBlock(nn.Module):
-    """Snake → transposed convolution → three residual units."""
+    """Snake → transposed convolution, perhaps with a harmonic source added → three residual units."""
 
     features: int
     kernel_size: int
@@ -47,7 +48,10 @@ class UpsamplingBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Float[Array, "batch time channels"], mask: Mask = None
+        self,
+        inputs: Float[Array, "batch time channels"],
+        mask: Mask = None,
+        source: Float[Array, "batch samples source"] | None = None,
     ) -> Float[Array, "batch samples features"]:
         x = Snake(self.dtype, name="snake")(zero_padding(inputs, mask))
         upsample = ConvTranspose(
@@ -60,6 +64,8 @@ class UpsamplingBlock(nn.Module):
             name="upsample",
         )
         x = upsample(x)
+        if source is not None:
+            x = SourceMix(self.dtype, name="source")(x, source)
         mask = upsample_mask(mask, self.stride)
         unit_class = nn.remat(ResidualUnit) if self.remat else ResidualUnit
         for i, dilation in enumerate(DILATIONS):
@@ -70,7 +76,8 @@ class UpsamplingBlock(nn.Module):
 class WaveGenerator(nn.Module):
     """Convolution → upsampling blocks → Snake → convolution → tanh; every block halves the number of channels.
 
-    With `remat`, residual units and the blocks around them save only their inputs for the gradient.
+    With `remat`, residual units and the blocks around them save only their inputs for the gradient. If the
+    configuration has a harmonic source, the generator must be given the pitch of its frames.
     """
 
     config: WaveGeneratorConfig
@@ -79,16 +86,42 @@ class WaveGenerator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, latents: Float[Array, "batch time channels"], mask: Mask = None
+        self,
+        latents: Float[Array, "batch time channels"],
+        mask: Mask = None,
+        pitch: Pitch | None = None,
+        sample_rate: int = 16_000,
+        anchor: Anchor | None = None,
+        noise_key: Array | None = None,
     ) -> Float[Array, "batch samples"]:
-        """Returns time · product of the rates samples in −1…1, which are zero outside the mask."""
+        """Returns time · product of the rates samples in −1…1, which are zero outside the mask.
+
+        Args:
+          latents: one for each frame.
+          mask: True for frames that are no padding, which follows them; None: all.
+          pitch: pitch of the frames; ignored without a harmonic source.
+          sample_rate: static; samples per second of the output.
+          anchor: position of the frames in an utterance that is made in parts; None: it begins with them.
+          noise_key: random key of the source's noise; None: a fixed one.
+
+        Raises:
+          ValueError: there is a harmonic source, and no pitch.
+        """
         c = self.config
+        sources = {}
+        if c.source is not None:
+            if pitch is None:
+                raise ValueError("the wave generator has a harmonic source, and was given no pitch")
+            frequency = pitch.f0.astype(jnp.float32) / sample_rate
+            sources = source_channels(c.source, frequency, pitch.voicing, c.rates, mask, anchor, noise_key)
         settings = {"padding": 3, "weight_norm": True, "dtype": self.dtype}
         x = Conv(c.channels, 7, name="conv_in", **settings)(zero_padding(latents, mask))
         block_class = nn.remat(UpsamplingBlock) if self.remat else UpsamplingBlock
         for i, (rate, kernel_size) in enumerate(zip(c.rates, c.kernel_sizes, strict=True)):
             features = c.channels // 2 ** (i + 1)
-            x = block_class(features, kernel_size, rate, self.dtype, self.remat, name=f"block_{i}")(x, mask)
+            x = block_class(features, kernel_size, rate, self.dtype, self.remat, name=f"block_{i}")(
+                x, mask, sources.get(i)
+            )
             mask = upsample_mask(mask, rate)
         x = Snake(self.dtype, name="snake")(zero_padding(x, mask))
         x = Conv(1, 7, axes=(None, "conv_in", None), name="conv_out", **settings)(x)  # one channel

@@ -71,12 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except SparkError as error:
             status = _fail(error)
         except CommandLineError as error:
-            status = _fail(error.format_message())
+            status = _fail(error.format_message() + _hint(error))
         except OSError as error:
             status = _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
         except (typer.Abort, KeyboardInterrupt):
             status = 130
     sys.exit(status)
+
+
+def _hint(error: CommandLineError) -> str:
+    """What helps where a text was taken for an option."""
+    unknown, command = getattr(error, "option_name", None), getattr(getattr(error, "ctx", None), "info_name", None)
+    if unknown is None or command != "synthesize":
+        return ""
+    return '; a text that begins with a dash comes after --: spark-jax synthesize -o out.wav -- "-5 degrees"'
 
 
 def _fail(message: object) -> int:

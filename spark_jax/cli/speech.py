@@ -1,5 +1,6 @@
 """Commands that speak and listen: synthesize, voice, encode and decode."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -8,14 +9,20 @@ import typer
 
 from spark_jax.cli.options import ModelOption, OutputAudio, OutputJson, Transcript, check_input_files, check_output_file
 from spark_jax.errors import SparkError
+from spark_jax.shared.files import decode_text, read_text
+from spark_jax.text.clean import has_speech
 
 MODELS_OWN = "Default: the model's own, the release's"
 LEVELS = "very_low, low, moderate, high or very_high"
 
 
 def synthesize(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.")],
     output: OutputAudio,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to say.")] = None,
+    text_file: Annotated[
+        Path | None,
+        typer.Option("--text-file", metavar="FILE", help="What to say, in a UTF-8 file; -: from standard input."),
+    ] = None,
     model: ModelOption = None,
     voice: Annotated[Path | None, typer.Option(metavar="FILE.json", help="A voice made by `spark-jax voice`.")] = None,
     reference: Annotated[Path | None, typer.Option(metavar="FILE", help="A recording of the voice to clone.")] = None,
@@ -48,10 +55,20 @@ def synthesize(
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest token.")] = False,
     max_seconds: Annotated[
         float | None,
-        typer.Option(help="At most this much speech. Default: 60, or what the context holds."),
+        typer.Option(help="At most this much speech. Default: 60 for a piece of the text, or what the context holds."),
     ] = None,
+    normalize: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|on|off",
+            help="Whether numbers, dates, abbreviations and the like are put into words first. Default: as the model "
+            "was trained: on for the embedded voice, off for converted weights.",
+        ),
+    ] = "auto",
 ) -> None:
-    """Speak TEXT.
+    """Speak TEXT, or a text file.
+
+    "[pause 0.5s]" in the text is a pause. A text that begins with a dash comes last, after "--".
 
     The voice is that of --voice, of --reference, or made up for --gender; without any of them it is the
     model's default voice.
@@ -60,7 +77,7 @@ def synthesize(
     from spark_jax.inference.request import Request
 
     request = Request(
-        text=text,
+        text=_text(text, text_file),
         voice=voice,
         reference=reference,
         transcript=transcript,
@@ -75,6 +92,7 @@ def synthesize(
         top_p=top_p,
         greedy=greedy,
         max_seconds=max_seconds,
+        normalize=normalize,
     )
     check_output_file(output)
     check_input_files(voice, reference)
@@ -97,7 +115,7 @@ def voice(
     With --transcript the recording's own speech becomes part of every prompt and is continued, which is often
     closer to the speaker; without it only the speaker's tokens are used.
     """
-    if transcript is not None and not transcript.strip():
+    if transcript is not None and not has_speech(transcript):
         raise SparkError(f"transcript is {transcript!r}, expected what the reference says")
     check_output_file(output)
     check_input_files(reference)
@@ -137,6 +155,20 @@ def decode(
     samples = tts.decode(*load_tokens(tokens, tts.config))
     write_wav(output, samples, tts.config.sample_rate)
     typer.echo(f"{output}: {len(samples) / tts.config.sample_rate:.2f} s")
+
+
+def _text(text: str | None, file: Path | None) -> str:
+    """Returns what to say: the argument, or what a file or standard input holds."""
+    if (text is None) == (file is None):
+        what = "no text" if text is None else "a TEXT and a --text-file"
+        raise SparkError(
+            f"{what}: give one of TEXT and --text-file FILE; a text that begins with a dash comes after --"
+        )
+    if file is None:
+        return text
+    if str(file) != "-":
+        return read_text(file, "text")
+    return decode_text(sys.stdin.buffer.read(), "standard input")
 
 
 def _load(directory: Path | None, *parts: str):

@@ -49,6 +49,7 @@ _CODEC_REQUIRED: dict[str, dict[str, Any]] = {"quantizer": {"use_l2_normlize": T
 # What the release leaves to its code, whose constructors do not take it: written only where it differs.
 _CODEC_OMITTED = {
     "encoder": {"condition_dim", "use_tanh_at_final"},
+    "decoder": {"source"},
     "postnet": {"condition_dim"},
     "quantizer": {"decay"},
     "speaker_encoder": {field.name for field in dataclasses.fields(SpeakerEncoderConfig)}
@@ -98,6 +99,8 @@ def read_bicodec_config(path: Path) -> BiCodecConfig:
         _require(sections[name], required, origin)
         optional = _CODEC_OMITTED.get(name, set()) | _CODEC_OPTIONAL.get(name, set())
         _section(sections[name], [f.name for f in dataclasses.fields(cls) if f.name not in optional], origin)
+        if name == "decoder" and sections[name].get("source") is not None:
+            raise SparkError(f"{origin}: source is {sections[name]['source']!r}; the release has no harmonic source")
         config[name] = from_mapping(cls, {k: v for k, v in sections[name].items() if k not in required}, origin)
         check_sizes(config[name], origin)
     return BiCodecConfig(**config)

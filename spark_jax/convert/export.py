@@ -45,7 +45,8 @@ def export(
 
     Raises:
       SparkError: a source is missing, damaged, or does not fit its configuration; a value is not finite in the
-        type asked for; a part is asked for that is not there; the destination is taken.
+        type asked for; a part is asked for that is not there; the codec has a harmonic source; the destination is
+        taken.
     """
     if dtype is not None and dtype not in DTYPES:
         raise SparkError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -59,6 +60,11 @@ def export(
     if missing := [part for part in parts if part not in found]:
         raise SparkError(f"{source}: holds no {' and no '.join(missing)}, but {', '.join(found)}")
     found = {part: found[part] for part in parts}
+    if "bicodec" in found and found["bicodec"].config.bicodec.decoder.source is not None:
+        raise SparkError(
+            f"{found['bicodec'].folder}: bicodec.decoder.source is set, and the release's layout has no harmonic "
+            "source; expected null, or parts without bicodec"
+        )
     stored = {part: stored_part.check() for part, stored_part in found.items()}
     with new_directory(destination) as folder:
         sizes = {}

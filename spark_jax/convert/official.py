@@ -71,7 +71,9 @@ def convert(
     official = [part for part in parts if part not in origin.stored]
     config = read_config(origin.folder, official, origin.folders["llm"])
     for stored in origin.stored.values():
-        config = dataclasses.replace(config, llm=stored.config.llm, sampling=stored.config.sampling)
+        config = dataclasses.replace(
+            config, llm=stored.config.llm, sampling=stored.config.sampling, text=stored.config.text
+        )
     if "llm" in parts:
         check_tokenizer(origin.tokenizer, config.llm, config.bicodec if "bicodec" in parts else None)
     with new_directory(destination) as folder, ThreadPoolExecutor(1) as background:

@@ -1,9 +1,10 @@
 """VoxBox-style metadata: JSON Lines, one utterance a line (spec: Labels), audio files beside it."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -76,7 +77,7 @@ def read_corpus(
     return [record | {"wav_path": str(Path(corpus) / record["wav_path"])} for record in records]
 
 
-def read_audio(path: str | BinaryIO, sample_rate: int, name: str | None = None) -> Float[np.ndarray, " samples"]:
+def read_audio(path: str | io.BytesIO, sample_rate: int, name: str | None = None) -> Float[np.ndarray, " samples"]:
     """Reads the first channel of a corpus file as float32.
 
     Args:

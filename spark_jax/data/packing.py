@@ -99,7 +99,7 @@ class PackedEpoch(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, number: int) -> np.ndarray:
+    def __getitem__(self, number: int | np.integer) -> np.ndarray:
         if not 0 <= number < self._count:
             raise IndexError(number)
         batch = np.empty(self._rows, object)
@@ -108,7 +108,7 @@ class PackedEpoch(Sequence):
             batch[i] = self._block(block)[row] if block < len(self._bounds) - 1 else _EMPTY
         return batch
 
-    def _block(self, number: int) -> np.ndarray:
+    def _block(self, number: int | np.integer) -> np.ndarray:
         if number not in self._blocks:
             self._keep(number, self._packed(number))
         return self._blocks[number]

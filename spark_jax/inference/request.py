@@ -7,8 +7,11 @@ from typing import Any
 
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.voice import Voice
-from spark_jax.text.attributes import GENDERS, LEVELS
+from spark_jax.text.attributes import GENDERS, LEVELS, MAX_SPEED_VALUE
+from spark_jax.text.clean import has_speech
+from spark_jax.text.reading import NORMALIZE, shown
 
+MAX_PITCH_HZ = 1000.0  # 1000 mel, the highest of the pitch tokens
 _LEVELS = f"one of {', '.join(LEVELS)}"
 
 
@@ -19,7 +22,7 @@ class Request:
     The voice is one of: `voice`, `reference`, `gender`; without any of them the model's default voice speaks.
 
     Attributes:
-      text: what is said.
+      text: what is said; "[pause 0.5s]" and SSML's <break time="…"/> are pauses.
       voice: a voice, or the path of a voice file.
       reference: path of a recording of the speaker to clone.
       transcript: what the reference says; its speech then goes into the prompt and is continued.
@@ -31,7 +34,10 @@ class Request:
       seed: of the sampling; the same request with the same seed gives the same audio.
       temperature, top_k, top_p: sampling, applied in this order; None: the model's own, see `SamplingConfig`.
       greedy: always take the likeliest token; the sampling options then play no part.
-      max_seconds: at most this much speech; None: what the model allows (60 in the release), or its context holds.
+      max_seconds: at most this much speech, without the pauses of a long text; None: for each of its pieces what the
+        model allows (60 in the release), or its context holds.
+      normalize: "on": numbers, abbreviations and the like are written in words before they are spoken; "off": the text
+        stays as it is; "auto": as the model's configuration says (`TextConfig.normalize`).
 
     Raises:
       SparkError: from the constructor, for options that are out of range or exclude each other.
@@ -52,10 +58,14 @@ class Request:
     top_p: float | None = None
     greedy: bool = False
     max_seconds: float | None = None
+    normalize: str = "auto"
 
     def __post_init__(self):
-        if not isinstance(self.text, str) or not self.text.strip():
-            raise SparkError(f"text is {self.text!r}, expected something to say")
+        if not isinstance(self.text, str):
+            raise SparkError(f"text is of type {type(self.text).__name__}, expected a string")
+        _check_text("text", self.text, "something to say")
+        if self.normalize not in NORMALIZE:
+            raise SparkError(f"normalize is {self.normalize!r}, expected one of {', '.join(NORMALIZE)}")
         self._check_voice()
         self._check_style()
         _check_whole("seed", self.seed, 0, 2**32 - 1)
@@ -75,13 +85,15 @@ class Request:
         if self.transcript is not None:
             if self.reference is None:
                 raise SparkError("transcript needs a reference: it says what the reference recording says")
-            if not self.transcript.strip():
-                raise SparkError(f"transcript is {self.transcript!r}, expected what the reference says")
+            _check_text("transcript", self.transcript, "what the reference says")
 
     def _check_style(self):
         if self.gender is not None and self.gender not in GENDERS:
             raise SparkError(f"gender {self.gender!r} is unknown, expected {' or '.join(GENDERS)}")
-        for name, value_name in (("pitch", "pitch_hz"), ("speed", "syllables_per_second")):
+        for name, value_name, most in (
+            ("pitch", "pitch_hz", MAX_PITCH_HZ),
+            ("speed", "syllables_per_second", MAX_SPEED_VALUE),
+        ):
             level, value = getattr(self, name), getattr(self, value_name)
             if level is not None:
                 if level not in LEVELS:
@@ -91,9 +103,16 @@ class Request:
                 if value is not None:
                     raise SparkError(f"{name} and {value_name} exclude each other: give one of them")
             if value is not None:
-                _check_number(value_name, value, above=0.0)
+                _check_number(value_name, value, above=0.0, most=most)
         if (self.pitch_hz is None) != (self.syllables_per_second is None):
             raise SparkError("pitch_hz and syllables_per_second go together: give both of them or neither")
+
+
+def _check_text(name: str, text: str, expected: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise SparkError(f"{name} is not Unicode text (bytes that are not UTF-8?): {shown(text)}")
+    if not has_speech(text):
+        raise SparkError(f"{name} is {shown(text)}, expected {expected}: no letter or number is in it")
 
 
 def _check_number(name: str, value: Any, above: float, most: float = math.inf) -> None:

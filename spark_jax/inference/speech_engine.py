@@ -9,27 +9,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from spark_jax.inference import buckets, placement
 from spark_jax.inference.answers import Generation
+from spark_jax.inference.audio import Speech
 from spark_jax.inference.buckets import Batch
 from spark_jax.inference.codec import Codec
 from spark_jax.inference.engine import Engine, Job
 
 VOCODED_TOGETHER = 512  # padded tokens of a batch of the vocoder on one device: 10 s at the release's rate
 PATIENCE = 32  # turns that a batch of the vocoder waits for more of its length
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Audio:
-    """Speech, and the tokens that it was made from."""
-
-    samples: Float[np.ndarray, " time"]
-    sample_rate: int  # Hz
-    semantic_ids: Int[np.ndarray, " tokens"]
-    global_ids: Int[np.ndarray, " global"]
-    reached_limit: bool  # cut off at the longest length allowed: the model had not come to an end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +31,7 @@ class SpeechJob:
 
 
 # What a submitter gets: the speech, or why there is none. It is called by the thread that owns the engine.
-Deliver = Callable[[Audio | Exception], Any]
+Deliver = Callable[[Speech | Exception], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,16 +156,13 @@ class SpeechEngine:
         while self._vocoding and (everything or self._vocoding[0][1].is_ready()):
             items, wave = self._vocoding.popleft()
             samples = np.asarray(wave)
-            config = self._codec.config
             for item, row in zip(items, samples, strict=False):
-                audio = Audio(
-                    samples=np.array(row[: len(item.semantic_ids) * config.latent_hop_length]),
-                    sample_rate=config.sample_rate,
-                    semantic_ids=item.semantic_ids,
-                    global_ids=item.generation.global_ids,
-                    reached_limit=item.generation.reached_limit,
+                ended = len(item.semantic_ids) * self._codec.config.latent_hop_length
+                generation = item.generation
+                speech = Speech(
+                    np.array(row[:ended]), item.semantic_ids, generation.global_ids, generation.reached_limit
                 )
-                item.client.deliver(audio)
+                item.client.deliver(speech)
 
     def _fail(self, error: Exception) -> None:
         """Tells everyone that the thread could not go on; what comes later starts anew."""

@@ -16,18 +16,24 @@ from jaxtyping import Float, Int
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 from spark_jax.inference import batch, placement
+from spark_jax.inference.audio import Audio, Speech
+from spark_jax.inference.batch import Pieces
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
+from spark_jax.inference.controls import ignored_options
 from spark_jax.inference.engine import Engine, EngineSettings, Job
 from spark_jax.inference.generate import Generator
+from spark_jax.inference.long_text import Plan, join_pieces, piece_seed, plan_pieces
 from spark_jax.inference.request import Request
 from spark_jax.inference.sampling import Greedy, Sampling
-from spark_jax.inference.speech_engine import Audio, SpeechEngine, SpeechJob
+from spark_jax.inference.speech_engine import SpeechEngine, SpeechJob
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.voice import Voice, check_ids
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.shared import compilation_cache
 from spark_jax.text import attributes
+from spark_jax.text.language import language_of
 from spark_jax.text.prompt import Prompt, cloning_prompt, creation_prompt
+from spark_jax.text.reading import read_text, read_transcript
 from spark_jax.text.tokenizer import SparkTokenizer
 
 
@@ -108,10 +114,11 @@ class SparkTTS:
           text: what is said.
           voice: a voice, or the path of a voice file.
           **options: further fields of `Request`: reference, transcript, gender, pitch, speed, pitch_hz,
-            syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds.
+            syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds, normalize.
 
         Warns:
-          UserWarning: the speech was cut off at `max_seconds`; `Audio.reached_limit` says so, too.
+          UserWarning: the speech was cut off at `max_seconds`, as `Audio.reached_limit` says, too; or the model cannot
+            do what is asked for: characters that it does not know, a control that changes nothing.
 
         Raises:
           SparkError: bad options, or a voice, reference or text that cannot be used.
@@ -121,25 +128,25 @@ class SparkTTS:
     def speak(self, request: Request) -> Audio:
         """Answers one request; as `synthesize`."""
         placement.require(self._variables, "llm", "bicodec")
-        prompt = self._prompt(request)
-        count = self._semantic_count(request, prompt, self._generator.room(prompt))
-        [generation] = self._generator.generate(
-            [prompt],
-            [request.seed],
-            Greedy() if request.greedy else Sampling(**self._sampling(request)),
-            self._generator.new_tokens(prompt, count),
-        )
-        if generation.reached_limit:
-            warnings.warn(f"the speech has no end: cut off after {self._seconds(count):g} s", stacklevel=3)
-        # Where no <|im_end|> came, its place holds one token more than the limit.
-        semantic_ids = generation.semantic_ids[:count]
-        return Audio(
-            samples=self.decode(generation.global_ids, semantic_ids),
-            sample_rate=self.config.sample_rate,
-            semantic_ids=semantic_ids,
-            global_ids=generation.global_ids,
-            reached_limit=generation.reached_limit,
-        )
+        pieces = self._pieces(request, self._generator)
+        speech: Speech | None = None
+        while True:
+            try:
+                wanted = pieces.send(speech)
+            except StopIteration as end:
+                audio = end.value
+                break
+            job = wanted.job
+            method = Greedy() if job.greedy else Sampling(job.temperature, job.top_p, job.top_k)
+            [generation] = self._generator.generate([job.prompt], [job.seed], method, job.limit)
+            # Where no <|im_end|> came, its place holds one token more than the limit.
+            semantic_ids = generation.semantic_ids[: wanted.most]
+            samples = self.decode(generation.global_ids, semantic_ids)
+            speech = Speech(samples, semantic_ids, generation.global_ids, generation.reached_limit)
+        if audio.reached_limit:
+            count = len(self.plan(request)[0].pieces)
+            warnings.warn(self._cut_off(request, count, len(audio.semantic_ids)), stacklevel=3)
+        return audio
 
     def synthesize_batch(self, requests: Iterable[Request], *, progress: bool = False) -> Iterator[tuple[int, Audio]]:
         """Speaks any number of requests together: yields the number and the speech of each when it is finished.
@@ -151,10 +158,13 @@ class SparkTTS:
           requests: any iterable; it is read as the engine has room.
           progress: shows a bar with the seconds of audio a second.
 
+        Warns:
+          UserWarning: the model cannot do what a request asks for; see `synthesize`.
+
         Raises:
           SparkError: a request that cannot be spoken; the message begins with its number.
         """
-        return batch.speak_all(self._speech_engine, self._job, requests, progress)
+        return batch.speak_all(self._speech_engine, self._batch_pieces, requests, progress)
 
     def synthesize_batch_async(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Audio]]:
         """Yields what `synthesize_batch` does while the event loop goes on: `async for number, audio in …`.
@@ -164,22 +174,27 @@ class SparkTTS:
         Raises:
           SparkError: as `synthesize_batch`.
         """
-        return batch.speak_all_async(self._speech_engine, self._job, requests)
+        return batch.speak_all_async(self._speech_engine, self._batch_pieces, requests)
+
+    def plan(self, request: Request) -> tuple[Plan, list[str]]:
+        """Returns the pieces in which a request's text is spoken, and what the model cannot do of what it asks for.
+
+        Raises:
+          SparkError: there is nothing to say.
+        """
+        reading = read_text(request.text, self.config.text, request.normalize)
+        return plan_pieces(reading, self.config), [*ignored_options(request, self.config.text), *reading.warnings]
 
     def voice(self, reference: str | os.PathLike[str], transcript: str | None = None) -> Voice:
         """Returns the voice of a recording; see `Codec.voice`."""
         return self.codec.voice(reference, transcript)
 
-    def encode(
-        self, samples: Float[np.ndarray, " time"]
-    ) -> tuple[Int[np.ndarray, " global"], Int[np.ndarray, " tokens"]]:
-        """Returns global ids and semantic ids of one recording; see `Codec.encode`."""
+    def encode(self, samples: np.ndarray) -> tuple[Int[np.ndarray, " global"], Int[np.ndarray, " tokens"]]:
+        """Returns global ids and semantic ids of one recording [time], which is checked; see `Codec.encode`."""
         return self.codec.encode([samples], ["samples"])[0]
 
-    def decode(
-        self, global_ids: Int[np.ndarray, " global"], semantic_ids: Int[np.ndarray, " tokens"]
-    ) -> Float[np.ndarray, " time"]:
-        """Returns the speech of one item's tokens; see `Codec.decode`."""
+    def decode(self, global_ids: Any, semantic_ids: Any) -> Float[np.ndarray, " time"]:
+        """Returns the speech of one item's ids, flat arrays or lists, which are checked; see `Codec.decode`."""
         return self.codec.decode([(global_ids, semantic_ids)], [None])[0]
 
     @functools.cached_property
@@ -199,37 +214,63 @@ class SparkTTS:
     def _speech_engine(self) -> SpeechEngine:
         return SpeechEngine(self._engine, self.codec)
 
-    def _job(self, request: Request) -> SpeechJob:
-        prompt = self._prompt(request)
-        count = self._semantic_count(request, prompt, self._engine.room(prompt))
-        limit = self._engine.new_tokens(prompt, count)
-        job = Job(prompt, limit, request.seed, greedy=request.greedy, **self._sampling(request))
-        return SpeechJob(job, count)
+    def _batch_pieces(self, request: Request) -> Pieces:
+        return self._pieces(request, self._engine)
 
-    def _sampling(self, request: Request) -> dict[str, Any]:
-        """Returns temperature, top_k and top_p: the request's, or where it has none the model's own."""
-        names = ("temperature", "top_k", "top_p")
-        asked = {name: getattr(request, name) for name in names}
-        return {name: getattr(self.config.sampling, name) if asked[name] is None else asked[name] for name in names}
+    def _pieces(self, request: Request, speaker: Generator | Engine) -> Pieces:
+        """Yields the job of each piece of a request's text, takes its speech, and returns the whole.
 
-    def _prompt(self, request: Request) -> Prompt:
+        A piece comes after the one before is spoken: it may need the voice that was made up, and what is left of
+        `max_seconds`.
+        """
+        plan, messages = self.plan(request)
+        for message in messages:
+            warnings.warn(message, stacklevel=4)
+        voice = None if request.gender is not None else self._voice(request)
+        own = self.config.sampling
+        sampling = {
+            name: getattr(own, name) if getattr(request, name) is None else getattr(request, name)
+            for name in ("temperature", "top_k", "top_p")
+        }
+        samples, said, reached_limit = [], [], False
+        for number, piece in enumerate(plan.pieces):
+            prompt = self._prompt(request, piece.text, voice)
+            room = speaker.room(prompt)
+            count = self._semantic_count(request, prompt, room, len(plan.pieces), sum(map(len, said)))
+            if count < 1:
+                reached_limit = True
+                break
+            limit, seed = speaker.new_tokens(prompt, count), piece_seed(request.seed, number)
+            speech = yield SpeechJob(Job(prompt, limit, seed, greedy=request.greedy, **sampling), count)
+            reached_limit |= speech.reached_limit
+            said.append(speech.semantic_ids)
+            samples.append(speech.samples)
+            if voice is None:  # made up for the first piece, it speaks the others
+                voice = Voice(speech.global_ids, np.zeros(0, np.int32))
+        whole, spans = join_pieces(plan, samples, self.config.sample_rate)
+        semantic_ids = np.concatenate(said)
+        return Audio(whole, self.config.sample_rate, semantic_ids, voice.global_ids, reached_limit, spans)
+
+    def _prompt(self, request: Request, text: str, voice: Voice | None) -> Prompt:
+        """Returns the prompt of a piece; without a voice one is made up."""
         values = {}
         if request.pitch_hz is not None:
             values["pitch_value"] = attributes.pitch_value(request.pitch_hz)
             values["speed_value"] = attributes.speed_value(request.syllables_per_second)
-        if request.gender is not None:
+        if voice is None:
             pitch_level, speed_level = _levels(request)
             return creation_prompt(
                 self.tokenizer,
-                request.text,
+                text,
                 attributes.gender_id(request.gender),
                 pitch_level,
                 speed_level,
                 **values,
             )
-        voice = self._voice(request)
-        semantic_ids = None if voice.transcript is None else voice.semantic_ids
-        return cloning_prompt(self.tokenizer, request.text, voice.global_ids, voice.transcript, semantic_ids, **values)
+        if voice.transcript is None:
+            return cloning_prompt(self.tokenizer, text, voice.global_ids, **values)
+        transcript = read_transcript(voice.transcript, self.config.text, request.normalize)
+        return cloning_prompt(self.tokenizer, text, voice.global_ids, transcript, voice.semantic_ids, **values)
 
     def _voice(self, request: Request) -> Voice:
         if request.reference is not None:
@@ -243,8 +284,16 @@ class SparkTTS:
             return voice
         return Voice.load(voice, self.config)
 
-    def _semantic_count(self, request: Request, prompt: Prompt, room: int) -> int:
-        """Returns the most semantic tokens that the request allows, of those that there is room for."""
+    def _semantic_count(self, request: Request, prompt: Prompt, room: int, pieces: int, said: int) -> int:
+        """Returns the most semantic tokens that the request allows for a piece and that there is room for.
+
+        Args:
+          request: what was asked for.
+          prompt: of the piece.
+          room: see `Generator.room`.
+          pieces: of the whole text.
+          said: semantic tokens of the pieces before.
+        """
         if room < 1:
             raise SparkError(
                 f"the prompt has {len(prompt.ids)} tokens and leaves no room for speech: give less text, or "
@@ -252,11 +301,24 @@ class SparkTTS:
             )
         if request.max_seconds is None:
             return room
-        count = math.ceil(request.max_seconds * self.config.sample_rate / self.config.latent_hop_length)
+        count = self._most_tokens(request.max_seconds) - said
+        if pieces > 1:
+            return min(count, room)
         if count > room:
             most = self._seconds(room)
             raise SparkError(f"max_seconds is {request.max_seconds:g}, expected at most {most:g} here")
         return count
+
+    def _cut_off(self, request: Request, pieces: int, said: int) -> str:
+        """Returns the warning of a speech that has no end, or of a text that has no room in the time allowed."""
+        if pieces > 1 and request.max_seconds is not None and said >= self._most_tokens(request.max_seconds):
+            return f"the text is longer than max_seconds: cut off after {self._seconds(said):g} s of speech"
+        if pieces > 1:
+            return "the speech of a piece of the text has no end: cut off at the longest that the model allows"
+        return f"the speech has no end: cut off after {self._seconds(said):g} s"
+
+    def _most_tokens(self, seconds: float) -> int:
+        return math.ceil(seconds * self.config.sample_rate / self.config.latent_hop_length)
 
     def _seconds(self, tokens: int) -> float:
         return tokens * self.config.latent_hop_length / self.config.sample_rate
@@ -265,7 +327,6 @@ class SparkTTS:
 def _levels(request: Request) -> tuple[int, int]:
     """Returns pitch and speed level of a made-up voice: as asked, of the values asked for, or moderate."""
     if request.pitch_hz is not None:
-        language = "zh" if any("\u4e00" <= character <= "\u9fff" for character in request.text) else "en"
         pitch_level = attributes.pitch_level(request.pitch_hz, request.gender)
-        return pitch_level, attributes.speed_level(request.syllables_per_second, language)
+        return pitch_level, attributes.speed_level(request.syllables_per_second, language_of(request.text))
     return attributes.level_id(request.pitch or "moderate"), attributes.level_id(request.speed or "moderate")

@@ -227,8 +227,8 @@ def write_config(directory: Path, config: SparkConfig, parts: Iterable[str] = PA
 def combined_config(directory: Path, parts: Mapping[str, StoredPart]) -> SparkConfig:
     """Returns the configuration of a system whose parts come from several directories.
 
-    Sizes come from each part's own directory, how voices are heard from the codec's, how tokens are drawn from the
-    LLM's.
+    Sizes come from each part's own directory, how voices are heard from the codec's, how text is read and tokens
+    are drawn from the LLM's.
 
     Args:
       directory: for the message.
@@ -251,7 +251,8 @@ def combined_config(directory: Path, parts: Mapping[str, StoredPart]) -> SparkCo
         if not (name == RECOGNIZER and "wav2vec2" in parts):
             config = dataclasses.replace(config, **{section: getattr(stored.config, section)})
     if "llm" in parts:
-        config = dataclasses.replace(config, sampling=parts["llm"].config.sampling)
+        own = parts["llm"].config
+        config = dataclasses.replace(config, sampling=own.sampling, text=own.text)
     return config
 
 

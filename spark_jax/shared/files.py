@@ -49,10 +49,23 @@ def read_text(path: str | os.PathLike[str], expected: str = "") -> str:
     Raises:
       SparkError: the file cannot be read or is not UTF-8.
     """
+    return decode_text(read_bytes(path, expected), path)
+
+
+def decode_text(content: bytes, source: str | os.PathLike[str]) -> str:
+    """Returns UTF-8 text; a byte order mark at its start is no part of it.
+
+    Args:
+      content: the bytes.
+      source: where they come from, for the message.
+
+    Raises:
+      SparkError: they are not UTF-8.
+    """
     try:
-        return read_bytes(path, expected).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SparkError(f"{path}: not UTF-8 text (byte {error.start}: {error.reason})") from error
+        raise SparkError(f"{source}: not UTF-8 text (byte {error.start}: {error.reason})") from error
 
 
 def read_json(path: str | os.PathLike[str], expected: str = "") -> Any:

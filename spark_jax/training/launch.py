@@ -26,7 +26,7 @@ _ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/+")  # two letters and more: one i
 def launch(
     kind: str,
     config: str,
-    output: Path,
+    output: str | Path,
     overrides: Sequence[str] = (),
     *,
     coordinator: str | None = None,

@@ -70,7 +70,7 @@ class Window:
         self._weighted: dict[str, float] = {}
         self._weights: dict[str, float] = {}
 
-    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
+    def add(self, metrics: Mapping[str, float | np.generic | np.ndarray]) -> None:
         """Adds the metrics of one step."""
         for name, value in metrics.items():
             weight = float(metrics.get(_count_of(name), 1.0))

@@ -1,8 +1,7 @@
 """wav2vec2 with a CTC head: speech recognition, by which this project trains its own feature extractor."""
 
-import dataclasses
-
 import flax.linen as nn
+import flax.struct
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,21 +11,38 @@ from jaxtyping import Array, Float, Int
 from spark_jax import config as config_lib
 from spark_jax.nn import linear, norm
 from spark_jax.wav2vec2 import model
+from spark_jax.wav2vec2.pitch import FeaturePitch, FeaturePitchHead
 
 BLANK = 0
+
+
+@flax.struct.dataclass
+class Recognition:
+    """Result of a recognizer.
+
+    Attributes:
+      logits: scores of the labels.
+      frames: number of each item's frames that are not padding.
+      pitch: prediction of the pitch head; None without one.
+    """
+
+    logits: Float[Array, "batch frames vocab"]
+    frames: Int[Array, " batch"]
+    pitch: FeaturePitch | None
 
 
 class Wav2Vec2ForCTC(nn.Module):
     """All `config.num_hidden_layers` layers, the final layer norm and a linear map to the vocabulary.
 
-    The parameters under "wav2vec2" are those of `Wav2Vec2(config, num_layers=config.num_hidden_layers)`.
+    The parameters under "wav2vec2" are those of `Wav2Vec2(config, num_layers=config.num_hidden_layers)`. With
+    `pitch_head` the features, the mean of the tapped layers, are mapped to pitch as well.
     """
 
     config: config_lib.Wav2Vec2Config
     vocab_size: int
     dtype: DTypeLike = jnp.float32
+    pitch_head: bool = False
 
-    @nn.compact
     def __call__(
         self, input_values: Float[Array, "batch samples"], lengths: model.Lengths | None = None
     ) -> tuple[Float[Array, "batch frames vocab"], Int[Array, " batch"]]:
@@ -36,18 +52,28 @@ class Wav2Vec2ForCTC(nn.Module):
           input_values: samples from `model.normalize_input`.
           lengths: number of samples of each item without padding; None: all.
         """
-        config = self.config
+        result = self.recognize(input_values, lengths)
+        return result.logits, result.frames
+
+    @nn.compact
+    def recognize(
+        self, input_values: Float[Array, "batch samples"], lengths: model.Lengths | None = None
+    ) -> Recognition:
+        """Returns the logits, frames and pitch. The arguments are those of `__call__`."""
+        config, pitch = self.config, None
         depth = config.num_hidden_layers
-        last = dataclasses.replace(config, feature_layers=(depth,))
-        x = model.Wav2Vec2(last, self.dtype, depth, name="wav2vec2")(input_values, lengths)
-        x = norm.LayerNorm(config.layer_norm_eps, name="final_norm")(x)
+        encoder = model.Wav2Vec2(config, self.dtype, depth, name="wav2vec2")
+        features, x = encoder.features_and_last(input_values, lengths)
+        if self.pitch_head:
+            pitch = FeaturePitchHead(name="pitch_head")(features)
+        x = norm.LayerNorm(config.layer_norm_eps, name="final_norm")(x.astype(jnp.float32))
         self.sow("intermediates", "last_hidden_state", x)
         logits = linear.Linear(
             self.vocab_size, ("embed", "vocab"), kernel_init=nn.initializers.normal(0.02), name="head"
         )(x)
         if lengths is None:
             lengths = jnp.full(x.shape[:1], input_values.shape[1])
-        return logits, model.num_frames(jnp.asarray(lengths), config)
+        return Recognition(logits, model.num_frames(jnp.asarray(lengths), config), pitch)
 
 
 def ctc_loss(

@@ -100,10 +100,21 @@ class Wav2Vec2(nn.Module):
         """
         return self._run(input_values, lengths, collect=True)[1]
 
+    def features_and_last(
+        self, input_values: Float[Array, "batch samples"], lengths: Lengths | None = None
+    ) -> tuple[Float[Array, "batch frames hidden"], Float[Array, "batch frames hidden"]]:
+        """Returns the result of `__call__` and the output of the last of `num_layers` layers, with its arguments."""
+        features, _, last = self._run(input_values, lengths, collect=False)
+        return features, last
+
     @nn.compact
     def _run(
         self, input_values: Float[Array, "batch samples"], lengths: Lengths | None, collect: bool
-    ) -> tuple[Float[Array, "batch frames hidden"], Float[Array, "layers batch frames hidden"] | None]:
+    ) -> tuple[
+        Float[Array, "batch frames hidden"],
+        Float[Array, "layers batch frames hidden"] | None,
+        Float[Array, "batch frames hidden"],
+    ]:
         config = self.config
         depth = max(config.feature_layers) if self.num_layers is None else self.num_layers
         if not 0 <= min(config.feature_layers) <= max(config.feature_layers) <= depth:
@@ -128,8 +139,8 @@ class Wav2Vec2(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config, self.dtype, collect, name="layers")
         carry = (x, weights[0] * x.astype(jnp.float32))
-        (_, features), states = layers(carry, jnp.asarray(weights[1:]), valid)
-        return features, jnp.concatenate([x[None], states]) if collect else None
+        (last, features), states = layers(carry, jnp.asarray(weights[1:]), valid)
+        return features, jnp.concatenate([x[None], states]) if collect else None, last
 
 
 class FeatureExtractor(nn.Module):

@@ -137,6 +137,7 @@ def test_tokenize_and_detokenize(codec, variables, golden):
     assert np.max(np.abs(wave - golden["eval/recons"][:, 0])) < 1e-4
 
 
+@pytest.mark.extended
 def test_gradient_in_evaluation(codec, variables, golden):
     def loss(features):
         output = codec.apply(variables, features, golden["in/ref_wav"], train=False)
@@ -165,6 +166,7 @@ def random_variables(codec, batch, time):
     return variables | {"params": centered}, features, reference
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("ratio", [1, 2])
 def test_masked_batch_equals_single_items(ratio):
     config = tiny().bicodec
@@ -191,6 +193,7 @@ def test_masked_batch_equals_single_items(ratio):
         assert not np.any(wave[i, 8 * length :])
 
 
+@pytest.mark.extended
 def test_conditioning_switch_compiles_once():
     codec = small_codec()
     variables, features, reference = random_variables(codec, batch=2, time=4)
@@ -209,6 +212,7 @@ def test_conditioning_switch_compiles_once():
     assert not np.allclose(with_d, with_x)
 
 
+@pytest.mark.extended
 def test_sharded_batch_has_global_statistics():
     codec = small_codec()
     variables, features, reference = random_variables(codec, batch=8, time=4)
@@ -226,6 +230,7 @@ def test_sharded_batch_has_global_statistics():
     assert after == pytest.approx(0.99 * before + 0.01 * 8 * 4)
 
 
+@pytest.mark.extended
 def test_fresh_generator_neither_fades_nor_saturates():
     config = tiny().bicodec.decoder
     latents = jax.random.normal(jax.random.key(1), (2, 8, config.input_channel))

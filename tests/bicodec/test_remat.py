@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from spark_jax import sharding
 from spark_jax.bicodec.decoder import Decoder
@@ -56,20 +57,24 @@ def check(make_model, share, *inputs):
     assert kept_bytes(loss(True), variables) < share * kept_bytes(loss(False), variables)
 
 
+@pytest.mark.extended
 def test_wave_generator():
     config = dataclasses.replace(SYSTEM.bicodec.decoder, rates=(4, 2), kernel_sizes=(8, 4))
     check(lambda remat: WaveGenerator(config, remat=remat), 0.5, (1, 2, config.input_channel))
 
 
+@pytest.mark.extended
 def test_vocos_blocks():
     config = SYSTEM.bicodec.postnet
     check(lambda remat: Decoder(config, remat=remat), 0.8, (1, 8, config.input_channels))
 
 
+@pytest.mark.extended
 def test_discriminators():
     check(lambda remat: Discriminators(SMALL, remat), 0.8, (2, 800))
 
 
+@pytest.mark.extended
 def test_the_codec_hands_it_on():
     features = jnp.zeros((1, 8, SYSTEM.wav2vec2.hidden_size))
     reference = jnp.zeros((1, SYSTEM.ref_segment_samples))

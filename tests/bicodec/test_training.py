@@ -52,6 +52,7 @@ def trained(codec, variables, golden):
     return differentiate(codec, variables, golden, loss)
 
 
+@pytest.mark.extended
 def test_outputs(trained, golden):
     value, output, _, _ = trained
     assert_close(value, golden["train/loss"], 1e-5)
@@ -64,6 +65,7 @@ def test_outputs(trained, golden):
     assert_close(output.d_vector, golden["train/d_vector"], 1e-5)
 
 
+@pytest.mark.extended
 def test_gradients_of_inputs(trained, golden):
     _, _, _, (_, features, reference, encoded) = trained
     assert_close(features, golden["train/grad_feat"], 1e-4)
@@ -128,6 +130,7 @@ def test_statistics_after_one_step(trained, golden, ours):
         assert_close(leaf(statistics[collection], path), expected, 1e-5, name)
 
 
+@pytest.mark.extended
 def test_speaker_vectors_alone(codec, variables, golden, ours):
     def loss(output):
         return jnp.mean(output.x_vector**2) + jnp.mean(output.d_vector**2)

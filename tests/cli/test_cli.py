@@ -1,6 +1,7 @@
 """The command line in this process, so that JAX is imported once; what concerns the process itself, in others."""
 
 import functools
+import io
 import json
 import subprocess
 import sys
@@ -47,6 +48,8 @@ def inputs(folder, tiny_model_directory):
     soundfile.write(folder / "nan.wav", speech, 16000, subtype="FLOAT")
     (folder / "text.wav").write_text("this is no audio")
     (folder / "broken.json").write_text("{")
+    (folder / "latin1.txt").write_bytes("café.".encode("latin-1"))
+    (folder / "empty.txt").write_text("")
     (folder / "taken").mkdir()
 
 
@@ -120,6 +123,32 @@ def test_a_kept_voice_speaks(run, folder):
     assert (folder / "out.wav").read_bytes() == from_voice
 
 
+def test_texts_come_from_files_and_from_standard_input(run, folder, monkeypatch):
+    """Paragraphs and byte order marks and all; the same speech as from the command line."""
+    (folder / "text.txt").write_bytes("\ufeffHello.\r\n".encode())
+    (folder / "-5 degrees.txt").write_text("Hello.")
+    assert run(*CREATE)[0] == 0
+    expected = (folder / "out.wav").read_bytes()
+    options = CREATE[2:]
+    for file in ("text.txt", "./-5 degrees.txt", "-"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf Hello. \n"), "ascii"))
+        assert run("synthesize", "--text-file", file, *options)[0] == 0
+        assert (folder / "out.wav").read_bytes() == expected
+
+
+def test_a_text_that_begins_with_a_dash_comes_last(run):
+    assert run(*CREATE[:1], *CREATE[2:], "--", "-5 degrees")[0] == 0
+
+
+def test_pauses_and_warnings_of_a_text(run, folder):
+    text = "[pause 0.5s]Hello.<break time='250ms'/><b>Hello.</b>"
+    code, _, errors = run("synthesize", text, *CREATE[2:-1], "0.1")
+    assert code == 0
+    assert errors.startswith("warning: text: tags are not read: <b>\nwarning: ") and errors.count("\n") == 2
+    samples, _ = soundfile.read(folder / "out.wav")
+    assert not samples[:8000].any() and samples[8000:].any() and len(samples) >= 8000 + 4000
+
+
 def test_the_codec_works_without_the_llm(folder, tiny_model_directory, monkeypatch):
     """Each command asks for the parts it needs, and works with no more than them."""
     monkeypatch.chdir(folder)
@@ -174,6 +203,26 @@ def test_info(run):
         ((*CREATE, "--top-p", "1.5"), "top_p is 1.5, expected a number above 0 and at most 1"),
         ((*CREATE, "--seed", "-1"), "seed is -1, expected a whole number from 0 to 4294967295"),
         ((*SPEAK, "--gender", "female", "--max-seconds", "0"), "max_seconds is 0.0, expected a number above 0"),
+        ((*CREATE, "--pitch-hz", "1e6", "--syllables-per-second", "4"), "expected a number above 0 and at most 1000"),
+        ((*CREATE, "--normalize", "maybe"), "normalize is 'maybe', expected one of auto, on, off"),
+        (("synthesize", "...", "-o", "out.wav"), "text is '...', expected something to say: no letter or number"),
+        (("synthesize", "\u200b", "-o", "out.wav"), "text is '\\u200b', expected something to say"),
+        (("synthesize", "\U0001f600?", "-o", "out.wav"), "expected something to say"),
+        (("synthesize", "ab\udcff", "-o", "out.wav"), "text is not Unicode text (bytes that are not UTF-8?)"),
+        (
+            ("synthesize", "-5 degrees", "-o", "out.wav"),
+            "No such option: -5; a text that begins with a dash comes",
+        ),
+        (("synthesize", "--what is it", "-o", "out.wav"), "begins with a dash comes after --: spark-jax synthesize"),
+        (
+            ("synthesize", "-on the road"),
+            "no text: give one of TEXT and --text-file FILE; a text that",
+        ),
+        ((*SPEAK, "--text-file", "text.txt"), "a TEXT and a --text-file: give one"),
+        (("synthesize", "-o", "out.wav", "--text-file", "absent.txt"), "absent.txt: cannot be read (No such file"),
+        (("synthesize", "-o", "out.wav", "--text-file", "taken"), "taken: cannot be read (Is a directory)"),
+        (("synthesize", "-o", "out.wav", "--text-file", "latin1.txt"), "latin1.txt: not UTF-8 text (byte 3:"),
+        (("synthesize", "-o", "out.wav", "--text-file", "empty.txt"), "text is '', expected something to say"),
         ((*CREATE, "--top-k", "many"), "Invalid value for '--top-k'"),
         ((*CREATE, "--louder"), "No such option: --louder"),
         (("synthesize", "Hello."), "Missing option '--output' / '-o'"),

@@ -53,6 +53,7 @@ def system(llm: str) -> config_lib.SparkConfig:
     return dataclasses.replace(config, llm=dataclasses.replace(config.llm, **LLMS[llm]))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_round_trip_changes_no_bit(tmp_path, dtype):
     config = official_layout.tiny()
@@ -200,6 +201,7 @@ def test_straight_from_runs(tmp_path, tiny_model_directory):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.extended
 def test_straight_from_older_runs(tmp_path, tiny_model_directory):
     """Output folders of trainings that wrote no model directories, alone and in place of a model's parts."""
     model = model_directory.load(tiny_model_directory)
@@ -255,6 +257,26 @@ def test_bad_arguments_and_values_leave_nothing(tmp_path, tiny_model_directory):
     for name in ("model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"):
         assert f"{name} holds values that are not finite as float16" in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "model"]
+
+
+def test_a_codec_with_a_harmonic_source_has_no_official_form(tmp_path, tiny_model_directory):
+    model = model_directory.load(tiny_model_directory)
+    codec = model.config.bicodec
+    decoder = dataclasses.replace(codec.decoder, source=config_lib.SourceConfig(blocks=(0, 1), noise_blocks=()))
+    config = dataclasses.replace(model.config, bicodec=dataclasses.replace(codec, decoder=decoder))
+    variables = model.variables | {"bicodec": draw(model_directory.abstract_variables(config)["bicodec"])}
+    model_directory.save(tmp_path / "model", config, variables, model.tokenizer_directory)
+    assert model_directory.load(tmp_path / "model").config == config
+    with pytest.raises(SparkError, match="bicodec.decoder.source is set"):
+        export(tmp_path / "model", tmp_path / "no")
+    assert set(export(tmp_path / "model", tmp_path / "rest", parts=["wav2vec2", "llm"])) == {"wav2vec2", "llm"}
+    configuration.write_bicodec_config(tmp_path / "config.yaml", codec)
+    content = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert "source" not in content["audio_tokenizer"]["decoder"]
+    content["audio_tokenizer"]["decoder"]["source"] = {"blocks": [0, 1]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SparkError, match="config.yaml: decoder: source is .*; the release has no harmonic source"):
+        configuration.read_bicodec_config(tmp_path / "config.yaml")
 
 
 def test_other_decoders_have_no_official_form(tmp_path):

@@ -177,6 +177,7 @@ def check_range(seeds: Sequence[int], layouts, expected, tmp_path):
     assert len(harmless) < 0.3 * len(endings), "\n".join(harmless)
 
 
+@pytest.mark.extended
 def test_damage_never_passes(layouts, expected, tmp_path):
     # Those above 60 once passed: a tensor that names another's storage, sizes left out, booleans as numbers.
     check_range([*range(60), 1053, 1320, 1453, 1547, 1627, 1653], layouts, expected, tmp_path)

@@ -100,6 +100,7 @@ def test_safetensors_and_pickle_give_the_same_model(layout, converted, tmp_path)
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.extended
 def test_bfloat16_on_either_side(converted, tmp_path):
     """A bfloat16 LLM loads exactly; stored as bfloat16, its matrices are rounded and its norms are not."""
     official_layout.write(tmp_path / "official", official_layout.tiny(), llm_dtype="bfloat16")
@@ -237,6 +238,7 @@ def test_rotary_settings_of_transformers_5(copy):
     assert configuration.read_llm_config(path).rope_theta == config_lib.tiny().llm.rope_theta + 1
 
 
+@pytest.mark.extended
 def test_a_fine_tuned_llm_in_shards_takes_the_release_s_place(layout, converted, tmp_path):
     """Half precision, untied, with its own tokenizer; the other parts are the release's."""
     config = official_layout.tiny()
@@ -305,6 +307,7 @@ def test_single_parts(layout, converted, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
 
+@pytest.mark.extended
 def test_an_llm_of_one_s_own_goes_in(layout, converted, tmp_path):
     """A run's LLM in place of the release's; another type, other sampling."""
     config = model_directory.read_config(converted)

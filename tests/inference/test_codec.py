@@ -57,6 +57,7 @@ def assert_same_waves(found, expected, tolerance=1e-5):
         np.testing.assert_allclose(wave, other, atol=tolerance)
 
 
+@pytest.mark.extended
 def test_a_list_is_encoded_as_its_items(codec, recordings, alone):
     ids = codec.encode(recordings)
     assert [len(semantic_ids) for _, semantic_ids in ids] == [64, 65, 4, 63, 96, 64]
@@ -83,6 +84,7 @@ def test_lists_compile_a_program_for_each_length(tiny_model_directory):
         assert codec._tokenize._cache_size() == codec._detokenize._cache_size() == 2
 
 
+@pytest.mark.extended
 def test_eight_devices_give_what_one_gives(tiny_model_directory, recordings, tokens, alone):
     """On a mesh that divides parameters, too; batches alone are divided in the test of the corpus encoder."""
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
@@ -99,6 +101,7 @@ def test_eight_devices_give_what_one_gives(tiny_model_directory, recordings, tok
     assert wave.sharding.is_equivalent_to(batch_sharding(mesh), wave.ndim)
 
 
+@pytest.mark.extended
 def test_bfloat16_is_the_vocoders(tiny_model_directory, recordings, tokens, alone):
     codec = Codec.load(tiny_model_directory, dtype="bfloat16")
     assert_same_ids(codec.encode(recordings), alone[0])

@@ -132,6 +132,7 @@ def test_the_end_is_told_from_the_limit(params):
     assert stops.room(clone("Stop.")) == 62
 
 
+@pytest.mark.extended
 def test_rows_divided_over_devices_answer_as_on_one(generator, params):
     """Three prompts fill the four shards of a mesh, on which heads are divided, too."""
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)

@@ -15,10 +15,12 @@ from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SamplingConfig
 from spark_jax.errors import SparkError
+from spark_jax.inference import long_text
 from spark_jax.inference.request import Request
 from spark_jax.inference.synthesize import SparkTTS
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.voice import Voice
+from spark_jax.text_config import TextConfig
 from spark_jax.wav2vec2.model import Wav2Vec2, normalize_input, num_frames, num_samples
 
 
@@ -46,6 +48,14 @@ def quiet(tts, *arguments, **options):
         return tts.synthesize(*arguments, **options)
 
 
+def prompt_of(tts, text="Hello.", **options):
+    """The prompt of a text of one piece."""
+    request = Request(text=text, **options)
+    plan, _ = tts.plan(request)
+    return tts._prompt(request, plan.pieces[0].text, None if request.gender else tts._voice(request))
+
+
+@pytest.mark.extended
 @pytest.mark.parametrize("length", [16000, 20719])
 def test_encode_equals_the_reference_procedure_on_the_bare_signal(tts, length):
     """Padding to the bucket of 64 never changes an id; 20719 samples are 63 frames and all but one sample of
@@ -152,7 +162,7 @@ def test_a_reference_without_transcript_is_its_speakers_tokens(tts, tokens, refe
     voice.save(tmp_path / "voice.json", tts.config.sample_rate)
     full = Voice(voice.global_ids, tokens[1])  # as voice files without a transcript were before
     prompts = [
-        tts._prompt(Request(text="Hello.", **options))
+        prompt_of(tts, **options)
         for options in ({"reference": reference}, {"voice": tmp_path / "voice.json"}, {"voice": voice}, {"voice": full})
     ]
     assert len(set(prompts)) == 1
@@ -179,6 +189,7 @@ def test_parts_that_a_run_lacks_come_from_the_base(tts, tiny_model_directory, tm
     np.testing.assert_array_equal(quiet(joined, "Hello.", **request).samples, quiet(tts, "Hello.", **request).samples)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_mesh(tts, tiny_model_directory, dtype):
     """Tensor-parallel LLM and divided batches; in float32 the tokens of one device."""
@@ -201,7 +212,7 @@ def test_prompts_follow_the_request(tts, tokens):
     global_ids, semantic_ids = tokens
 
     def ids(**options):
-        return tts._prompt(Request(text="Hello.", **options)).ids
+        return prompt_of(tts, **options).ids
 
     cloned = ids(voice=Voice(global_ids, semantic_ids))
     assert cloned[0] == name("<|task_tts|>") and cloned[-1] == name("<|end_global_token|>")
@@ -213,7 +224,7 @@ def test_prompts_follow_the_request(tts, tokens):
     assert made_up[-4:-1] == (name("<|gender_0|>"), name("<|pitch_label_2|>"), name("<|speed_label_2|>"))
     # 200 Hz are moderate for a woman and very high for a man; 5.3 syllables are high in English, not so in Chinese.
     levels = [
-        tts._prompt(Request(text=text, gender=gender, pitch_hz=200.0, syllables_per_second=5.3)).ids
+        prompt_of(tts, text, gender=gender, pitch_hz=200.0, syllables_per_second=5.3).ids
         for text, gender in (("Hello.", "female"), ("Hello.", "male"), ("你好", "male"), ("你好", "female"))
     ]
     pitch = [row.index(name("<|end_style_label|>")) for row in levels]
@@ -226,12 +237,59 @@ def test_prompts_follow_the_request(tts, tokens):
     assert levels[0][-1] == name("<|end_acoustic_token|>")
 
 
+def test_prompts_of_raw_text_are_those_of_the_reference(tts, tokens):
+    """Quotes and punctuation of any language go into the prompts of a model that knows raw text as they are."""
+    voice, encode = Voice(*tokens, "“Good—morning，” 1 "), tts.tokenizer.encode_text
+    for text in ("“It’s 5 %,” he said…", "你好，世界！（ＡＢＣ）"):
+        for normalize in ("auto", "off"):
+            prompt = prompt_of(tts, text, voice=voice, normalize=normalize)
+            content = [prompt.ids.index(tts.tokenizer.id(f"<|{edge}_content|>")) for edge in ("start", "end")]
+            assert list(prompt.ids[content[0] + 1 : content[1]]) == encode(voice.transcript + text)
+
+
+@pytest.mark.extended
+def test_a_long_text_is_spoken_in_pieces(tts, tiny_model_directory):
+    """The voice made up for the first piece speaks all; pauses lie between; each piece has a seed of its own."""
+    model = model_directory.load(tiny_model_directory)
+    config = dataclasses.replace(model.config, text=TextConfig(max_length=20))
+    short = SparkTTS(dataclasses.replace(model, config=dataclasses.replace(config, max_semantic_tokens=9)))
+    text = "[pause 0.1s]The first sentence. A second sentence.[pause 0.25s]\n\nThe first sentence."
+    audio = quiet(short, text, gender="male", seed=3)
+    assert [span.text for span in audio.spans] == ["The first sentence.", "A second sentence.", "The first sentence."]
+    voice = Voice(audio.global_ids, np.zeros(0, np.int32))
+    position, tokens = 1600, 0
+    for number, (span, pause) in enumerate(zip(audio.spans, (0.2, 0.25, 0.0), strict=True)):
+        seed = long_text.piece_seed(3, number)
+        alone = quiet(short, span.text, **({"voice": voice} if number else {"gender": "male"}), seed=seed)
+        assert span.start == position and span.end - span.start == len(alone.samples)
+        np.testing.assert_array_equal(audio.samples[span.start : span.end], alone.samples)
+        np.testing.assert_array_equal(audio.semantic_ids[tokens : tokens + len(alone.semantic_ids)], alone.semantic_ids)
+        tokens += len(alone.semantic_ids)
+        position = span.end + round(16000 * pause)
+        assert not audio.samples[span.end : position].any()
+    assert len(audio.samples) == position and len(audio.semantic_ids) == tokens
+    assert len({tuple(audio.samples[span.start : span.end]) for span in audio.spans}) == 3
+    with pytest.warns(UserWarning, match=r"longer than max_seconds: cut off after 0\.2[0-9]* s of speech"):
+        cut = short.synthesize(text, gender="male", seed=3, max_seconds=0.2)
+    assert cut.reached_limit and len(cut.semantic_ids) == 10 and len(cut.spans) < 3
+
+
+def test_options_that_do_nothing_are_told(tts, tokens):
+    own = dataclasses.replace(tts.config, text=TextConfig(controls=(), characters="Helo."))
+    with mock.patch.object(tts, "config", own), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        tts.synthesize("Hello→.", gender="male", pitch="low", max_seconds=0.04)
+    messages = [str(warning.message) for warning in warned]
+    assert messages[0].startswith("gender and pitch: the model has not learned to act on it")
+    assert messages[1] == "text: the model does not know '→': left out"
+
+
 def test_the_default_voice(tts, tokens, tiny_model_directory, tmp_path):
     shutil.copytree(tiny_model_directory, tmp_path / "model")
     (tmp_path / "model" / "voices").mkdir()
     Voice(*tokens).save(tmp_path / "model" / "voices" / "default.json", 16000)
-    prompt = SparkTTS.load(tmp_path / "model")._prompt(Request(text="Hello."))
-    assert prompt == tts._prompt(Request(text="Hello.", voice=Voice(*tokens)))
+    prompt = prompt_of(SparkTTS.load(tmp_path / "model"))
+    assert prompt == prompt_of(tts, voice=Voice(*tokens))
     with pytest.raises(SparkError, match="the model has no default voice: give a voice, a reference or a gender"):
         tts.synthesize("Hello.")
 
@@ -257,7 +315,7 @@ def test_what_does_not_fit_the_model(tts, tokens):
     with pytest.raises(SparkError, match=r"voice: semantic_ids\[1\] is 99"):
         tts.synthesize("Hello.", Voice(tokens[0], np.array([1, 99])))
     with pytest.raises(SparkError, match="leaves no room for speech: give less text"):
-        tts.synthesize("la " * 2000, gender="male")
+        tts.synthesize("Hello.", Voice(*tokens, "la " * 2000))
     with pytest.raises(SparkError, match="max_seconds is 100, expected at most 60 here"):
         tts.synthesize("Hello.", gender="male", max_seconds=100)
     with pytest.raises(SparkError, match="voice: semantic_ids is empty"):

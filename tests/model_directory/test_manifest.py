@@ -53,6 +53,7 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(copy):
     assert manifest.check(copy) > 0
 
 
+@pytest.mark.extended
 def test_no_bit_of_the_manifest_can_change(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "empty").touch()

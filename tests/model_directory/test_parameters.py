@@ -26,6 +26,7 @@ def alone(tiny_model_directory):
     return model_directory.load(tiny_model_directory).variables
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("sizes", [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2}])
 def test_a_mesh_gets_the_same_parameters_divided_as_the_table_says(tiny_model_directory, alone, sizes):
     mesh = sharding.make_mesh(**({"data": 1} | sizes))

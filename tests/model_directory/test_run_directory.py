@@ -213,6 +213,7 @@ print("went on")
 """
 
 
+@pytest.mark.extended
 def test_two_processes_write_and_read_their_shards(tmp_path, variables, tokenizer):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -252,6 +253,7 @@ def old_run(folder: Path, part: str, tree, tokenizer: Path | None = None) -> Pat
     return folder
 
 
+@pytest.mark.extended
 def test_older_runs_are_read(tmp_path, variables, tokenizer):
     llm = old_run(tmp_path / "llm", "llm", variables["llm"]["params"], tokenizer)
     codec = old_run(tmp_path / "codec", "codec", variables["bicodec"])

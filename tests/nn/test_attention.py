@@ -71,6 +71,7 @@ def test_blockwise_attention_in_bfloat16():
     assert_equal(found, expected, 1e-2)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("time", "heads", "kv_heads", "dim"),
     [(256, 14, 2, 64), (200, 4, 2, 16), (40, 3, 3, 80)],
@@ -84,6 +85,7 @@ def test_splash_attention_is_attention(time, heads, kv_heads, dim):
     assert_equal(value_and_gradients(splash, query, key, value, weight), expected, 2e-6)
 
 
+@pytest.mark.extended
 def test_splash_attention_in_bfloat16():
     query, key, value, weight, segments = random_inputs(1, 128, 4, 2, 64, jnp.bfloat16)
     splash = partial(splash_attention, segment_ids=segments, interpret=True)

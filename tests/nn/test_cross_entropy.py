@@ -79,6 +79,7 @@ def test_the_mesh_changes_nothing(shape):
     assert text.count(" all-gather(") == (shape[1] > 1) and text.count(" reduce-scatter(") == (shape[1] > 1)
 
 
+@pytest.mark.extended
 def test_memory_of_tokens_does_not_grow_with_the_vocabulary():
     """What more tokens take is the same for any vocabulary; [tokens, vocab] would take 15 times more for the larger."""
 

@@ -84,6 +84,7 @@ def test_a_plan_of_the_real_step(run, config, monkeypatch):
     assert "roofline" not in out  # a CPU's figures are unknown
 
 
+@pytest.mark.extended
 def test_what_does_not_fit_is_refused_with_figures(run, config):
     arguments = [config, "--cpu-devices", "1", "--set", "mesh.fsdp=1", "--set", "mesh.data=1", "--set", "accumulate=1"]
     code, out, _ = run(*arguments, "--memory", "0.0001", "--tries", "0")
@@ -91,6 +92,7 @@ def test_what_does_not_fit_is_refused_with_figures(run, config):
     assert "does not fit" in out and "GiB a chip, of 0.00" in out and "no setting found in 0 tries" in out
 
 
+@pytest.mark.extended
 def test_memory_is_flat_in_the_size_of_the_vocabulary(config, tmp_path):
     """What grows is the table and its gradient: logits of 64 tokens exist at a time. With those of all of them, memory
     would grow by several arrays [tokens, vocab]."""
@@ -248,6 +250,7 @@ def test_the_recipes_are_three_epochs_of_voxbox(name):
     )
 
 
+@pytest.mark.extended
 def test_the_recognizer(run):
     sizes = ["model=tiny_en_model", "data.bucket_seconds=[0.4,0.8]", "data.batch_seconds=6.4"]
     code, out, _ = run("tiny_wav2vec2", "--cpu-devices", "2", *(f"--set={change}" for change in sizes))

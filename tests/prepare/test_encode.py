@@ -42,6 +42,7 @@ def whole(corpus, codec, tmp_path_factory):
     return output
 
 
+@pytest.mark.extended
 def test_batches_give_the_tokens_of_single_utterances(corpus, codec, whole):
     lines = [json.loads(line) for line in whole.read_text().splitlines()]
     assert [line["index"] for line in lines] == ["u0", "u2", "u3", "u4"]  # 10 ms make no token

@@ -66,6 +66,7 @@ def plain(params):
     return compiled, compiled(params, make_batch())
 
 
+@pytest.mark.extended
 def test_rematerialization_changes_memory_alone(params, plain):
     sizes = {"none": plain[0].memory_analysis().temp_size_in_bytes}
     for remat in ("dots", "attention", "full"):
@@ -77,6 +78,7 @@ def test_rematerialization_changes_memory_alone(params, plain):
     assert sizes["attention"] == sizes["full"], sizes  # XLA's attention has no result to keep: below
 
 
+@pytest.mark.extended
 def test_what_is_computed_again_beside_splash_attention(params, monkeypatch):
     """`dots` repeats no product, `attention` those of the projections and the MLP, `full` the kernel as well."""
     monkeypatch.setattr(attention, "splash_attention", partial(splash_attention, interpret=True))
@@ -91,6 +93,7 @@ def test_what_is_computed_again_beside_splash_attention(params, monkeypatch):
     assert again == {"none": 0, "dots": 0, "attention": layer, "full": layer + kernel}
 
 
+@pytest.mark.extended
 def test_splash_attention_in_the_model(params, plain, monkeypatch):
     """In the loop over layers, rematerialized, on eight devices."""
     monkeypatch.setattr(attention, "splash_attention", partial(splash_attention, interpret=True))

@@ -91,6 +91,7 @@ def test_greedy_decoding_through_the_cache_equals_the_golden(variant):
     assert_close(np.stack(rows), variant.golden["greedy/logits"])
 
 
+@pytest.mark.extended
 def test_sharded_equals_one_device(variant):
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     boxed = jax.eval_shape(lambda: variant.model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]

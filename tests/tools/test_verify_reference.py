@@ -28,6 +28,7 @@ def test_missing_packages_are_named(tmp_path):
         verify_reference.load_reference(tmp_path, tmp_path)
 
 
+@pytest.mark.extended
 def test_every_stage_is_a_module_of_ours():
     settings = config.tiny().bicodec
     codec, inputs = BiCodec(settings), (jnp.zeros((1, 8, 16)), jnp.zeros((1, 4096)))

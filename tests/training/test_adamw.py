@@ -43,6 +43,7 @@ def distance(ours, theirs):
     return np.linalg.norm(np.asarray(ours) - np.asarray(theirs)) / np.linalg.norm(np.asarray(theirs))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["qwen3", "qwen2_untied"])
 def test_five_updates_equal_torch(name):
     config, params, _ = reference.load(name)

@@ -51,6 +51,7 @@ def test_the_commands_for_gpus_have_the_recipes_batch():
         assert config.accumulate * config.data.batch_rows == recipe.accumulate * recipe.data.batch_rows == 512
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "meshes"),
     [

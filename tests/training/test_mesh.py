@@ -22,7 +22,11 @@ from spark_jax.training.llm.config import LLMTrainingConfig
 from spark_jax.training.llm.program import llm_program
 from spark_jax.training.optimizer import OptimizerConfig
 
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
+MESHES = [
+    pytest.param((8, 1, 1), marks=pytest.mark.extended),
+    pytest.param((1, 8, 1), marks=pytest.mark.extended),
+    (2, 2, 2),
+]
 STEPS = 5
 # Adam's epsilon is large: some biases have no gradient in exact arithmetic (those that a normalization takes out again;
 # keys' have almost none), and with 1e-8 Adam makes whole steps of their rounding errors, which no two orders of

@@ -112,8 +112,8 @@ def test_the_codecs_batch_is_what_its_data_gives(tmp_path, kind):
 
 
 def test_discriminators_join_at_their_step():
-    zero = jnp.zeros((), int)
-    state = TrainState(zero, params=jnp.zeros(8), opt_state=(), collections={}, skipped=zero)
+    counters = {name: jnp.zeros((), int) for name in ("step", "skipped")}  # of a buffer each: the state is donated
+    state = TrainState(params=jnp.zeros(8), opt_state=(), collections={}, **counters)
     add = lambda amount: lambda state, batch: (state.replace(params=state.params + amount), {})  # noqa: E731
     mesh = sharding.make_mesh(1)
     program = Program(mesh, lambda: state, add(10.0), add(1.0), {}, "tokens", early_step=add(1.0), switch_at=3)
@@ -150,6 +150,7 @@ def test_what_does_not_fit_the_mesh_is_told(change, message):
         llm_program(dataclasses.replace(LLM, **change), SYSTEM)
 
 
+@pytest.mark.extended
 def test_the_best_metric_is_one_of_the_validation_s():
     names = {"mel": codec_program(CODEC, SYSTEM), "accuracy_semantic": llm_program(LLM, SYSTEM)}
     for name, program in names.items():

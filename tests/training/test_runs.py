@@ -205,6 +205,7 @@ def whole(settings, tmp_path_factory):
     return output
 
 
+@pytest.mark.extended
 def test_an_output_folder_is_exported_from_any_working_directory(settings, whole, tmp_path, monkeypatch):
     assert not os.path.isabs(json.loads((whole / "training.json").read_text())["model"])
     assert read_config(whole).llm == config.tiny().llm and (whole / "tokenizer").is_dir()
@@ -226,6 +227,7 @@ def test_killed_after_12_steps_and_resumed_is_the_run_that_was_not(settings, who
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.extended
 def test_records_that_a_stopped_run_has_skipped_are_counted(settings, tmp_path):
     """In data.json and in the metrics, by the time that it ends."""
     system = config.tiny()
@@ -256,6 +258,7 @@ def test_stopped_and_resumed_on_another_mesh(settings, whole, tmp_path):
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_no_room_for_a_checkpoint_ends_in_one_line_and_costs_five_steps(settings, whole, tmp_path):
     log = finish(start(settings, tmp_path, at=8, event=NO_ROOM), 2)
     last = log.splitlines()[-1]

@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 from helpers.quick_compile import quick_jit
 
@@ -52,6 +53,7 @@ def test_greedy_decode_drops_repeats_blanks_and_padding():
     assert ctc.greedy_decode(logits, np.array([6, 4, 0])) == [[1, 1, 2], [2], []]
 
 
+@pytest.mark.extended
 def test_logits_of_a_padded_batch_equal_single_items_and_gradients_are_finite():
     module = ctc.Wav2Vec2ForCTC(TINY, vocab_size=5)
     samples = np.random.default_rng(0).normal(size=(2, 4000)).astype(np.float32)

@@ -204,11 +204,11 @@ def test_both_positional_convolutions_equal_the_sum(frames, kernel):
     windows = np.stack([padded[:, t : t + kernel] for t in range(frames)], axis=1)
     expected = np.einsum("btkgi,kigo->btgo", windows, kernels).reshape(2, frames, 12)
     close(jax.jit(fourier_convolution, static_argnums=2)(x, weight, 3), expected)
-    close(positional._directly(x, weight, 3), expected)
+    close(positional._directly(jnp.asarray(x), jnp.asarray(weight), 3), expected)
 
 
 def test_every_parameter_has_a_logical_axis_per_dimension():
-    shapes = jax.eval_shape(model.Wav2Vec2(TINY).init, jax.random.key(0), jjnp.zeros((1, 400)))
+    shapes = jax.eval_shape(model.Wav2Vec2(TINY).init, jax.random.key(0), jnp.zeros((1, 400)))
     specs = nn.get_partition_spec(shapes)["params"]
     leaves = nn.meta.unbox(shapes)["params"]
     attention = specs["layers"]["layer"]["attention"]

@@ -29,14 +29,17 @@ START_SECONDS = 0.19
 class Aligner:
     """The duration predictor of hibari as a program of its own."""
 
-    def __init__(self):
+    def __init__(self, threads: int = 0):
+        """Loads the engine; `threads` of the computation, 0: as many as there are cores."""
         import hibari
         import onnx
         import onnxruntime
 
         self._voice = hibari.Hibari()
         graph = onnx.utils.Extractor(onnx.load(self._voice.model_path)).extract_model(["ids", "speed"], [DURATIONS])
-        self._session = onnxruntime.InferenceSession(graph.SerializeToString())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
 
     def bounds(self, phonemes: str) -> list[float]:
         """Seconds at which the phonemes begin, and at which the last one ends."""

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 ALLOWED_CHARACTERS = re.compile(r"[A-Za-z][A-Za-z',.?\- ]*")
@@ -67,3 +68,22 @@ def split_of(sentence: str, validation: float, test: float) -> str:
     digest = hashlib.sha256(" ".join(words(sentence)).encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     return "test" if place < test else "validation" if place < test + validation else "train"
+
+
+def frequent_first(
+    sentences: list[str], min_characters: int, max_characters: int, min_words: int, min_word_counts: Sequence[int]
+) -> list[str]:
+    """Returns the sentences that `select` keeps for the lowest count, in an order of which any prefix is a corpus.
+
+    Those kept for a higher count come before the others; within a count the order is that of a hash of the words.
+    """
+    ordered: dict[str, None] = {}
+    for count in sorted(set(min_word_counts), reverse=True):
+        kept = select(sentences, min_characters, max_characters, min_words, count)
+        ordered |= dict.fromkeys(sorted(kept, key=_shuffled))
+    return list(ordered)
+
+
+def _shuffled(sentence: str) -> bytes:
+    # Another hash than that of `split_of`: by that one, all of the test split would come first.
+    return hashlib.sha256(f"order: {' '.join(words(sentence))}".encode()).digest()

@@ -90,7 +90,7 @@ class BiCodecTrainingConfig:
         """Names the parts of the codec that this run does not train.
 
         Raises:
-          SparkError: a part that does not exist, or nothing is left to train.
+          SparkError: a part that does not exist, or nothing is left to train; codes shall be reset that are frozen.
         """
         unknown = sorted(set(self.freeze) - set(PARTS))
         if unknown:
@@ -99,6 +99,9 @@ class BiCodecTrainingConfig:
         frozen = tuple(part for part in PARTS if part in self.freeze + left_out.get(self.phase, ()))
         if len(frozen) == len(PARTS):
             raise SparkError("freeze: no part is left to train")
+        if self.dead_code_reset.every and "quantizer" in frozen:
+            every = self.dead_code_reset.every
+            raise SparkError(f"dead_code_reset.every is {every}, expected 0: the quantizer is frozen")
         return frozen
 
     @property

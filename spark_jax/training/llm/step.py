@@ -1,11 +1,12 @@
 """Train step and evaluation of the speech-token language model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from spark_jax.data import tokens
@@ -96,7 +97,7 @@ def completion_sums(model: Qwen2, params: Any, batch: Batch, loss_chunk: int) ->
     return sums
 
 
-def completion_metrics(sums: Metrics) -> Metrics:
+def completion_metrics(sums: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
     """Returns means per target token of `completion_sums`: loss, loss by class and task, top-1 and top-10 accuracy on
     semantic tokens; beside them the counts of targets, tokens and attention pairs."""
     mean = lambda name, of: sums[name] / jnp.maximum(sums[of], 1.0)  # noqa: E731

@@ -208,6 +208,7 @@ def test_a_nest_of_shared_tuples_costs_nothing(tmp_path, monkeypatch, use):
     refused(tmp_path, monkeypatch, REBUILD + b"(" + STORAGE + b"K\x00" + shared_nest(60) + shared_nest(60) + b"tR.")
 
 
+@pytest.mark.extended
 def test_deep_nesting(tmp_path, monkeypatch):
     for program in (b"N" + b"\x85" * 200_000 + b".", b"(" * 200_000 + b".", b"(" * 200_000 + b"t" * 200_000 + b"."):
         refused(tmp_path, monkeypatch, program)

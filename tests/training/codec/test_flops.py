@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from spark_jax.config import tiny
 from spark_jax.data.config import CodecDataConfig
 from spark_jax.training.codec.config import BiCodecTrainingConfig
@@ -10,6 +12,7 @@ from spark_jax.training.codec.program import codec_step_flops
 SYSTEM = tiny()
 
 
+@pytest.mark.extended
 def test_the_codecs_step():
     config = BiCodecTrainingConfig(
         data=CodecDataConfig(segment_seconds=0.1, context_seconds=0.02, batch_segments=8), adversarial_start=None

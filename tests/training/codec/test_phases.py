@@ -4,11 +4,13 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from helpers.tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make_batch, start
 
 from spark_jax.training.codec.config import LossWeights
 
 
+@pytest.mark.extended
 def test_frozen_statistics():
     config = dataclasses.replace(GAN, freeze=("encoder", "quantizer", "speaker_encoder"), phase="features")
     state, step = start(config, 1, adversarial=False)
@@ -20,6 +22,7 @@ def test_frozen_statistics():
     assert equal(host(state.params["frozen"]), before.params["frozen"])
 
 
+@pytest.mark.extended
 def test_whole_utterances_count_without_their_padding():
     """Losses, gradients and statistics of padded utterances are those of the trimmed ones."""
     system = dataclasses.replace(
@@ -86,6 +89,7 @@ def test_waveform_from_tokens():
     assert equal(host(state.collections), before.collections)
 
 
+@pytest.mark.extended
 def test_revival_puts_dead_codes_onto_latents():
     state, step = start(dataclasses.replace(FEATURES, freeze=("speaker_encoder", "prenet")), 1, adversarial=False)
     state, _ = step(state, make_batch(0))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +13,8 @@ from helpers.tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make
 from jax.extend.core import jaxprs_in_params
 
 from spark_jax import sharding
+from spark_jax.bicodec import losses
+from spark_jax.bicodec.model import BiCodecOutput
 from spark_jax.config import SpeakerEncoderConfig, WaveGeneratorConfig
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.directory import read_part
@@ -23,10 +24,12 @@ from spark_jax.training.codec.evaluation import codec_evaluation
 from spark_jax.training.codec.models import codec_models
 from spark_jax.training.codec.state import codec_variables, init_state, with_pretrained
 from spark_jax.training.codec.step import codec_step
+from spark_jax.training.config import MeshConfig
 from spark_jax.training.run import Run
 from spark_jax.training.state import TrainState
 
 
+@pytest.mark.extended
 def test_both_players():
     """On all devices; that one computes the same is shown in test_mesh.py."""
     state, step = start(GAN, 8, adversarial=True)
@@ -74,7 +77,11 @@ def test_validation_gives_the_first_rows_to_listen_to(monkeypatch):
     """Those of the global batch, which no process may have whole; its codec here doubles the samples."""
     config = dataclasses.replace(GAN, phase="wave", freeze=(), adversarial_start=None)
     models = codec_models(config, SYSTEM)
-    doubled = lambda codec, variables, batch: SimpleNamespace(recons=2 * batch["wave"])  # noqa: E731
+
+    def doubled(codec, variables, batch):
+        absent = dict.fromkeys(field.name for field in dataclasses.fields(BiCodecOutput))
+        return BiCodecOutput(**absent | {"recons": 2 * batch["wave"]})
+
     monkeypatch.setattr(reconstruction, "reconstruct_from_tokens", doubled)
     zero = np.zeros((), np.int32)
     state = TrainState(zero, {"generator": {}, "frozen": {}}, opt_state={}, collections={}, skipped=zero)
@@ -113,6 +120,7 @@ def products(jaxpr):
             yield from products(body)
 
 
+@pytest.mark.extended
 def test_bfloat16_is_the_type_of_the_stacks_alone():
     """Convolutions, nine in ten products by size; not parameters, moments, statistics, losses."""
     config = dataclasses.replace(GAN, dtype="bfloat16", freeze=())
@@ -161,6 +169,37 @@ def corpus_run(folder):
     return dataclasses.replace(FEATURES, corpus=str(folder), model=str(folder / "model.yaml"))
 
 
+def test_stopped_run_of_waveforms_resumes_exactly(tmp_path, monkeypatch):
+    """The phase that compiles least: from tokens, without discriminators, with one resolution of the spectral loss.
+
+    The others: the slow test below.
+    """
+    monkeypatch.setattr(losses, "MEL_WINDOWS", losses.MEL_WINDOWS[3:4])
+    monkeypatch.setattr(losses, "MEL_BANDS", losses.MEL_BANDS[3:4])
+    rng = np.random.default_rng(0)
+    config = corpus_run(tmp_path)
+    with (tmp_path / "tokens.jsonl").open("w") as lines:
+        for i in range(12):
+            speaker = rng.integers(0, 64, SYSTEM.bicodec.speaker_encoder.token_num).tolist()
+            said = rng.integers(0, SYSTEM.bicodec.quantizer.codebook_size, (3000 + 500 * i) // 320).tolist()
+            lines.write(json.dumps({"index": str(i), "global_ids": speaker, "semantic_ids": said}) + "\n")
+    config = dataclasses.replace(
+        GAN,
+        corpus=config.corpus,
+        model=config.model,
+        phase="wave",
+        freeze=(),
+        adversarial_start=None,
+        tokens=str(tmp_path / "tokens.jsonl"),
+        mesh=MeshConfig(data=1),
+    )
+    whole_and_stopped(codec_run.train, config, tmp_path, after=2)
+    whole, halves = (read_metrics(tmp_path / name) for name in ("whole", "halves"))
+    assert [line["step"] for line in whole if line["group"] == "train"] == [1, 2, 3, 4]
+    assert whole == halves
+    assert equal(*(read_part(tmp_path / name, "bicodec") for name in ("whole", "halves")))
+
+
 @pytest.mark.slow
 def test_stopped_run_resumes_exactly(tmp_path):
     """Train 4 steps; train 2, resume to 4; the same metrics, validation included, and the same codec."""
@@ -189,6 +228,8 @@ def test_stopped_run_resumes_exactly(tmp_path):
 
 
 def test_parts_are_checked():
+    with pytest.raises(SparkError, match=r"dead_code_reset.every is 2, expected 0: the quantizer is frozen"):
+        _ = dataclasses.replace(FEATURES, freeze=("quantizer",)).frozen_parts
     assert dataclasses.replace(GAN, phase="features").frozen_parts == ("encoder", "wave_generator")
     with pytest.raises(SparkError, match="freeze: unknown part 'decoder'"):
         _ = dataclasses.replace(GAN, freeze=("decoder",)).frozen_parts
