@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from spark_jax.dataclass_reader import read_dataclass
+from spark_jax.dataclass_reader import PlainNumbers, read_dataclass
 from spark_jax.errors import SparkError
 from spark_jax.text_config import TextConfig
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class MelConfig:
+class MelConfig(PlainNumbers):
     """Mel spectrogram of the speaker branch (magnitude, slaney scale and norm, no logarithm)."""
 
     sample_rate: int = 16_000
@@ -45,7 +45,7 @@ class MelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class VocosConfig:
+class VocosConfig(PlainNumbers):
     """A stack of Vocos (ConvNeXt) blocks with sampling stages: semantic encoder, prenet, and postnet."""
 
     input_channels: int
@@ -59,7 +59,7 @@ class VocosConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizerConfig:
+class QuantizerConfig(PlainNumbers):
     """Factorized vector quantizer of the semantic tokens (paper §3.1.2)."""
 
     input_dim: int = 1024
@@ -72,7 +72,7 @@ class QuantizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SpeakerEncoderConfig:
+class SpeakerEncoderConfig(PlainNumbers):
     """ECAPA-TDNN, Perceiver resampler, and residual FSQ of the global tokens (paper §3.1.3)."""
 
     input_dim: int = 128  # mel bands
@@ -93,7 +93,7 @@ class SpeakerEncoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(PlainNumbers):
     """Harmonic source of the wave generator, for small codecs; the release has none."""
 
     # It is added to the output of their transposed convolutions; that of block 0 has too few samples per second.
@@ -102,7 +102,7 @@ class SourceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class WaveGeneratorConfig:
+class WaveGeneratorConfig(PlainNumbers):
     """Wave generator of Snake and transposed convolutions (DAC's decoder); the product of `rates` is the hop."""
 
     input_channel: int = 1024
@@ -123,7 +123,7 @@ class WaveGeneratorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class BiCodecConfig:
+class BiCodecConfig(PlainNumbers):
     """BiCodec (paper §3.1); the defaults are those of the 0.5B release."""
 
     mel_params: MelConfig = MelConfig()
@@ -136,7 +136,7 @@ class BiCodecConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(PlainNumbers):
     """Multi-period and multi-band STFT discriminators of the codec's training; the defaults are DAC's.
 
     Model directories do not contain them. Empty `periods` or `fft_sizes` leave out discriminators of that kind.
@@ -152,7 +152,7 @@ class DiscriminatorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wav2Vec2Config:
+class Wav2Vec2Config(PlainNumbers):
     """wav2vec2 with layer-norm feature extractor and stable layer norm; the defaults are wav2vec2-large-xlsr-53.
 
     Features need only the first `max(feature_layers)` transformer layers, so this library keeps no others.
@@ -186,7 +186,7 @@ class Wav2Vec2Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Qwen2Config:
+class Qwen2Config(PlainNumbers):
     """Qwen2 or Qwen3 decoder; the defaults are Qwen2.5-0.5B with the release's vocabulary.
 
     Qwen3 has `attention_bias=False`, `qk_norm=True`, and a `head_dim` of its own.
@@ -213,7 +213,7 @@ class Qwen2Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplingConfig:
+class SamplingConfig(PlainNumbers):
     """Default sampling of a model's tokens, which a request may override; the defaults are those of the release."""
 
     temperature: float = 0.8
@@ -222,11 +222,10 @@ class SamplingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SparkConfig:
+class SparkConfig(PlainNumbers):
     """The whole text-to-speech system, as `config.json` of a model directory holds it.
 
-    Rates that contradict each other are an error wherever a configuration is made; else a codec would learn from
-    another spectrum, or from tokens at other positions than its samples, without a word.
+    Rates that contradict each other are an error: a codec would learn from another spectrum, or at other positions.
 
     Raises:
       SparkError: the rates of the parts do not fit each other; the message lists all contradictions with their keys.

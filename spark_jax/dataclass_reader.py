@@ -1,4 +1,7 @@
-"""Frozen dataclasses from plain data: every key is a field, and every value has its field's type."""
+"""Frozen dataclasses from plain data: every key is a field, and every value has its field's type.
+
+Numbers may be those of numpy and others; the dataclasses hold Python's, which JSON, hashes and messages know.
+"""
 
 import dataclasses
 import types
@@ -7,10 +10,46 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import dacite
+import numpy as np
 
 from spark_jax.errors import SparkError, one_line
 
 T = TypeVar("T")
+
+
+class _PlainArguments(type):
+    """Constructs with Python's numbers, so that a field holds what its annotation says."""
+
+    def __call__(cls, *arguments: Any, **named: Any) -> Any:
+        plain = {name: _plain_argument(value) for name, value in named.items()}
+        return super().__call__(*map(_plain_argument, arguments), **plain)
+
+
+class PlainNumbers(metaclass=_PlainArguments):
+    """A dataclass whose numbers become Python's when it is constructed, alone and in tuples; arrays become tuples."""
+
+
+def _plain_argument(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim:
+        return tuple(value.tolist())
+    return plain_data(value) if isinstance(value, tuple) else plain_number(value)
+
+
+def plain_number(value: Any) -> Any:
+    """Returns a scalar of numpy, or an array without axes (JAX's and others', too), as Python's; else what it is."""
+    scalar = isinstance(value, np.generic) or (getattr(value, "shape", None) == () and hasattr(value, "item"))
+    return value.item() if scalar else value
+
+
+def plain_data(value: Any) -> Any:
+    """Returns nested mappings, lists and tuples with `plain_number` in all of them; arrays become lists."""
+    if isinstance(value, Mapping):
+        return {key: plain_data(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [plain_data(item) for item in value]
+        unchanged = all(item is before for item, before in zip(items, value, strict=True))
+        return value if unchanged else type(value)(items) if type(value) in (list, tuple) else items
+    return value.tolist() if isinstance(value, np.ndarray) else plain_number(value)
 
 
 def read_dataclass(cls: type[T], mapping: Any, source: str) -> T:
@@ -27,6 +66,7 @@ def read_dataclass(cls: type[T], mapping: Any, source: str) -> T:
     """
     if not isinstance(mapping, Mapping):
         raise SparkError(f"{source}: expected a mapping of {cls.__name__} fields, found {type(mapping).__name__}")
+    mapping = plain_data(mapping)
     _check_lists(cls, mapping, source)
     settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
     try:

@@ -1,11 +1,37 @@
 """The one exception that means "the input is at fault"; the command line turns it into exit code 2."""
 
+from collections.abc import Mapping, Sequence
+
 
 class SparkError(ValueError):
     """Bad input from outside: a file, a configuration, a request.
 
     The message is one line and names the thing, its value and what was expected.
     """
+
+
+SHOWN_FAULTS = 5  # of many
+
+
+class ManyFaultsError(SparkError):
+    """Several faults of one thing, such as the tensors of a file; the message has the first few and a count.
+
+    Attributes:
+      faults: all of them, a line each.
+    """
+
+    def __init__(self, faults: Mapping[str, Sequence[str]]):
+        """Args:
+        faults: lines by what they are faults of, with which each part of the message begins.
+        """
+        self.faults = [f"{head}: {line}" for head, lines in faults.items() for line in lines]
+        room, parts = SHOWN_FAULTS, []
+        for head, lines in faults.items():
+            if shown := lines[:room]:
+                parts.append(f"{head}: {'; '.join(shown)}")
+            room -= len(shown)
+        hidden = len(self.faults) - SHOWN_FAULTS
+        super().__init__("; ".join(parts) + (f"; and {hidden} more (all with --verbose)" if hidden > 0 else ""))
 
 
 def one_line(message: object, limit: int | None = None) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from spark_jax.dataclass_reader import PlainNumbers
 from spark_jax.errors import SparkError
 
 Control = Literal["gender", "pitch", "speed", "cloning"]
@@ -11,7 +12,7 @@ MIN_LENGTH = 20  # below it there would be no sentences left
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
+class TextConfig(PlainNumbers):
     """What a model knows of text, and how its prompts are written; the defaults are those of the release.
 
     Attributes:

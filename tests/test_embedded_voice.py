@@ -2,6 +2,7 @@
 
 import importlib.util
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_no_file_has_changed():
 
 
 def test_it_speaks_a_sentence_to_its_end(spoken):
-    assert not spoken.reached_limit
+    assert not spoken.reached_limit and spoken.checks == ()
     assert spoken.samples.shape == (320 * len(spoken.semantic_ids),)
     assert 1.5 < len(spoken.samples) / spoken.sample_rate < 5.0
     assert np.isfinite(spoken.samples).all() and 0.01 < np.sqrt(np.mean(spoken.samples**2)) < 0.5
@@ -41,3 +42,13 @@ def test_a_listener_understands_it(spoken):
 
     heard = WhisperRecognizer().transcribe(np.asarray(spoken.samples))
     assert word_errors([SENTENCE], [heard]).errors <= 1, heard
+
+
+@pytest.mark.extended
+def test_a_wrong_transcript_is_told():
+    """The model goes on where the reference ends, and thinks that it has said everything."""
+    recording = Path(__file__).parent / "assets" / "cases" / "header_length_0.wav"
+    tts = SparkTTS.load()
+    with pytest.warns(UserWarning, match=r"too short: 0\.\d+ s .*; does the reference say what its transcript says\?"):
+        audio = tts.synthesize("Good morning.", reference=recording, transcript="Yes.")
+    assert "too_short" in [finding.name for finding in audio.checks]

@@ -43,20 +43,21 @@ def words(
         raise SparkError("--held-out and --text-file exclude each other: give one of them")
     check_input_files(metadata, text_file)
     if report is not None:
-        check_output_file(report)
-    from spark_jax.evaluation import protocols
-    from spark_jax.evaluation.judges import WhisperRecognizer
+        report = check_output_file(report)
     from spark_jax.evaluation.report import check_measures, table, to_json
-    from spark_jax.shared import files
 
     names = measures.split(",")
     check_measures(names)
+    from spark_jax.evaluation import protocols  # imports JAX
+    from spark_jax.evaluation.judges import WhisperRecognizer
+    from spark_jax.shared import files
+
     text_file = protocols.HELD_OUT_SENTENCES if held_out else text_file
     sentences = protocols.choose_sentences(metadata, split, count, text_file, seed)
     judge = WhisperRecognizer()
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-    from spark_jax.inference.synthesize import SparkTTS  # imports JAX
+    from spark_jax.inference.synthesize import SparkTTS
 
     results = protocols.evaluate_words(SparkTTS.load(model), judge, sentences, names, seed, keep)
     typer.echo(table(results))

@@ -1,19 +1,33 @@
 """Commands that make, change and describe model directories: convert, export, init-llm, assemble and info."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spark_jax.cli.options import NewDirectory, check_input_files
-from spark_jax.errors import SparkError
+from spark_jax.errors import ManyFaultsError, SparkError
 from spark_jax.shared.config_files import find_config, load_config
 
 TrainedPart = Annotated[
     Path | None, typer.Option(metavar="RUN", help="Output folder of a training, in place of MODEL's.")
 ]
+Verbose = Annotated[bool, typer.Option("--verbose", help="List every fault, not the first five, on standard error.")]
 ALL_PARTS = "bicodec,wav2vec2,llm"
+
+
+@contextlib.contextmanager
+def _all_faults(verbose: bool) -> Iterator[None]:
+    """Prints the faults that the message of an error leaves out, a line each."""
+    try:
+        yield
+    except ManyFaultsError as error:
+        for fault in error.faults if verbose else ():
+            typer.echo(fault, err=True)
+        raise
 
 
 def convert(
@@ -36,6 +50,7 @@ def convert(
         bool,
         typer.Option("--verify", help="Run wav2vec2 and the LLM in PyTorch beside ours (extra parity); 1: not equal."),
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Convert PyTorch weights to a model directory (torch is not needed).
 
@@ -48,7 +63,8 @@ def convert(
     if verify:
         parity.require(lora, llm)
     start = time.perf_counter()
-    facts = convert_directory(source, destination, dtype, parts.split(","), llm, lora)
+    with _all_faults(verbose):
+        facts = convert_directory(source, destination, dtype, parts.split(","), llm, lora)
     typer.echo(
         f"{destination}: {facts.parameters:,} parameters, {facts.bytes / 1e6:,.1f} MB, "
         f"in {time.perf_counter() - start:.1f} s"
@@ -73,6 +89,7 @@ def export(
     llm: TrainedPart = None,
     bicodec: TrainedPart = None,
     wav2vec2: TrainedPart = None,
+    verbose: Verbose = False,
 ) -> None:
     """Write the release's layout back: for the official code, transformers, vLLM and others.
 
@@ -83,7 +100,8 @@ def export(
     start = time.perf_counter()
     trained = {"llm": llm, "bicodec": bicodec, "wav2vec2": wav2vec2}
     trained = {part: folder for part, folder in trained.items() if folder is not None}
-    sizes = export_model(model, destination, dtype, parts.split(",") if parts is not None else None, trained)
+    with _all_faults(verbose):
+        sizes = export_model(model, destination, dtype, parts.split(",") if parts is not None else None, trained)
     listed = ", ".join(f"{part} {size / 1e6:,.1f} MB" for part, size in sizes.items())
     typer.echo(f"{destination}: {listed}, in {time.perf_counter() - start:.1f} s")
 
@@ -93,6 +111,7 @@ def init_llm(
     destination: NewDirectory,
     vocab_size: Annotated[int, typer.Option(metavar="ROWS", help="Rows of the embedding. The release: 166000.")],
     seed: Annotated[int, typer.Option(help="Of the new rows.")] = 0,
+    verbose: Verbose = False,
 ) -> None:
     """Make the start of a pretraining from a base Qwen.
 
@@ -103,7 +122,8 @@ def init_llm(
     from spark_jax.convert.init_llm import init_llm as initialize
 
     start = time.perf_counter()
-    made = initialize(base, destination, vocab_size, seed)
+    with _all_faults(verbose):
+        made = initialize(base, destination, vocab_size, seed)
     typer.echo(
         f"{destination}: {made.base_tokens:,} tokens of the base, {made.tokens:,} with speech, "
         f"{made.config.vocab_size:,} rows, in {time.perf_counter() - start:.1f} s"

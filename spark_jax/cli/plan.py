@@ -63,7 +63,7 @@ def plan(
         if value is not None and not 0 < value < float("inf"):
             raise SparkError(f"{name} is {value}, expected a number above 0")
     if save_hlo is not None:
-        check_output_file(save_hlo)
+        save_hlo = check_output_file(save_hlo)
     find_config(config)  # a mistake in the name is told before JAX is imported
     from spark_jax.planning import devices
     from spark_jax.planning.plan import Question

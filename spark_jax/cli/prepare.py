@@ -37,20 +37,27 @@ def encode(
         int | None, typer.Option(min=1, metavar="N", help="Padded frames in a batch, on each device. Default: 2048.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that read audio.")] = 2,
+    on_error: OnError = "skip",
 ) -> None:
     """Encode every utterance of a corpus into tokens, on all devices of this machine.
 
-    A killed run goes on where it stopped.
+    A killed run goes on where it stopped. Lines and files that cannot be used (missing, no audio, NaN, silence) are
+    left out and counted by reason in the last line; the exit code is then 1. With --on-error raise the first one ends
+    the run, and the exit code is 2.
     """
+    _check_action(on_error)
     check_input_files(corpus / "metadata.jsonl")
-    from spark_jax.data import manifest
+    from spark_jax.data import manifest, sources
     from spark_jax.prepare.encode import encode_corpus, load_codec
     from spark_jax.shared import compilation_cache
 
     compilation_cache.enable()
-    records = manifest.read_corpus(corpus, None)
+    dropped = sources.DropCounter(on_error)
+    records = manifest.read_corpus(corpus, None, dropped=dropped)
     options = {} if batch_frames is None else {"batch_length": batch_frames}
-    encode_corpus(records, output, load_codec(model, wav2vec2, bicodec, **options), threads)
+    encode_corpus(records, output, load_codec(model, wav2vec2, bicodec, **options), threads, dropped)
+    if dropped.faults:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -87,7 +94,10 @@ def audio_records(
         typer.Option(metavar="FILE", help="JSON Lines of `spark-jax prepare encode`: its ids go into the records."),
     ] = None,
     sample_rate: Annotated[
-        int | None, typer.Option(metavar="HZ", min=1, help="Of all files. Default: the release's, 16000.")
+        int | None,
+        typer.Option(
+            metavar="HZ", min=1, help="Of the records; other files are resampled. Default: the release's, 16000."
+        ),
     ] = None,
     shards: Shards = 16,
     workers: Workers = CORES,
@@ -95,7 +105,7 @@ def audio_records(
 ) -> None:
     """Write audio records, which `spark-jax train codec` reads.
 
-    FLAC files go in as they are, others as 16-bit FLAC of their first channel.
+    Mono FLAC files of the rate go in as they are, others as 16-bit FLAC of one channel.
     """
     source = corpus / "metadata.jsonl"
     _check_action(on_error)
@@ -105,7 +115,7 @@ def audio_records(
     from spark_jax.prepare.records import convert
 
     rate = RELEASE.sample_rate if sample_rate is None else sample_rate
-    conversion = AudioConversion(str(corpus), None if tokens is None else str(tokens), rate)
+    conversion = AudioConversion(str(corpus), None if tokens is None else str(tokens), rate, on_error)
     convert(conversion, source, output, shards, workers, on_error)
 
 

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from spark_jax.cli.options import ModelOption, OutputAudio, OutputJson, Transcript, check_input_files, check_output_file
+from spark_jax.cli.options import (
+    AudioFormat,
+    ModelOption,
+    OutputAudio,
+    OutputJson,
+    Transcript,
+    check_input_files,
+    check_output_audio,
+    check_output_file,
+    say,
+)
 from spark_jax.errors import SparkError
 from spark_jax.shared.files import decode_text, read_text
 from spark_jax.text.clean import has_speech
@@ -65,6 +75,7 @@ def synthesize(
             "was trained: on for the embedded voice, off for converted weights.",
         ),
     ] = "auto",
+    format: AudioFormat = None,
 ) -> None:
     """Speak TEXT, or a text file.
 
@@ -73,7 +84,6 @@ def synthesize(
     The voice is that of --voice, of --reference, or made up for --gender; without any of them it is the
     model's default voice.
     """
-    from spark_jax.audio.load import write_wav
     from spark_jax.inference.request import Request
 
     request = Request(
@@ -94,19 +104,22 @@ def synthesize(
         max_seconds=max_seconds,
         normalize=normalize,
     )
-    check_output_file(output)
+    output = check_output_audio(output, format)
     check_input_files(voice, reference)
+    _check_length(reference, transcript)
     tts = _load(model, "bicodec", "wav2vec2", "llm")
     start = time.perf_counter()
     audio = tts.speak(request)
-    write_wav(output, audio.samples, audio.sample_rate)
+    audio.save(output, format)
     seconds = len(audio.samples) / audio.sample_rate
-    typer.echo(f"{output}: {seconds:.2f} s of speech in {time.perf_counter() - start:.2f} s")
+    say(f"{output}: {seconds:.2f} s of speech in {time.perf_counter() - start:.2f} s", output)
 
 
 def voice(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="A recording of the voice.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.json", help="Where the voice goes.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.json", help="Where the voice goes; - is standard output.")
+    ],
     transcript: Transcript = None,
     model: ModelOption = None,
 ) -> None:
@@ -117,11 +130,12 @@ def voice(
     """
     if transcript is not None and not has_speech(transcript):
         raise SparkError(f"transcript is {transcript!r}, expected what the reference says")
-    check_output_file(output)
+    output = check_output_file(output)
     check_input_files(reference)
+    _check_length(reference, transcript)
     tts = _load(model, "bicodec", "wav2vec2")
     tts.voice(reference, transcript).save(output, tts.config.sample_rate)
-    typer.echo(f"{output}: the voice of {reference}")
+    say(f"{output}: the voice of {reference}", output)
 
 
 def encode(
@@ -132,29 +146,37 @@ def encode(
     """Turn a recording into tokens: the speaker's, and one for every 20 ms of speech."""
     from spark_jax.model_directory.voice import save_tokens
 
-    check_output_file(output)
+    output = check_output_file(output)
     check_input_files(recording)
     tts = _load(model, "bicodec", "wav2vec2")
     [(global_ids, semantic_ids)] = tts.codec.encode_files([recording])
     save_tokens(output, global_ids, semantic_ids, tts.config.sample_rate)
-    typer.echo(f"{output}: {len(global_ids)} global and {len(semantic_ids)} semantic tokens")
+    say(f"{output}: {len(global_ids)} global and {len(semantic_ids)} semantic tokens", output)
 
 
 def decode(
     tokens: Annotated[Path, typer.Argument(metavar="TOKENS.json", help="A file made by `spark-jax encode`.")],
     output: OutputAudio,
     model: ModelOption = None,
+    format: AudioFormat = None,
 ) -> None:
     """Turn tokens back into speech."""
-    from spark_jax.audio.load import write_wav
+    from spark_jax.audio.write import write_audio
     from spark_jax.model_directory.voice import load_tokens
 
-    check_output_file(output)
+    output = check_output_audio(output, format)
     check_input_files(tokens)
     tts = _load(model, "bicodec")
     samples = tts.decode(*load_tokens(tokens, tts.config))
-    write_wav(output, samples, tts.config.sample_rate)
-    typer.echo(f"{output}: {len(samples) / tts.config.sample_rate:.2f} s")
+    write_audio(output, samples, tts.config.sample_rate, format)
+    say(f"{output}: {len(samples) / tts.config.sample_rate:.2f} s", output)
+
+
+def _check_length(reference: Path | None, transcript: str | None) -> None:
+    if reference is not None and transcript is not None:
+        from spark_jax.audio.reference import check_length
+
+        check_length(reference)
 
 
 def _text(text: str | None, file: Path | None) -> str:

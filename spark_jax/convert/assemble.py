@@ -1,6 +1,7 @@
 """Puts the parts that trainings wrote into one model directory, with a default voice."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest
+from spark_jax.data.token_check import CodeSizes, check_ids
 from spark_jax.data.tokens import typical_utterance
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
@@ -82,9 +84,18 @@ def most_typical_voice(tokens: str | Path) -> Voice:
       tokens: token records of `spark-jax prepare encode`.
 
     Raises:
-      SparkError: the file cannot be read or holds no record of the split "train".
+      SparkError: the file cannot be read or holds no record of the split "train"; its ids are none, or not all of one
+        number.
     """
-    records = manifest.read_jsonl(tokens, ["global_ids", "semantic_ids"], "train")
+    records = manifest.read_jsonl(tokens, ["index", "global_ids", "semantic_ids"], "train")
+    counts = Counter(len(record["global_ids"]) for record in records if isinstance(record["global_ids"], list))
+    most = 1 << 16
+    sizes = CodeSizes(most, most, max(counts, key=counts.__getitem__) if counts else None)
+    for record in records:
+        try:
+            check_ids(record, sizes)
+        except SparkError as error:
+            raise SparkError(f"{tokens}: utterance {record['index']!r}: {error}") from error
     typical = records[typical_utterance(records)]
     return Voice(np.asarray(typical["global_ids"]), np.asarray(typical["semantic_ids"]))
 

@@ -28,6 +28,7 @@ from spark_jax.config import (
     WaveGeneratorConfig,
     from_mapping,
 )
+from spark_jax.convert.causes import check_settings, refuse_pointer
 from spark_jax.errors import SparkError, one_line
 from spark_jax.shared.files import read_text, write_json, write_text
 
@@ -75,6 +76,9 @@ _LLM_REQUIRED = {
     "qwen2": {"hidden_act": "silu", "attention_bias": True, "qk_norm": False, "quantization_config": None},
     "qwen3": {"hidden_act": "silu", "attention_bias": False, "qk_norm": True, "quantization_config": None},
 }
+# In generation_config.json: its sampling is what the model was given here, not what a base model came with.
+_OUR_SAMPLING = "spark_jax_sampling"
+_SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingConfig))
 _QWEN3_HEAD_DIM = 128  # of Qwen3 where its config.json does not say
 
 
@@ -134,6 +138,7 @@ def read_llm_config(path: Path) -> Qwen2Config:
     kind = content.get("model_type")
     if kind not in _LLM_REQUIRED:
         raise SparkError(f"{path}: model_type is {kind!r}, expected one of {', '.join(_LLM_REQUIRED)}")
+    check_settings(content, path)
     _require(content, _LLM_REQUIRED[kind], str(path))
     own = ("head_dim", "attention_bias", "qk_norm", "rope_theta", "tie_word_embeddings")
     names = [field.name for field in dataclasses.fields(Qwen2Config) if field.name not in own]
@@ -162,6 +167,23 @@ def read_llm_config(path: Path) -> Qwen2Config:
     config = from_mapping(Qwen2Config, values, str(path))
     check_sizes(config, str(path))
     return config
+
+
+def read_sampling(folder: Path) -> SamplingConfig | None:
+    """Reads the sampling that `write_llm_config` wrote into an LLM's folder; None: the folder is another's.
+
+    The release's code has its own defaults, whatever the file of that name says that a base model came with.
+
+    Raises:
+      SparkError: the file cannot be read, or its numbers are none.
+    """
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return None
+    content = _read(path, json.loads)
+    if content.get(_OUR_SAMPLING) is not True:
+        return None
+    return from_mapping(SamplingConfig, _section(content, _SAMPLING_FIELDS, str(path)), str(path))
 
 
 def write_root_config(path: Path, config: SparkConfig) -> None:
@@ -248,7 +270,7 @@ def write_llm_config(
         "pad_token_id": padding,
     }
     write_json(folder / "config.json", content)
-    generation = {"do_sample": True, **dataclasses.asdict(sampling), "max_new_tokens": 3000}
+    generation = {"do_sample": True, **dataclasses.asdict(sampling), "max_new_tokens": 3000, _OUR_SAMPLING: True}
     write_json(folder / "generation_config.json", generation | {"eos_token_id": end, "pad_token_id": padding})
 
 
@@ -304,6 +326,7 @@ def _slides(content: Mapping[str, Any], layers: int) -> bool:
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    refuse_pointer(path)
     text = read_text(path)
     try:
         content = parse(text)

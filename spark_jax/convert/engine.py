@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from spark_jax.convert.formats.tensors import SourceTensor, is_finite, is_float
-from spark_jax.errors import SparkError
+from spark_jax.errors import ManyFaultsError
 from spark_jax.shared.pytree import flatten
 
 Shape = tuple[int, ...]
@@ -184,19 +184,17 @@ def source_shapes(rules: Sequence[Rule], target: Any) -> dict[str, Shape]:
 
 
 def raise_faults(faults: Mapping[str, Sequence[str]]) -> None:
-    """Raises one SparkError for all faults of all files, where there is one.
+    """Raises one error for all faults of all files, where there is one.
 
     Args:
       faults: by the file's name.
 
     Raises:
-      SparkError: a file has a fault.
+      ManyFaultsError: a file has a fault.
     """
-    found = {file: lines for file, lines in faults.items() if lines}
+    found = {f"{file}: {len(lines)} tensors do not fit": lines for file, lines in faults.items() if lines}
     if found:
-        raise SparkError(
-            "; ".join(f"{file}: {len(lines)} tensors do not fit: {'; '.join(lines)}" for file, lines in found.items())
-        )
+        raise ManyFaultsError(found)
 
 
 @dataclasses.dataclass(frozen=True)

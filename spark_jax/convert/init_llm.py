@@ -17,11 +17,13 @@ import numpy as np
 
 from spark_jax.config import Qwen2Config, SparkConfig
 from spark_jax.convert import weights
+from spark_jax.convert.causes import check_llm, check_names
 from spark_jax.convert.configuration import read_llm_config
 from spark_jax.convert.engine import Import, raise_faults
 from spark_jax.convert.formats.tensors import SourceTensor, is_finite
-from spark_jax.convert.hub import local_directory
+from spark_jax.convert.hub import local_llm
 from spark_jax.convert.tables import qwen2
+from spark_jax.convert.wrappers import unwrap
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.directory import finish, part_path, write_config
 from spark_jax.model_directory.parameters import abstract_part
@@ -65,7 +67,8 @@ def init_llm(
       SparkError: a file is missing, damaged or not supported; the tokenizer has Spark tokens already, or more tokens
         than the embedding has rows or than `vocab_size`; the destination is taken.
     """
-    folder, hub_id = local_directory(base)
+    folder, hub_id = local_llm(base)
+    check_llm(folder, weights.FILES)
     config = read_llm_config(folder / "config.json")
     tokenizer, known = extend_tokenizer(folder, semantic_codes, global_codes)
     if known > config.vocab_size:
@@ -75,6 +78,8 @@ def init_llm(
     extended = dataclasses.replace(config, vocab_size=vocab_size)
     file = weights.find(folder)
     tensors = weights.read(file)
+    check_names(tensors, file)
+    tensors = unwrap(tensors, qwen2.table(config), file)
     if config.tie_word_embeddings and qwen2.HEAD in tensors:
         # A head that is the embedding gets the same rows; that it is, the engine sees.
         grown = ((qwen2.EMBEDDING, 0), (qwen2.HEAD, 0))

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from spark_jax.config import Qwen2Config
-from spark_jax.convert.formats.safetensors_file import read_safetensors
 from spark_jax.convert.formats.tensors import SourceTensor, is_finite, is_float
 from spark_jax.convert.tables.qwen2 import EMBEDDING, HEAD
-from spark_jax.errors import SparkError
+from spark_jax.convert.weights import read_file
+from spark_jax.errors import ManyFaultsError, SparkError
 from spark_jax.shared.files import read_json
 
-CONFIG, WEIGHTS = ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # in the order of preference
 _PREFIX = "base_model.model."
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module")  # of single layers, too
 _FACTORS = {
     "lora_A.weight": "a",
     "lora_B.weight": "b",
@@ -91,7 +93,7 @@ def merge(
     Args:
       base: tensors of the LLM that the adapter was trained on, by their official names.
       config: of that LLM.
-      adapter: folder with adapter_config.json and adapter_model.safetensors.
+      adapter: folder with adapter_config.json and adapter_model.safetensors or adapter_model.bin.
 
     Returns:
       All tensors, the changed ones float32; the configuration is another one where the head is no longer tied.
@@ -102,8 +104,9 @@ def merge(
     """
     adapter = Path(adapter)
     settings = _read_settings(adapter / CONFIG)
-    path = adapter / WEIGHTS
-    factors, replaced, faults = _sort(read_safetensors(path))
+    path = adapter_files(adapter)[1]
+    held = _unwrapped(read_file(path))
+    factors, replaced, faults = _sort(held)
     tensors = dict(base)
     if config.tie_word_embeddings:
         config = _untie(tensors, config, settings, factors, replaced, path)
@@ -123,13 +126,33 @@ def merge(
         read = functools.partial(_merged, tensors[name], left, right, scaling, module == _module(EMBEDDING))
         tensors[name] = dataclasses.replace(tensors[name], dtype=np.dtype(np.float32), read=read)
     if faults:
-        raise SparkError(f"{path}: {len(faults)} tensors do not fit: {'; '.join(faults)}")
-    for name, tensor in read_safetensors(path).items():
+        raise ManyFaultsError({f"{path}: {len(faults)} tensors do not fit": faults})
+    for name, tensor in held.items():
         if not is_finite(tensor.read()):
             faults.append(name)
     if faults:
-        raise SparkError(f"{path}: values are not finite: {', '.join(faults)}")
+        raise ManyFaultsError({f"{path}: values are not finite": faults})
     return tensors, config
+
+
+def adapter_files(folder: Path) -> list[Path]:
+    """Returns the settings and the weights of an adapter.
+
+    Raises:
+      SparkError: it has no weights.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / CONFIG, folder / name]
+    raise SparkError(f"{folder}: no adapter's weights; expected {' or '.join(WEIGHTS)}")
+
+
+def _unwrapped(adapter: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
+    """The tensors by PEFT's names, where torch.compile or a parallel wrapper has put its own into them."""
+    names = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in adapter}
+    if all(name.startswith(f"module.{_PREFIX}") for name in names.values()):
+        names = {name: short.removeprefix("module.") for name, short in names.items()}
+    return {names[name]: tensor for name, tensor in adapter.items()}
 
 
 def _merged(base: SourceTensor, left: SourceTensor, right: SourceTensor, scaling: float, flip: bool) -> np.ndarray:

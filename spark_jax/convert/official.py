@@ -10,8 +10,9 @@ value is read; then the tensors stream through memory, one at a time.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import numpy as np
 
 from spark_jax.config import SparkConfig
 from spark_jax.convert import weights
+from spark_jax.convert.causes import check_adapter, check_llm, check_names, check_release
 from spark_jax.convert.engine import Import, raise_faults
-from spark_jax.convert.formats.tensors import DTYPES, is_finite
-from spark_jax.convert.hub import local_directory
-from spark_jax.convert.lora import ADAPTER_FILES, merge
+from spark_jax.convert.formats.tensors import DTYPES, SourceTensor, is_finite
+from spark_jax.convert.hub import local_adapter, local_directory, local_llm
+from spark_jax.convert.lora import adapter_files, merge
 from spark_jax.convert.release import RELEASE_PARTS, check_parts, read_config, table
 from spark_jax.convert.tokenizer_files import check_tokenizer, copy_tokenizer
+from spark_jax.convert.wrappers import unwrap
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.layout import StoredPart, holds_part, open_parts
@@ -78,7 +81,7 @@ def convert(
         check_tokenizer(origin.tokenizer, config.llm, config.bicodec if "bicodec" in parts else None)
     with new_directory(destination) as folder, ThreadPoolExecutor(1) as background:
         files = {part: weights.find(origin.folders[part]) for part in official}
-        tensors = {part: weights.read(file) for part, file in files.items()}
+        tensors = {part: read_tensors(part, file, config) for part, file in files.items()}
         if origin.lora is not None:
             tensors["llm"], merged = merge(tensors["llm"], config.llm, origin.lora)
             config = dataclasses.replace(config, llm=merged)
@@ -124,19 +127,24 @@ class _Origin:
         """Finds them, by download where they are Hub ids."""
         names = {}
 
-        def local(place: str | Path | None, patterns: Sequence[str] = ("*",)) -> Path | None:
+        def local(place: str | Path | None, find: Callable[..., tuple[Path, str | None]]) -> Path | None:
             if place is None:
                 return None
-            folder, name = local_directory(place, patterns)
+            folder, name = find(place)
             if name is not None:
                 names[folder] = name
             return folder
 
-        other, lora = local(llm), local(lora)
+        other, lora = local(llm, local_llm), local(lora, local_adapter)
         needed = [RELEASE_PARTS[part].folder for part in parts if part != "llm" or other is None]
-        folder = local(source, ["config.yaml", *(f"{name}/*" for name in needed)])
+        folder = local(source, partial(local_directory, patterns=["config.yaml", *(f"{name}/*" for name in needed)]))
+        check_release(folder)
         folders = {part: folder / release.folder for part, release in RELEASE_PARTS.items()}
         stored = {"llm": open_parts(other)["llm"]} if other is not None and holds_part(other, "llm") else {}
+        if other is not None and not stored:
+            check_llm(other, weights.FILES)
+        if lora is not None:
+            check_adapter(lora)
         if stored and lora is not None:
             raise SparkError(f"{other}: an adapter merges into an LLM in the official form; expected its export")
         return cls(folder, folders | ({"llm": other} if other is not None else {}), other, lora, names, stored)
@@ -153,7 +161,7 @@ class _Origin:
             pieces[part] = [file for file in stored.folder.rglob("*") if file.is_file()]
         taken = [("llm", self.llm, pieces.pop("llm"))] if self.llm is not None else []
         if self.lora is not None:
-            taken.append(("lora", self.lora, [self.lora / name for name in ADAPTER_FILES]))
+            taken.append(("lora", self.lora, adapter_files(self.lora)))
         taken.insert(0, ("model", self.folder, [file for part in pieces.values() for file in part]))
         return Provenance(
             tuple(
@@ -194,6 +202,20 @@ def _target(part: str, config: SparkConfig, dtype: str) -> Any:
     return with_weight_dtype(target, DTYPES[dtype]) if record.has_dtype else target
 
 
+def read_tensors(part: str, file: Path, config: SparkConfig) -> dict[str, SourceTensor]:
+    """Reads the tensors of a part's weight file, by the names of the release.
+
+    Warns:
+      UserWarning: names of wrappers were left out, see `unwrap`.
+
+    Raises:
+      SparkError: a file is missing or damaged, quantized, or holds an adapter that is not merged.
+    """
+    tensors = weights.read(file)
+    check_names(tensors, file)
+    return unwrap(tensors, table(part, config), file)
+
+
 def read_variables(part: str, file: Path, config: SparkConfig, target: Any) -> dict[str, Any]:
     """Reads the variables of "bicodec", "wav2vec2" or "llm" from its weight file (or index of shards), in memory.
 
@@ -203,7 +225,7 @@ def read_variables(part: str, file: Path, config: SparkConfig, target: Any) -> d
     Returns:
       Numpy arrays: collection → tree.
     """
-    job = Import(table(part, config), weights.read(file), target)
+    job = Import(table(part, config), read_tensors(part, file, config), target)
     raise_faults({str(file): job.faults})
     variables = unflatten(dict(job.leaves()))
     raise_faults({str(file): job.faults})

@@ -119,6 +119,8 @@ def read_config(source: Path, parts: Iterable[str] = PARTS, llm: Path | None = N
         release = RELEASE_PARTS[part]
         folder = llm if part == "llm" and llm is not None else source / release.folder
         content[RECORDS[part].section] = dataclasses.asdict(release.read_settings(folder))
+        if part == "llm" and (sampling := configuration.read_sampling(folder)) is not None:
+            content["sampling"] = dataclasses.asdict(sampling)
     config = from_mapping(SparkConfig, content, str(path))
     configuration.check_sizes(config, str(path))
     return config

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from spark_jax.config import BiCodecConfig, Qwen2Config
+from spark_jax.convert.causes import refuse_pointer
 from spark_jax.errors import SparkError, one_line
 from spark_jax.shared.files import read_bytes, write_bytes
 from spark_jax.text.tokenizer import SparkTokenizer
@@ -31,6 +32,8 @@ def check_tokenizer(folder: Path, llm: Qwen2Config, codec: BiCodecConfig | None)
     Raises:
       SparkError: it does not fit, is incomplete, or is none.
     """
+    for name in TOKENIZER_FILES:
+        refuse_pointer(folder / name)
     tokenizer = SparkTokenizer.load(folder)
     tokenizer.check_complete()
     if codec is not None:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from spark_jax.config import Qwen2Config, SparkConfig, Wav2Vec2Config
 from spark_jax.convert.configuration import LLM, WAV2VEC2
-from spark_jax.convert.hub import local_directory
+from spark_jax.convert.hub import local_adapter, local_directory, local_llm
 from spark_jax.errors import SparkError, one_line
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.layout import holds_part
@@ -140,8 +140,8 @@ def verify(
             folder = local_directory(source, [f"{WAV2VEC2}/*"])[0] / WAV2VEC2
             rows += _wav2vec2_rows(folder, model, config.wav2vec2)
         if "llm" in parts:
-            folder = local_directory(source, [f"{LLM}/*"])[0] / LLM if llm is None else local_directory(llm)[0]
-            adapter = None if lora is None else local_directory(lora)[0]
+            folder = local_directory(source, [f"{LLM}/*"])[0] / LLM if llm is None else local_llm(llm)[0]
+            adapter = None if lora is None else local_adapter(lora)[0]
             rows_of_llm, ids["greedy tokens"] = _llm_rows(folder, adapter, model, config)
             rows += rows_of_llm
     return ParityReport(tuple(rows), ids)

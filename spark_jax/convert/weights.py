@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from spark_jax.convert.causes import refuse_pointer
 from spark_jax.convert.formats.safetensors_file import read_safetensors
 from spark_jax.convert.formats.tensors import SourceTensor
 from spark_jax.convert.formats.torch_pickle import read_torch_pickle
-from spark_jax.errors import SparkError, one_line
+from spark_jax.errors import ManyFaultsError, SparkError, one_line
 from spark_jax.shared.files import read_json
 
 _READERS: dict[str, Callable[[Path], dict[str, SourceTensor]]] = {
@@ -30,6 +31,7 @@ def find(folder: Path) -> Path:
     """
     for name in FILES:
         if (folder / name).is_file():
+            refuse_pointer(folder / name)
             return folder / name
     raise SparkError(f"{folder}: no weights; expected {', '.join(FILES[:-1])} or {FILES[-1]}")
 
@@ -51,20 +53,30 @@ def read(path: Path) -> dict[str, SourceTensor]:
         has all differences).
     """
     if path.suffix != ".json":
-        return _READERS[path.suffix](path)
+        return read_file(path)
     places, tensors, faults = _index(path), {}, []
     for shard in sorted(set(places.values())):
         if not (path.parent / shard).is_file():
             faults.append(f"{shard} is missing")
             continue
-        held = _READERS[Path(shard).suffix](path.parent / shard)
+        held = read_file(path.parent / shard)
         expected = {name for name, file in places.items() if file == shard}
         faults += [f"{shard} lacks {name}" for name in sorted(expected - held.keys())]
         faults += [f"{shard} holds {name}, which the index does not say" for name in sorted(held.keys() - expected)]
         tensors |= held
     if faults:
-        raise SparkError(f"{path}: {'; '.join(faults)}")
+        raise ManyFaultsError({str(path): faults})
     return tensors
+
+
+def read_file(path: Path) -> dict[str, SourceTensor]:
+    """Reads the tensors of one file, by its suffix.
+
+    Raises:
+      SparkError: the file is missing or damaged, or is the pointer that Git LFS leaves in its place.
+    """
+    refuse_pointer(path)
+    return _READERS[path.suffix](path)
 
 
 def _index(path: Path) -> dict[str, str]:

@@ -11,8 +11,10 @@ from jaxtyping import Float, Int
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, sources
 from spark_jax.data.config import CodecDataConfig, Sources
+from spark_jax.data.corpus_audio import UnusableAudioError, audio_lengths, read_audio
 from spark_jax.data.records import RecordReader
-from spark_jax.errors import SparkError
+from spark_jax.data.token_check import CodeSizes, check_ids
+from spark_jax.errors import SparkError, one_line
 
 TOKEN_FIELDS = ("semantic_ids", "global_ids")
 
@@ -22,7 +24,7 @@ class AudioSource(Protocol):
     """Numbered utterances of one sample rate, of which lengths are known without reading them.
 
     Attributes:
-      seconds: of each utterance, as the metadata says: perhaps rounded.
+      seconds: of each utterance, as its file or the index of the records says.
       num_tokens: semantic ids of each utterance, 0: it comes without.
       dropped: what is left out.
     """
@@ -59,10 +61,11 @@ def read_sources(
         if (Path(path) / "metadata.jsonl").exists() or not Path(path).is_dir():
             records = manifest.read_corpus(path, split, dropped=dropped)
             if tokens is not None:
-                records = with_tokens(records, tokens)
+                records = with_tokens(records, tokens, CodeSizes.of_codec(config), dropped)
             found.append(FolderAudio(records, config.sample_rate, weight, dropped))
         else:
-            found.append(RecordAudio(RecordReader(path, split, "audio"), config.sample_rate, weight, dropped))
+            reader = RecordReader(path, split, "audio")
+            found.append(RecordAudio(reader, config.sample_rate, weight, dropped, CodeSizes.of_codec(config)))
     return found
 
 
@@ -71,9 +74,12 @@ class FolderAudio:
 
     Args:
       records: from `manifest.read_corpus`; perhaps `with_tokens`.
-      sample_rate: of all files.
+      sample_rate: of the model, to which other files are resampled.
       weight: how often each utterance comes in an epoch.
       dropped: counts what is left out, and says what becomes of a file that cannot be read.
+
+    Raises:
+      SparkError: files that are missing or no audio, where they are not skipped; no file is left.
     """
 
     def __init__(
@@ -84,9 +90,21 @@ class FolderAudio:
         dropped: sources.DropCounter | None = None,
     ):
         self.dropped = sources.DropCounter() if dropped is None else dropped
-        self._records, self._sample_rate, self._weight = records, sample_rate, weight
-        self.seconds = np.array([record["duration"] for record in records], np.float32)
-        self.num_tokens = np.array([len(record.get("semantic_ids", ())) for record in records], np.int32)
+        self._sample_rate, self._weight = sample_rate, weight
+        self._records, seconds = [], []
+        lengths = audio_lengths([record["wav_path"] for record in records], sample_rate)
+        for record, length in zip(records, lengths, strict=True):
+            if isinstance(length, UnusableAudioError):
+                self.dropped.fault(length.reason, length)
+                continue
+            self._records.append(record)
+            seconds.append(length / sample_rate)
+        if not self._records:
+            raise SparkError(
+                f"no file of {len(records)} utterances can be read, {sources.describe(self.dropped.counts)}"
+            )
+        self.seconds = np.array(seconds, np.float32)
+        self.num_tokens = np.array([len(record.get("semantic_ids", ())) for record in self._records], np.int32)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -96,7 +114,7 @@ class FolderAudio:
 
     def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
         record = self._records[number]
-        return manifest.read_audio(record["wav_path"], self._sample_rate), record
+        return read_audio(record["wav_path"], self._sample_rate), record
 
 
 class RecordAudio:
@@ -107,14 +125,21 @@ class RecordAudio:
       sample_rate: that they must have.
       weight: how often each utterance comes in an epoch.
       dropped: counts what is left out, and says what becomes of a record that cannot be read.
+      sizes: what ids of the records must follow; None: they are not looked at.
 
     Raises:
       SparkError: records of another sample rate.
     """
 
     def __init__(
-        self, reader: RecordReader, sample_rate: int, weight: float = 1.0, dropped: sources.DropCounter | None = None
+        self,
+        reader: RecordReader,
+        sample_rate: int,
+        weight: float = 1.0,
+        dropped: sources.DropCounter | None = None,
+        sizes: CodeSizes | None = None,
     ):
+        self._sizes = sizes
         self.dropped = sources.DropCounter() if dropped is None else dropped
         if (found := reader.fields.get("sample_rate")) != sample_rate:
             raise SparkError(f"{reader.folder}: records of sample rate {found}, expected {sample_rate}")
@@ -137,25 +162,45 @@ class RecordAudio:
         where = self._reader.where(number)
         if "audio" not in record.arrays:
             raise SparkError(f"{where}: holds no audio")
-        samples = manifest.read_audio(io.BytesIO(record.arrays["audio"].tobytes()), self._sample_rate, where)
+        samples = read_audio(io.BytesIO(record.arrays["audio"].tobytes()), self._sample_rate, where)
         ids = {name: record.arrays[name] for name in TOKEN_FIELDS if name in record.arrays}
         found = {"samples": len(samples), "tokens": len(ids.get("semantic_ids", ()))}
         for name, count in found.items():
             if count != (expected := int(self._reader.columns[name][number])):
                 raise SparkError(f"{where}: {count} {name}, its index says {expected}")
+        if ids and self._sizes is not None:
+            try:
+                check_ids(ids, self._sizes)
+            except SparkError as error:
+                raise SparkError(f"{where}: {error}") from error
         return samples, record.fields | ids
 
 
-def with_tokens(records: Sequence[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+def with_tokens(
+    records: Sequence[dict[str, Any]],
+    path: str,
+    sizes: CodeSizes | None = None,
+    dropped: sources.DropCounter | None = None,
+) -> list[dict[str, Any]]:
     """Adds the ids that `spark-jax prepare encode` wrote to their records; records without any are left out.
 
+    Args:
+      path: of the ids.
+      sizes: what they must follow; None: they are not looked at.
+      dropped: says what becomes of a line that cannot be used; None: it is an error.
+
     Raises:
-      SparkError: the file cannot be read, or no record has ids in it.
+      SparkError: the file cannot be read, ids that no utterance of the codec has, or no record has ids in it.
     """
-    encoded = {
-        line["index"]: {name: line[name] for name in TOKEN_FIELDS}
-        for line in manifest.read_jsonl(path, ["index", *TOKEN_FIELDS])
-    }
+    dropped = sources.DropCounter() if dropped is None else dropped
+    encoded = {}
+    for line in manifest.read_jsonl(path, ["index", *TOKEN_FIELDS], dropped=dropped):
+        try:
+            if sizes is not None:
+                check_ids(line, sizes)
+            encoded[line["index"]] = {name: line[name] for name in TOKEN_FIELDS}
+        except (SparkError, TypeError) as error:
+            dropped.fault("unusable ids", SparkError(f"{path}: utterance {line['index']!r}: {one_line(error)}"))
     joined = [record | encoded[record["index"]] for record in records if record["index"] in encoded]
     if not joined:
         raise SparkError(f"{path}: no utterance of the corpus has ids in it")

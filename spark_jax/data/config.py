@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Literal
 
+from spark_jax.dataclass_reader import PlainNumbers
+
 
 @dataclasses.dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(PlainNumbers):
     """One source of a mixture.
 
     With weight 2 all of it is read twice an epoch; with weight 0.5 half of it, another half in each epoch.
@@ -20,7 +22,7 @@ Sources = str | tuple[SourceConfig, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class AudioDataConfig:
+class AudioDataConfig(PlainNumbers):
     """Utterances batched by duration: each bucket has one fixed shape, hence one compilation."""
 
     bucket_seconds: tuple[float, ...] = (2.0, 3.0, 4.0, 6.0, 10.0)  # longer utterances are dropped
@@ -33,7 +35,7 @@ class AudioDataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenDataConfig:
+class TokenDataConfig(PlainNumbers):
     """Sequences of tokens packed into rows of one fixed length."""
 
     row_length: int = 512
@@ -57,7 +59,7 @@ class TokenDataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodecDataConfig:
+class CodecDataConfig(PlainNumbers):
     """Random segments of utterances, each with a reference clip."""
 
     segment_seconds: float = 2.4  # whole tokens

@@ -1,26 +1,22 @@
 """VoxBox-style metadata: JSON Lines, one utterance a line (spec: Labels), audio files beside it."""
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-from jaxtyping import Float
-
+from spark_jax.data import sources
 from spark_jax.data.sources import DropCounter
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, one_line
 from spark_jax.shared.files import cannot_read
 
-CORPUS_FIELDS = ("index", "wav_path", "duration")
+CORPUS_FIELDS = ("index", "wav_path")
 
 
 def read_jsonl(
     path: str | Path, fields: Sequence[str], split: str | None = None, dropped: DropCounter | None = None
 ) -> list[dict[str, Any]]:
-    """Reads the records of a JSON Lines file, in file order.
+    """Reads the records of a JSON Lines file, in file order. Blank lines and byte order marks are no part of it.
 
     Args:
       path: the file.
@@ -29,37 +25,57 @@ def read_jsonl(
       dropped: says what becomes of a line that is no record, and counts it; None: it is an error.
 
     Raises:
-      SparkError: no such file, a line that is not a JSON object, a missing field, or no record of the split.
+      SparkError: no such file, a line that is not UTF-8 or not a JSON object, a missing field, or no record of the
+        split.
     """
     path = Path(path)
     dropped = DropCounter() if dropped is None else dropped
     records = []
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 record = parse_record(line, fields, f"{path}:{number}", dropped)
                 if record is not None and (split is None or record.get("split") == split):
                     records.append(record)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise cannot_read(path, error) from error
     if not records:
-        raise SparkError(f"{path}: no record" + ("" if split is None else f" with split {split!r}"))
+        wanted = "" if split is None else f" with split {split!r}"
+        counts = f", {sources.describe(dropped.counts)}" if dropped.counts else ""
+        raise SparkError(f"{path}: no record{wanted}{counts}")
     return records
 
 
-def parse_record(line: str | bytes, fields: Sequence[str], where: str, dropped: DropCounter) -> dict[str, Any] | None:
-    """Parses a line of JSON Lines; None for one that is no record and that `dropped` skips.
+def parse_record(line: bytes, fields: Sequence[str], where: object, dropped: DropCounter) -> dict[str, Any] | None:
+    """Parses a line of JSON Lines; None for a blank one, and for one that is no record and that `dropped` skips.
+
+    Args:
+      line: its bytes; a byte order mark before it is ignored (of a file, or of several put together).
+      fields: keys that it must have.
+      where: names the line in errors; made a text only there.
+      dropped: what becomes of a line that is no record.
 
     Raises:
-      SparkError: a line that is not a JSON object with these fields.
+      SparkError: a line that is not UTF-8 or not a JSON object with these fields.
     """
     try:
-        record = json.loads(line)
-        missing = [field for field in fields if field not in record]
-    except (ValueError, TypeError, RecursionError) as error:
-        dropped.fault("unreadable", SparkError(f"{where}: not a JSON object ({error})"))
+        text = line.decode("utf-8-sig")
+        if not text.strip():
+            return None
+        record = json.loads(text)
+    except UnicodeDecodeError as error:
+        found = (
+            "UTF-16" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte {error.start} is 0x{line[error.start]:02x}"
+        )
+        dropped.fault("unreadable", SparkError(f"{where}: not UTF-8 text ({found})"))
         return None
-    if missing or not isinstance(record, dict):
+    except (ValueError, RecursionError) as error:
+        dropped.fault("unreadable", SparkError(f"{where}: not a JSON object ({one_line(error, 200)})"))
+        return None
+    if not isinstance(record, dict):
+        dropped.fault("unreadable", SparkError(f"{where}: not a JSON object, but a {type(record).__name__}"))
+        return None
+    if missing := [field for field in fields if field not in record]:
         dropped.fault("missing fields", SparkError(f"{where}: field {missing[0]!r} is missing"))
         return None
     return record
@@ -71,28 +87,24 @@ def read_corpus(
     """Reads the records of `corpus/metadata.jsonl`; `wav_path` becomes a path from the working directory.
 
     Raises:
-      SparkError: as `read_jsonl`.
+      SparkError: as `read_jsonl`; or an index or path that is none.
     """
-    records = read_jsonl(Path(corpus) / "metadata.jsonl", [*CORPUS_FIELDS, *fields], split, dropped)
-    return [record | {"wav_path": str(Path(corpus) / record["wav_path"])} for record in records]
+    path = Path(corpus) / "metadata.jsonl"
+    dropped = DropCounter() if dropped is None else dropped
+    records = []
+    for record in read_jsonl(path, [*CORPUS_FIELDS, *fields], split, dropped):
+        if fault := corpus_fault(record):
+            dropped.fault("unusable", SparkError(f"{path}: utterance {record['index']!r}: {fault}"))
+        else:
+            records.append(record | {"wav_path": str(Path(corpus) / record["wav_path"])})
+    return records
 
 
-def read_audio(path: str | io.BytesIO, sample_rate: int, name: str | None = None) -> Float[np.ndarray, " samples"]:
-    """Reads the first channel of a corpus file as float32.
-
-    Args:
-      path: of the file, or its open content, which `name` names in errors.
-
-    Raises:
-      SparkError: not audio, or of another sample rate (a corpus is stored at the model's).
-    """
-    name = str(path) if name is None else name
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise SparkError(f"{name}: cannot be read as audio ({error})") from error
-    if rate != sample_rate:
-        raise SparkError(f"{name}: sample rate {rate}, expected {sample_rate}")
-    if not len(samples):
-        raise SparkError(f"{name}: no sample")
-    return samples[:, 0]
+def corpus_fault(record: dict[str, Any]) -> str:
+    """Returns what keeps a record with `CORPUS_FIELDS` from being an utterance of a corpus, or ""."""
+    index, path = record["index"], record["wav_path"]
+    if isinstance(index, bool) or not isinstance(index, int | float | str):
+        return f"index is {index!r}, expected a number or a text of its own"
+    if not isinstance(path, str) or not path or "\0" in path:
+        return f"wav_path is {path!r}, expected the path of an audio file"
+    return ""

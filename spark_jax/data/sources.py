@@ -73,11 +73,17 @@ class DropCounter:
 
     Args:
       on_error: "raise", or "skip": count it and go on. The first ten of a reason are also warnings in the log.
+
+    Attributes:
+      skips: whether faults are counted.
+      counts: what is left out, by reason.
+      faults: how much of it was at fault, and not left out by a setting or a limit.
     """
 
     def __init__(self, on_error: Literal["raise", "skip"] = "raise"):
         self.skips = on_error == "skip"
         self.counts: Counter[str] = Counter()
+        self.faults = 0
         self._lock = threading.Lock()
 
     def add(self, reason: str, count: int = 1) -> None:
@@ -90,6 +96,8 @@ class DropCounter:
         if not self.skips:
             raise error
         self.add(reason)
+        with self._lock:
+            self.faults += 1
         if self.counts[reason] <= WARNINGS:
             logging.getLogger(__name__).warning("skipped: %s", error)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from spark_jax.config import SparkConfig
-from spark_jax.data import manifest, pipeline
+from spark_jax.data import pipeline
 from spark_jax.data.config import AudioDataConfig
+from spark_jax.data.corpus_audio import UnusableAudioError, audio_lengths, read_audio
 from spark_jax.errors import SparkError
 from spark_jax.shared.files import read_json, write_text
 from spark_jax.wav2vec2.model import num_frames
@@ -64,6 +65,19 @@ class Vocabulary:
         return "".join(self.symbols[i - 1] for i in ids)
 
 
+def transcripts(records: Sequence[dict[str, Any]], target: str) -> list[str]:
+    """Returns the texts of records, which the field `target` holds.
+
+    Raises:
+      SparkError: one is no text; its utterance is named.
+    """
+    for record in records:
+        if not isinstance(record[target], str):
+            index, found = record.get("index"), record[target]
+            raise SparkError(f"utterance {index!r}: {target} is {found!r}, expected a text")
+    return [record[target] for record in records]
+
+
 class SpeechExamples:
     """Utterances of one split, sorted into buckets of duration; makes padded batches of them.
 
@@ -93,9 +107,9 @@ class SpeechExamples:
         aligned: bool = False,
     ):
         self._records, self._system, self._aligned = records, system, aligned
-        self._labels = [vocabulary.encode(record[target]) for record in records]
+        self._labels = [vocabulary.encode(text) for text in transcripts(records, target)]
         limits = np.asarray(data.bucket_seconds)
-        durations = np.array([record["duration"] for record in records])
+        durations = _durations(records, system.sample_rate)
         self.buckets = np.searchsorted(limits, durations)
         # A CTC label needs a frame, and one more between equal neighbors. A second has one frame less than it has hops,
         # as the last frame needs samples beyond its hop.
@@ -132,8 +146,8 @@ class SpeechExamples:
         for row, index in enumerate(indices):
             if index < 0:
                 continue
-            audio = manifest.read_audio(self._records[index]["wav_path"], self._system.sample_rate)
-            audio = audio[: samples.shape[1]]
+            audio = read_audio(self._records[index]["wav_path"], self._system.sample_rate)
+            audio = audio[: samples.shape[1]]  # resampling may give one sample more than the header tells
             labels = self._labels[index]
             samples[row, : len(audio)], lengths[row] = audio, len(audio)
             targets[row, : len(labels)], target_lengths[row] = labels, len(labels)
@@ -142,6 +156,15 @@ class SpeechExamples:
                 path[row, : len(spoken)] = spoken
         batch = {"samples": samples, "lengths": lengths, "targets": targets, "target_lengths": target_lengths}
         return batch | {"path": path} if self._aligned else batch
+
+
+def _durations(records: Sequence[dict[str, Any]], sample_rate: int) -> Float[np.ndarray, " records"]:
+    """Seconds of each file: what the metadata says may be rounded, or of another file."""
+    lengths = audio_lengths([record["wav_path"] for record in records], sample_rate)
+    for length in lengths:
+        if isinstance(length, UnusableAudioError):
+            raise length
+    return np.array(lengths, np.float64) / sample_rate
 
 
 def bucket_rows(bucket_seconds: float, batch_seconds: float, row_multiple: int) -> int:

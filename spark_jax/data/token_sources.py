@@ -1,5 +1,6 @@
 """Where training sequences come from: JSON Lines read into memory, or ArrayRecord shards read as they are needed."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -13,27 +14,25 @@ from jaxtyping import Float, Int
 from spark_jax.data import manifest, sources, tokens
 from spark_jax.data.config import Sources, TokenDataConfig
 from spark_jax.data.records import RecordReader
+from spark_jax.data.token_check import CodeSizes, check_ids, check_text
 from spark_jax.errors import SparkError, one_line
 from spark_jax.text import attributes
 from spark_jax.text.tokenizer import SparkTokenizer
 
-RECORD_FIELDS = (
-    "index",
-    "split",
-    "text",
-    "gender",
-    "language",
-    "pitch",
-    "speed",
-    "global_ids",
-    "semantic_ids",
-)
+# Labels (gender, language, pitch, speed) may be missing: only examples of a made-up voice need them.
+RECORD_FIELDS = ("index", "split", "text", "global_ids", "semantic_ids")
 
 CHECKED_AT_START = 8  # records of a source that are read before a run begins
 
 
 def read_sequences(
-    source: Sources, tokenizer: SparkTokenizer, config: TokenDataConfig, split: str, training: bool, token_rate: float
+    source: Sources,
+    tokenizer: SparkTokenizer,
+    config: TokenDataConfig,
+    split: str,
+    training: bool,
+    token_rate: float,
+    global_tokens: int | None = None,
 ) -> tokens.TokenSequences:
     """Reads the mixture of a run.
 
@@ -42,11 +41,13 @@ def read_sequences(
       split: of the records.
       training: with what only training has: fragments and noise.
       token_rate: semantic tokens a second.
+      global_tokens: global ids that the model has an utterance; None: any number.
 
     Raises:
       SparkError: a source cannot be read or gives no sequence; fragments or common global ids of records.
     """
     parts: list[tokens.TokenSource] = []
+    sizes = CodeSizes.of_tokenizer(tokenizer, global_tokens)
     for path, weight in ((part.path, part.weight) for part in sources.expand(source)):
         dropped = sources.DropCounter(config.on_error)
         weights = (config.tts_weight * weight, config.controllable_weight * weight)
@@ -54,21 +55,32 @@ def read_sequences(
         if not Path(path).is_dir():
             records = manifest.read_jsonl(path, RECORD_FIELDS, split, dropped)
             if config.common_globals:
-                records = with_common_globals(records, path, config)
+                records = with_common_globals(records, path, config, sizes)
             cut = Fragments(config.fragment_weight * weight if training else 0.0, config.fragment_words, token_rate)
-            parts.append(MemoryTokens(records, tokenizer, limit, weights, cut, dropped, path))
+            parts.append(MemoryTokens(records, tokenizer, limit, weights, cut, dropped, path, sizes))
         elif config.common_globals or config.fragment_weight > 0:
             setting = "common_globals" if config.common_globals else "fragment_weight"
             raise SparkError(f"{setting}: {path} is a folder of records, expected a JSON Lines file")
         else:
-            parts.append(RecordTokens(RecordReader(path, split, "tokens"), tokenizer, limit, weights, dropped))
+            reader = RecordReader(path, split, "tokens")
+            parts.append(RecordTokens(reader, tokenizer, limit, weights, dropped, sizes))
     return tokens.TokenSequences(parts, tokenizer, config.row_length, config.semantic_noise if training else 0.0)
 
 
-def with_common_globals(records: Sequence[dict[str, Any]], path: str, config: TokenDataConfig) -> list[dict[str, Any]]:
-    """Gives the records of a file the global ids that are typical of their voice in its training split."""
-    dropped = sources.DropCounter(config.on_error)  # the records' own reading counts them
-    voices = tokens.common_globals(manifest.read_jsonl(path, ["index", "global_ids"], config.train_split, dropped))
+def with_common_globals(
+    records: Sequence[dict[str, Any]], path: str, config: TokenDataConfig, sizes: CodeSizes
+) -> list[dict[str, Any]]:
+    """Gives the records of a file the global ids that are typical of their voice in its training split.
+
+    Records whose own ids cannot be used have no part in that; they are told where the file is read.
+    """
+    dropped = sources.DropCounter("skip")  # the records' own reading tells them
+    usable = []
+    for record in manifest.read_jsonl(path, RECORD_FIELDS, config.train_split, dropped):
+        with contextlib.suppress(SparkError):
+            check_ids(record, sizes)
+            usable.append(record)
+    voices = tokens.common_globals(usable)
     return [record | {"global_ids": voices.get(record.get("voice"), record["global_ids"])} for record in records]
 
 
@@ -98,6 +110,7 @@ class MemoryTokens:
       cut: pieces of the utterances that are sequences, too; None: there are none.
       dropped: counts what is left out, and says what becomes of a record that cannot be used.
       name: of the file, for messages.
+      sizes: what its ids must follow; None: those that the tokenizer has tokens for.
 
     Raises:
       SparkError: no sequence is left.
@@ -112,9 +125,11 @@ class MemoryTokens:
         cut: Fragments | None = None,
         dropped: sources.DropCounter | None = None,
         name: str = "records",
+        sizes: CodeSizes | None = None,
     ):
         self.dropped = sources.DropCounter() if dropped is None else dropped
         classes = tokens.class_table(tokenizer)
+        sizes = CodeSizes.of_tokenizer(tokenizer) if sizes is None else sizes
         weights, examples = [], []
         rng = np.random.default_rng(0)
         for record in records:
@@ -123,6 +138,8 @@ class MemoryTokens:
                 continue
             wanted = [(task, record, weight) for task, weight in zip(_TASKS, task_weights, strict=True)]
             try:
+                check_text(record)
+                check_ids(record, sizes)
                 if cut is not None and cut.weight > 0:
                     pieces = fragments(record, cut.words, cut.token_rate, rng)
                     wanted += [(tokens.TTS, piece, cut.weight) for piece in pieces]
@@ -185,6 +202,7 @@ class RecordTokens:
       limit: most tokens of a sequence.
       task_weights: sequences of each task, (tts, controllable_tts), for an utterance and epoch.
       dropped: counts what is left out, and says what becomes of a record that cannot be read.
+      sizes: what its ids must follow; None: those that the tokenizer has tokens for.
 
     Raises:
       SparkError: no sequence is left; one of the records looked at cannot be read, or was counted with another
@@ -198,8 +216,10 @@ class RecordTokens:
         limit: int,
         task_weights: tuple[float, float] = (1.0, 1.0),
         dropped: sources.DropCounter | None = None,
+        sizes: CodeSizes | None = None,
     ):
         self.dropped = sources.DropCounter() if dropped is None else dropped
+        self._sizes = CodeSizes.of_tokenizer(tokenizer) if sizes is None else sizes
         self._reader, self._tokenizer, self._limit = reader, tokenizer, limit
         self._classes = tokens.class_table(tokenizer)
         self._tasks = [(task, weight) for task, weight in zip(_TASKS, task_weights, strict=True) if weight > 0]
@@ -240,8 +260,10 @@ class RecordTokens:
             try:
                 if isinstance(record, SparkError):
                     raise record
-                fields, arrays = record
-                example = tokens.make_example(self._tokenizer, self._classes, task, fields | arrays)
+                utterance = record.fields | record.arrays
+                check_text(utterance)
+                check_ids(utterance, self._sizes)
+                example = tokens.make_example(self._tokenizer, self._classes, task, utterance)
             except (SparkError, KeyError, TypeError, ValueError) as error:
                 where = "" if error is record else f"{self._reader.where(number)}: "
                 self.dropped.fault("unreadable", SparkError(f"{where}{_reason(error)}"))
@@ -292,9 +314,8 @@ def content_tokens(tokenizer: SparkTokenizer, record: Mapping[str, Any]) -> int:
 
 def utterance_fault(record: Mapping[str, Any]) -> str:
     """Returns why an utterance is left out of training altogether (spec: Labels), or ""."""
-    if _is_number(record["speed"]) and record["speed"] > attributes.MAX_SPEED_VALUE:
-        return "too fast"
-    return ""
+    speed = record.get("speed")
+    return "too fast" if _is_number(speed) and speed > attributes.MAX_SPEED_VALUE else ""
 
 
 FAULTS = ("", "unknown gender", "unsupported language", "no pitch", "no speed")
@@ -302,13 +323,14 @@ FAULTS = ("", "unknown gender", "unsupported language", "no pitch", "no speed")
 
 def controllable_fault(record: Mapping[str, Any]) -> str:
     """Returns why an utterance gives no controllable_tts sequence, one of `FAULTS`; "": it does."""
-    if record["gender"] not in attributes.GENDERS:
+    if record.get("gender") not in attributes.GENDERS:
         return "unknown gender"
-    if record["language"] not in attributes.SPEED_BOUNDARIES:
+    if record.get("language") not in tuple(attributes.SPEED_BOUNDARIES):
         return "unsupported language"
-    if not _is_number(record["pitch"]) or record["pitch"] < 0:
+    pitch, speed = record.get("pitch"), record.get("speed")
+    if not _is_number(pitch) or pitch < 0:
         return "no pitch"
-    return "" if _is_number(record["speed"]) and record["speed"] >= 0 else "no speed"
+    return "" if _is_number(speed) and speed >= 0 else "no speed"
 
 
 def _is_number(value: Any) -> bool:

@@ -4,7 +4,6 @@ The measures are of the original recordings, of their codec resynthesis, and of 
 much is lost on the way to the next. What they return is defined in report.py.
 """
 
-import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from spark_jax.config import SparkConfig
+from spark_jax.data import manifest
 from spark_jax.errors import SparkError
 from spark_jax.evaluation.judges import SAMPLE_RATE, SpeechRecognizer
 from spark_jax.evaluation.metrics import word_errors
@@ -164,12 +164,10 @@ def _read_lines(path: Path) -> list[str]:
 def _read_metadata(metadata: Path) -> list[tuple[str, Sentence]]:
     """Returns (split, sentence) of every line."""
     rows = []
-    for number, line in enumerate(_read_lines(metadata), start=1):
-        try:
-            row = json.loads(line)
-            rows.append((row["split"], Sentence(row["text"], metadata.parent / row["wav_path"])))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise SparkError(f"{metadata}: line {number}: expected split, text and wav_path ({error!r})") from error
+    for record in manifest.read_jsonl(metadata, ("split", "text", "wav_path")):
+        if wrong := [name for name in ("split", "text", "wav_path") if not isinstance(record[name], str)]:
+            raise SparkError(f"{metadata}: {wrong[0]} is {record[wrong[0]]!r}, expected a text")
+        rows.append((record["split"], Sentence(record["text"], metadata.parent / record["wav_path"])))
     return rows
 
 

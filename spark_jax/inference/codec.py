@@ -23,7 +23,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from spark_jax.audio.load import check_reference, load_audio
+from spark_jax.audio.reference import load_reference, warn_without_voice
 from spark_jax.config import SparkConfig
+from spark_jax.dataclass_reader import plain_number
 from spark_jax.errors import SparkError
 from spark_jax.inference import buckets, placement, speech_tokens
 from spark_jax.inference.buckets import Batch
@@ -59,7 +61,7 @@ class Codec:
         *,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
-        batch_length: int = BATCH_LENGTH,
+        batch_length: int | np.integer = BATCH_LENGTH,
     ):
         """Args:
         config, variables: of a `model_directory.LoadedModel`; parts that are not the codec's are left alone.
@@ -70,7 +72,7 @@ class Codec:
         self.mesh = placement.mesh_or_device(mesh)
         own = {part: variables[part] for part in CODEC_PARTS if part in variables}
         self.variables = {**variables, **placement.place(own, config, self.mesh)}
-        self.batch_length = batch_length
+        self.batch_length = plain_number(batch_length)
         self._dtype = dtype
 
     @classmethod
@@ -127,7 +129,7 @@ class Codec:
         return _in_order(plan, self.encode_padded(padded))
 
     def encode_files(self, paths: Sequence[str | os.PathLike[str]]) -> list[TokenIds]:
-        """Returns what `encode` does, of audio files of any sample rate; of several channels the first counts.
+        """Returns what `encode` does, of audio files of any sample rate; see `audio.load.load_audio`.
 
         Raises:
           SparkError: a file that is missing or no audio, or as `encode`.
@@ -163,16 +165,24 @@ class Codec:
     def voice(self, path: str | os.PathLike[str], transcript: str | None = None) -> Voice:
         """Returns the voice of a recording: its speaker's tokens, and its speech's where its transcript is given.
 
-        Without a transcript nothing but the reference clip (the first seconds) is encoded. Any sample rate and any
-        format that libsndfile reads; of several channels the first counts.
+        Without a transcript nothing but the reference clip (the first seconds) is encoded, and at most 30 s are read.
+        Any sample rate and any format that `audio.containers` opens. Long silence at the start is skipped, and of
+        several channels the one that speaks counts: see `audio.reference.load_reference`.
+
+        Warns:
+          UserWarning: another channel than the first was taken, or no voice is heard in the recording.
 
         Raises:
-          SparkError: the file is missing, not audio, shorter than 0.1 s, silent or not finite.
+          SparkError: the file is missing, not audio, shorter than 0.1 s, silent or not finite, or it comes with a
+            transcript and is longer than 30 s.
         """
+        name = os.fspath(path)
+        samples = load_reference(path, self.config.sample_rate, spoken=transcript is not None)
+        samples = self._checked(samples, name)
+        warn_without_voice(samples, name, self.config.sample_rate)
         if transcript is not None:
-            [(global_ids, semantic_ids)] = self.encode_files([path])
+            [(global_ids, semantic_ids)] = self.encode([samples], [name])
             return Voice(global_ids, semantic_ids, transcript)
-        samples = self._checked(load_audio(path, self.config.sample_rate), os.fspath(path))
         clips = np.zeros((self._shards, self.config.ref_segment_samples), np.float32)
         clips[0] = speech_tokens.prepare(samples, self.config).clip
         global_ids = self._tokenize_speakers(self.variables["bicodec"], clips)

@@ -105,9 +105,9 @@ class Generator:
         model: Qwen2,
         params: Any,
         tokenizer: SparkTokenizer,
-        global_tokens: int = 32,
+        global_tokens: int | np.integer = 32,
         *,
-        max_semantic_tokens: int,
+        max_semantic_tokens: int | np.integer,
         mesh: Mesh | None = None,
         prompt_buckets: Sequence[int] | None = None,
         output_buckets: Sequence[int] | None = None,
@@ -129,10 +129,10 @@ class Generator:
         self._context = model.config.max_position_embeddings
         mesh = placement.mesh_or_device(mesh)
         self._shards = placement.row_shards(mesh)
-        grammar = build_grammar(tokenizer, global_tokens, model.config.vocab_size)
+        grammar = build_grammar(tokenizer, int(global_tokens), model.config.vocab_size)
         self._grammar = jax.device_put(grammar, replicated(mesh))
-        self._max_semantic_tokens = max_semantic_tokens
-        self._longest_answer = grammar.index("first_semantic") + max_semantic_tokens + 1
+        self._max_semantic_tokens = int(max_semantic_tokens)
+        self._longest_answer = grammar.index("first_semantic") + self._max_semantic_tokens + 1
         self._prompt_buckets = tuple(prompt_buckets or lengths_up_to(MAX_PROMPT_TOKENS))
         self._output_buckets = tuple(output_buckets or doubling(FIRST_ROOM, self._longest_answer))
         self._prefill, self._decode, self._grow = self._compile(model, mesh)
@@ -163,9 +163,9 @@ class Generator:
     def generate(
         self,
         prompts: Sequence[Prompt],
-        seeds: Sequence[int],
+        seeds: Sequence[int | np.integer],
         method: Greedy | Sampling = Sampling(),  # noqa: B008 (frozen)
-        max_new_tokens: int | Sequence[int] | None = None,
+        max_new_tokens: int | np.integer | Sequence[int | np.integer] | None = None,
     ) -> list[Generation]:
         """Answers a batch of prompts with speech tokens.
 
@@ -204,7 +204,7 @@ class Generator:
     def _start(
         self,
         prompts: Sequence[Prompt],
-        seeds: Sequence[int],
+        seeds: Sequence[int | np.integer],
         limits: Int[np.ndarray, " batch"],
         method: Greedy | Sampling,
     ) -> DecodeState:

@@ -5,6 +5,7 @@ import math
 import os
 from typing import Any
 
+from spark_jax.dataclass_reader import PlainNumbers
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.voice import Voice
 from spark_jax.text.attributes import GENDERS, LEVELS, MAX_SPEED_VALUE
@@ -16,7 +17,7 @@ _LEVELS = f"one of {', '.join(LEVELS)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(PlainNumbers):
     """A text, whose voice speaks it, and how it is sampled.
 
     The voice is one of: `voice`, `reference`, `gender`; without any of them the model's default voice speaks.
@@ -38,6 +39,8 @@ class Request:
         model allows (60 in the release), or its context holds.
       normalize: "on": numbers, abbreviations and the like are written in words before they are spoken; "off": the text
         stays as it is; "auto": as the model's configuration says (`TextConfig.normalize`).
+
+    Numbers of numpy are taken as Python's.
 
     Raises:
       SparkError: from the constructor, for options that are out of range or exclude each other.

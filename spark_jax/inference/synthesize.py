@@ -18,6 +18,7 @@ from spark_jax.errors import SparkError
 from spark_jax.inference import batch, placement
 from spark_jax.inference.audio import Audio, Speech
 from spark_jax.inference.batch import Pieces
+from spark_jax.inference.checks import check_speech
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
 from spark_jax.inference.controls import ignored_options
 from spark_jax.inference.engine import Engine, EngineSettings, Job
@@ -117,8 +118,9 @@ class SparkTTS:
             syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds, normalize.
 
         Warns:
-          UserWarning: the speech was cut off at `max_seconds`, as `Audio.reached_limit` says, too; or the model cannot
-            do what is asked for: characters that it does not know, a control that changes nothing.
+          UserWarning: something is wrong with the speech: it was cut off, as `Audio.reached_limit` says, too, or one of
+            `Audio.checks`; the model cannot do what is asked for (characters that it does not know, a control that
+            changes nothing); or the reference holds no voice, or not in its first channel.
 
         Raises:
           SparkError: bad options, or a voice, reference or text that cannot be used.
@@ -146,13 +148,18 @@ class SparkTTS:
         if audio.reached_limit:
             count = len(self.plan(request)[0].pieces)
             warnings.warn(self._cut_off(request, count, len(audio.semantic_ids)), stacklevel=3)
+        for finding in audio.checks:
+            if finding.name != "no_end":  # it was cut off: told already
+                wrong = request.transcript is not None and finding.name in ("silent", "too_short")
+                hint = "; does the reference say what its transcript says?" if wrong else ""
+                warnings.warn(finding.message + hint, stacklevel=3)
         return audio
 
     def synthesize_batch(self, requests: Iterable[Request], *, progress: bool = False) -> Iterator[tuple[int, Audio]]:
         """Speaks any number of requests together: yields the number and the speech of each when it is finished.
 
-        What a request gets depends on itself and on the engine's settings, not on the others. `Audio.reached_limit`
-        says which are cut off. Leaving the loop drops what is not finished.
+        What a request gets depends on itself and on the engine's settings, not on the others. `reached_limit` and
+        `checks` of the audio say what is wrong with it. Leaving the loop drops what is not finished.
 
         Args:
           requests: any iterable; it is read as the engine has room.
@@ -232,7 +239,7 @@ class SparkTTS:
             name: getattr(own, name) if getattr(request, name) is None else getattr(request, name)
             for name in ("temperature", "top_k", "top_p")
         }
-        samples, said, reached_limit = [], [], False
+        samples, said, checks, reached_limit = [], [], [], False
         for number, piece in enumerate(plan.pieces):
             prompt = self._prompt(request, piece.text, voice)
             room = speaker.room(prompt)
@@ -245,11 +252,20 @@ class SparkTTS:
             reached_limit |= speech.reached_limit
             said.append(speech.semantic_ids)
             samples.append(speech.samples)
+            checks += check_speech(
+                piece.text,
+                speech.samples,
+                self.config.sample_rate,
+                speech.semantic_ids,
+                reached_limit=speech.reached_limit,
+                syllables_per_second=request.syllables_per_second,
+            )
             if voice is None:  # made up for the first piece, it speaks the others
                 voice = Voice(speech.global_ids, np.zeros(0, np.int32))
         whole, spans = join_pieces(plan, samples, self.config.sample_rate)
         semantic_ids = np.concatenate(said)
-        return Audio(whole, self.config.sample_rate, semantic_ids, voice.global_ids, reached_limit, spans)
+        rate, found = self.config.sample_rate, tuple(checks)
+        return Audio(whole, rate, semantic_ids, voice.global_ids, reached_limit, spans, found)
 
     def _prompt(self, request: Request, text: str, voice: Voice | None) -> Prompt:
         """Returns the prompt of a piece; without a voice one is made up."""

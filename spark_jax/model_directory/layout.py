@@ -172,7 +172,17 @@ def read_config(directory: str | Path) -> SparkConfig:
     if _is_old(directory):
         return _read_old_config(directory)
     path = directory / CONFIG
+    if not (directory / "params").is_dir() and (directory / "BiCodec").is_dir():
+        raise SparkError(
+            f"{directory}: in the layout of the release; expected a model directory, which "
+            f"`spark-jax convert {directory} DST` makes of it"
+        )
     content = read_json(path, "a model directory")
+    if isinstance(content, dict) and "model_type" in content and "format_version" not in content:
+        raise SparkError(
+            f"{directory}: a model of type {content['model_type']!r} in the layout of transformers; expected a model "
+            f"directory, which `spark-jax convert RELEASE DST --llm {directory}` makes of a language model"
+        )
     version = content.pop("format_version", None) if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise SparkError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import BiCodecConfig, SparkConfig
-from spark_jax.errors import SparkError, one_line
+from spark_jax.errors import ManyFaultsError, SparkError, one_line
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.sharding import tree_shardings, unbox
 from spark_jax.shared.pytree import flatten
@@ -200,10 +200,10 @@ def check_fit(where: Any, found: Any, expected: Any) -> None:
       where: what the message begins with.
 
     Raises:
-      SparkError: they differ; all `differences` are listed.
+      ManyFaultsError: they differ; it has all `differences`.
     """
     if problems := differences(found, expected):
-        raise SparkError(f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
+        raise ManyFaultsError({f"{where}: {len(problems)} tensors do not fit": problems})
 
 
 @functools.lru_cache(maxsize=16)

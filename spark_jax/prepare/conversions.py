@@ -4,14 +4,17 @@ import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soundfile
 
 from spark_jax.config import SparkConfig
 from spark_jax.data import audio_sources, manifest, records, token_sources, tokens
-from spark_jax.errors import SparkError
+from spark_jax.data.corpus_audio import UnusableAudioError, read_audio
+from spark_jax.data.sources import DropCounter
+from spark_jax.data.token_check import CodeSizes, check_ids, check_text
+from spark_jax.errors import SparkError, one_line
 from spark_jax.shared.config_files import load_config
 from spark_jax.text.tokenizer import open_tokenizer
 
@@ -53,12 +56,16 @@ class TokenConversion:
         Raises:
           SparkError: a file that is named here cannot be read.
         """
-        tokenizer = open_tokenizer(self.tokenizer, load_config(SparkConfig, self.model))
+        system = load_config(SparkConfig, self.model)
+        tokenizer = open_tokenizer(self.tokenizer, system)
         classes = tokens.class_table(tokenizer)
+        sizes = CodeSizes.of_tokenizer(tokenizer, system.bicodec.speaker_encoder.token_num)
 
         def convert(record: dict[str, Any]) -> Item | str:
             if fault := token_sources.utterance_fault(record):
                 return fault
+            check_text(record)
+            check_ids(record, sizes)
             tokens.make_example(tokenizer, classes, tokens.TTS, record)  # refuses what training would refuse
             count = token_sources.content_tokens(tokenizer, record)
             if count >= 1 << 16:
@@ -78,12 +85,14 @@ class AudioConversion:
     Attributes:
       corpus: folder of the audio files.
       tokens: JSON Lines with the ids of the same utterances, which go into the records; None: none do.
-      sample_rate: of all files, Hz.
+      sample_rate: of all records, Hz; files of another are resampled.
+      on_error: what becomes of a line of `tokens` that cannot be used: raise, or skip.
     """
 
     corpus: str
     tokens: str | None
     sample_rate: int
+    on_error: Literal["raise", "skip"] = "raise"
 
     kind = "audio"
     fields = (*manifest.CORPUS_FIELDS, "split")
@@ -100,24 +109,36 @@ class AudioConversion:
           SparkError: a file that is named here cannot be read.
         """
         names = audio_sources.TOKEN_FIELDS
-        lines = [] if self.tokens is None else manifest.read_jsonl(self.tokens, ["index", *names])
-        ids = {line["index"]: {name: records.as_codes(line[name]) for name in names} for line in lines}
+        ids, dropped = {}, DropCounter(self.on_error)
+        lines = [] if self.tokens is None else manifest.read_jsonl(self.tokens, ["index", *names], dropped=dropped)
+        for line in lines:
+            try:
+                ids[line["index"]] = {name: records.as_codes(line[name]) for name in names}
+            except (TypeError, ValueError) as error:
+                reason = f"{self.tokens}: utterance {line['index']!r}: {one_line(error)}"
+                dropped.fault("unusable ids", SparkError(reason))
 
         def convert(record: dict[str, Any]) -> Item | str:
+            if fault := manifest.corpus_fault(record):
+                raise SparkError(fault)
             path = Path(self.corpus) / record["wav_path"]
             try:
                 content = path.read_bytes()
                 with soundfile.SoundFile(io.BytesIO(content)) as file:
-                    as_it_is = file.format == "FLAC" and file.channels == 1
+                    rate = file.samplerate
+                    as_it_is = file.format == "FLAC" and file.channels == 1 and rate == self.sample_rate
+            except FileNotFoundError as error:
+                raise UnusableAudioError("no such file", f"{path}: no such file") from error
             except (OSError, soundfile.SoundFileError) as error:
-                raise SparkError(f"{path}: cannot be read as audio ({error})") from error
-            samples = manifest.read_audio(io.BytesIO(content), self.sample_rate, str(path))  # it decodes to its end
+                raise UnusableAudioError("unreadable audio", f"{path}: cannot be read as audio ({error})") from error
+            samples = read_audio(io.BytesIO(content), self.sample_rate, str(path))  # it decodes to its end
             if not as_it_is:
                 flac = io.BytesIO()
                 soundfile.write(flac, samples, self.sample_rate, format="FLAC", subtype="PCM_16")
                 content = flac.getvalue()
             arrays = {"audio": np.frombuffer(content, np.uint8)} | ids.get(record["index"], {})
             fields = {name: value for name, value in record.items() if name != "wav_path"}
+            fields["duration"] = round(len(samples) / self.sample_rate, 3)  # whatever the metadata says
             columns = {"samples": len(samples), "tokens": len(arrays.get("semantic_ids", ()))}
             return Item(records.encode(fields, arrays), columns)
 

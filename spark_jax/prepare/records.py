@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import multiprocessing
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from spark_jax.data import manifest, records, sources
+from spark_jax.data.corpus_audio import UnusableAudioError
 from spark_jax.errors import SparkError, one_line
 from spark_jax.prepare.conversions import Conversion
 from spark_jax.shared import files
@@ -129,19 +131,24 @@ def write_shard(job: Job, shard: int) -> records.Record:
     columns: dict[str, list[dict[str, int]]] = {}
     dropped: dict[str, sources.DropCounter] = {}
     try:
-        for offset, line in lines(job.source, *job.span(shard)):
-            where = f"{job.source}: byte {offset}"
+        places = _Places(job.source, job.span(shard)[0])
+        for _, line in lines(job.source, *job.span(shard)):
+            where = places.next()
             nowhere = dropped.setdefault("", sources.DropCounter(job.on_error))
             record = manifest.parse_record(line, job.conversion.fields, where, nowhere)
             if record is None:
                 continue
-            split = str(record["split"])
+            split = record["split"]
+            if not isinstance(split, str) or not re.fullmatch(r"\w[\w.-]*", split):
+                reason = f"split is {split!r}, expected a name such as train"
+                nowhere.fault("unusable", SparkError(f"{where}: utterance {record['index']!r}: {reason}"))
+                continue
             left_out = dropped.setdefault(split, sources.DropCounter(job.on_error))
             try:
                 item = convert_record(record)
             except (SparkError, TypeError, ValueError) as error:
-                reason = one_line(error)
-                left_out.fault("unusable", SparkError(f"{where}: utterance {record['index']}: {reason}"))
+                reason = error.reason if isinstance(error, UnusableAudioError) else "unusable"
+                left_out.fault(reason, SparkError(f"{where}: utterance {record['index']}: {one_line(error)}"))
                 continue
             if isinstance(item, str):
                 left_out.add(item)
@@ -185,6 +192,38 @@ def lines(path: Path, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
                 yield offset, line
     except OSError as error:
         raise files.cannot_read(path, error) from error
+
+
+class _Places:
+    """The lines of a part of a file, for messages; the lines before it are counted when one is asked for."""
+
+    def __init__(self, path: Path, start: int):
+        self.path, self._start, self._passed = path, start, 0
+
+    def next(self) -> "_Place":
+        """Returns the place of the part's next line."""
+        self._passed += 1
+        return _Place(self, self._passed)
+
+    @functools.cached_property
+    def before(self) -> int:
+        """Lines that begin before the part."""
+        count, left = 0, max(self._start - 1, 0)
+        with self.path.open("rb") as file:
+            while left > 0 and (block := file.read(min(left, 1 << 20))):
+                count, left = count + block.count(b"\n"), left - len(block)
+        return count + (self._start > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A line of a file; its number is looked for when it is told."""
+
+    places: _Places
+    passed: int
+
+    def __str__(self) -> str:
+        return f"{self.places.path}:{self.places.before + self.passed}"
 
 
 def _finished(job: Job, shard: int, digest: str) -> records.Record | None:

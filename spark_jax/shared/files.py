@@ -2,12 +2,13 @@
 
 Temporary names are short and do not contain the target's, so that names up to the file system's limit work. A link is
 followed: the file that it names is replaced, and the link stays. What is no regular file (a device, a pipe) cannot be
-replaced and is written through.
+replaced and is written through. So is a descriptor of this process, such as `STANDARD_OUTPUT`, whatever it names.
 """
 
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spark_jax.errors import SparkError, one_line
+
+STANDARD_OUTPUT = Path("/dev/stdout")  # understood by `open_atomic` on every system
+_DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d+)")
 
 
 def cannot_read(path: str | os.PathLike[str], error: Exception, expected: str = "") -> SparkError:
@@ -106,14 +110,14 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
       SparkError: the file cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    if _is_device(target):
+    if is_device(path):
         try:
-            with target.open("wb") as file:
+            with _open_device(path) as file:
                 yield file
         except OSError as error:
             raise cannot_write(path, error) from error
         return
+    target = Path(os.path.realpath(path))
     temporary = temporary_name(target)
     try:
         with temporary.open("xb") as file:
@@ -179,13 +183,33 @@ def temporary_name(target: Path) -> Path:
     return target.with_name(f".{secrets.token_hex(6)}.tmp")
 
 
-def _is_device(path: Path) -> bool:
-    """Whether a path names something that cannot be replaced by a file: a device, a pipe or a socket."""
+def is_device(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names what no file can replace: a device, a pipe, a socket or a descriptor of this process."""
+    if _descriptor(path) is not None:
+        return True
     try:
-        mode = path.stat().st_mode
+        mode = os.stat(path).st_mode
     except OSError:  # nothing, or nothing that can be reached, which opening will tell
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def is_standard_output(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names this process's standard output, where messages would mix with what is written."""
+    return _descriptor(path) == 1
+
+
+def _descriptor(path: str | os.PathLike[str]) -> int | None:
+    """Returns the number of the descriptor that a path names; a file behind it is neither emptied nor replaced."""
+    found = _DESCRIPTOR.fullmatch(Path(path).as_posix())
+    if found is None:
+        return None
+    return 1 if found[2] else 2 if found[3] else int(found[1] or found[4])
+
+
+def _open_device(path: str | os.PathLike[str]) -> BinaryIO:
+    number = _descriptor(path)
+    return Path(path).open("wb") if number is None else os.fdopen(os.dup(number), "wb")
 
 
 def _reason(error: Exception) -> str:

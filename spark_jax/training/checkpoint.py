@@ -1,8 +1,10 @@
 """Checkpoints of training runs: state and data position in one save, written while the training goes on.
 
 Resume rules, in this order:
-1. the run's folder holds checkpoints: state and data position come from the newest one that is whole; newer ones
-   that are damaged are set aside in the folder `damaged` and named in the log;
+1. the run's folder holds checkpoints: state and data position come from the newest one whose arrays are whole; newer
+   ones, whose arrays cannot be read or have another checksum, are set aside in the folder `damaged` and named in the
+   log. Whatever else keeps a checkpoint from being read (a position of the data, permissions, memory) is an error, and
+   nothing is moved;
 2. the configuration names parts to start from: their parameters replace the fresh ones;
 3. otherwise everything is fresh.
 """
@@ -11,7 +13,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from spark_jax.shared import distributed
 from spark_jax.shared.pytree import flatten
 from spark_jax.training.checksum import checksums
 from spark_jax.training.config import LoopConfig
+from spark_jax.training.data_position import DataPosition, read_position
 
 DAMAGED = "damaged"  # beside the folder of checkpoints
 _ALL_DAMAGED = "all checkpoints are damaged, move the folder away to begin anew"
@@ -116,7 +119,7 @@ class Checkpoints:
         try:
             response = self._checkpointer.save_checkpointables_async(
                 step,
-                {"state": state, "data": _Position(data)},
+                {"state": state, "data": DataPosition(data)},
                 force=True,
                 metrics=None if value is None else {self._best_metric: float(value)},
                 custom_metadata={"checksums": checksums(state)},
@@ -150,19 +153,21 @@ class Checkpoints:
           data: moves to the checkpoint's position.
 
         Raises:
-          SparkError: there is none; all are damaged; or the tree is not the one asked for.
+          SparkError: there is none; all are damaged; the tree is not the one asked for; or the newest whole one cannot
+            be read for another reason, such as the position of the data or permissions.
         """
         if self.latest_step is None:
             raise SparkError(f"{self._directory}: holds no checkpoint")
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
-            state, problem = self._load(step, abstract_state, data)
+            state, problem = self._load(step, abstract_state)
             if problem is None:
                 break
             damaged[step] = problem
         else:
             listed = "; ".join(f"{step}: {problem}" for step, problem in damaged.items())
             raise SparkError(f"{self._directory}: {_ALL_DAMAGED} ({listed})")
+        self._move_data(step, data)
         if damaged:
             self._aside += self._set_aside(damaged)
             self._checkpointer.reload()
@@ -182,28 +187,50 @@ class Checkpoints:
             self._checkpointer.close()
             logging.getLogger("absl").removeFilter(self._quiet)
 
-    def _load(self, step: int, abstract_state: Any, data: Any) -> tuple[Any, str | None]:
-        """The state of a step, or what is wrong with it: all processes come to the same conclusion."""
+    def _load(self, step: int, abstract_state: Any) -> tuple[Any, str | None]:
+        """The state of a step, or how its arrays are damaged: all processes come to the same conclusion.
+
+        Raises:
+          SparkError: it does not fit, or cannot be read though nothing says that it is damaged.
+        """
         folder = self._directory / str(step)
         # Each process reads for itself, without Orbax's barriers: one that fails would leave the others waiting there.
         context = ocp.Context()
         context.multiprocessing.primary_host = jax.process_index()
         context.multiprocessing.active_processes = {jax.process_index()}
         with context:
-            stored, problem = _attempt(lambda: ocp.metadata(str(folder), checkpointable_name="state"))
+            stored, problem = _attempt(folder, lambda: ocp.metadata(str(folder), checkpointable_name="state"))
             # Orbax counts the loads of a process and the counts have to agree, so none loads unless all do.
             if not distributed.all_processes(problem is None and bool(flatten(stored.metadata))):
                 return None, problem or "no description of its arrays"
             if misfits := differences(stored.metadata, abstract_state):
                 raise SparkError(f"{folder}: does not fit this configuration ({'; '.join(misfits)[:500]})")
-            wanted = {"state": abstract_state, "data": _Position(data)}
-            loaded, problem = _attempt(lambda: ocp.load_checkpointables(str(folder), wanted))
+            wanted = {"state": abstract_state}
+            loaded, problem = _attempt(folder, lambda: ocp.load_checkpointables(str(folder), wanted))
         if not distributed.all_processes(problem is None):
             return None, problem or "damaged for another process"
         state = loaded["state"]
         expected, found = (stored.custom_metadata or {}).get("checksums", {}), checksums(state)
         changed = [name for name, value in expected.items() if found.get(name) != value]
         return state, f"changed: {', '.join(changed)[:300]}" if changed else None
+
+    def _move_data(self, step: int, data: Any) -> None:
+        """Moves the data to a step's position; the arrays are known to be whole.
+
+        Raises:
+          SparkError: on all processes, if one of them cannot.
+        """
+        folder, problem = self._directory / str(step), None
+        try:
+            data.set_state(read_position(folder / "data"))
+        except Exception as error:  # grain and the plans of the data raise many types
+            problem = _brief(error)
+        if not distributed.all_processes(problem is None):
+            raise SparkError(
+                f"{folder / 'data'}: the data cannot go on from this position ({problem or 'on another process'}); the "
+                f"arrays are whole and nothing is moved, expected the same data (or move {folder} away to go on from "
+                "the checkpoint before)"
+            )
 
     def _set_aside(self, damaged: Mapping[int, str]) -> list[str]:
         """Moves checkpoints out of the way: their files may still be of use, their steps will be made anew.
@@ -217,8 +244,11 @@ class Checkpoints:
             while target.exists():
                 target = target.with_name(f"{target.name}_")
             if distributed.is_primary():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(source, target)
+                try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(source, target)
+                except OSError as error:
+                    raise SparkError(f"{source}: damaged ({problem}), and cannot be moved ({_brief(error)})") from error
             lines.append(f"{source}: damaged checkpoint ({problem}), set aside as {target}")
         distributed.barrier("damaged checkpoints are set aside")
         return lines
@@ -231,45 +261,53 @@ class Checkpoints:
         return value if math.isfinite(value) else math.inf
 
 
-class _Position:
-    """A grain iterator as Orbax sees it; read back by any number of processes.
+def check_not_past(output: Path, steps: int) -> None:
+    """Refuses to go on with a run that has made more steps than are asked for.
 
-    grain writes a file per process. All hold the same number of batches, so that a run that goes on with another number
-    of processes takes any of them.
+    Every process looks for itself, so that all of them end, in whatever order they come.
+
+    Args:
+      output: folder of the run.
+      steps: `loop.steps`.
+
+    Raises:
+      SparkError: a checkpoint is of a later step.
     """
-
-    def __init__(self, data: Any):
-        self._data = data
-
-    async def save(self, directory: Any) -> Awaitable[None]:
-        return await self._data.save(directory)
-
-    async def load(self, directory: Any) -> Awaitable[None]:
-        own = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-        files = sorted(path.name for path in directory.iterdir() if path.name.startswith("process_"))
-        text = (directory / (own if own in files else files[0])).read_text()
-
-        async def move() -> None:
-            self._data.set_state(json.loads(text))
-
-        return move()
+    folder = output / "checkpoints"
+    found = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    latest = max(found, default=0)
+    if latest > steps:
+        raise SparkError(
+            f"{output}: the run is at step {latest}, loop.steps is {steps}; nothing is changed, expected at least "
+            f"{latest} steps or another folder"
+        )
 
 
 def _unreadable(directory: Path) -> list[int]:
-    """Steps of the checkpoints whose descriptions are no JSON: Orbax could not even list the others beside them.
+    """Steps of the checkpoints whose descriptions are missing or no JSON: Orbax could not even list the others.
 
     Raises:
-      SparkError: all are.
+      SparkError: all are; or a file cannot be read for another reason, or is none of the arrays' description.
     """
     folders = [path for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
     all_steps, found = distributed.broadcast_from_primary([int(folder.name) for folder in folders]), []
+    problem = ""
     for folder in folders:
-        descriptions = [folder / "_CHECKPOINT_METADATA", *folder.glob("metrics/metrics")]
         try:
-            for path in descriptions:
-                json.loads(path.read_text())
-        except (OSError, ValueError):
+            json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+        except (FileNotFoundError, ValueError):
             found.append(int(folder.name))
+            continue
+        except OSError as error:
+            problem = f"{folder}: checkpoint cannot be read ({_brief(error)}); nothing is moved"
+        for path in folder.glob("metrics/metrics"):
+            try:
+                json.loads(path.read_text())
+            except (OSError, ValueError) as error:
+                reason = f"the metrics cannot be read ({_brief(error)})"
+                problem = f"{path}: {reason}; nothing is moved, remove {path.parent} to go on without them"
+    if any(distributed.broadcast_from_primary([int(bool(problem))])):
+        raise SparkError(problem or f"{directory}: cannot be read by process 0; nothing is moved")
     found = distributed.broadcast_from_primary(found)
     if found and len(found) == len(all_steps):
         raise SparkError(f"{directory}: {_ALL_DAMAGED} (no description of {sorted(found)} can be read)")
@@ -283,12 +321,44 @@ def abstract(tree: Any, shardings: Any) -> Any:
     )
 
 
-def _attempt(read: Callable[[], Any]) -> tuple[Any, str | None]:
-    """What it gives, or what is wrong: Orbax, tensorstore and grain raise many types for damaged files."""
+# Of tensorstore and XLA: what says nothing about the files.
+_NO_DAMAGE = (
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "RESOURCE_EXHAUSTED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+)
+
+
+def _attempt(folder: Path, read: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What it gives, or how the files are damaged: Orbax and tensorstore raise many types for that.
+
+    Raises:
+      SparkError: on all processes, if one of them cannot read though the files may be whole.
+    """
+    value, error = None, None
     try:
-        return read(), None
-    except Exception as error:
-        return None, _brief(error)
+        value = read()
+    except Exception as caught:
+        error = caught
+    if not distributed.all_processes(error is None or _is_damage(error)):
+        reason = _brief(error) if error is not None else "on another process"
+        raise SparkError(f"{folder}: checkpoint cannot be read ({reason}); nothing is moved") from error
+    return value, None if error is None else _brief(error)
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether an error may mean that files are missing or hold something else: not permissions, memory or time."""
+    if isinstance(error, MemoryError | TimeoutError):
+        return False
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return error.errno is None
+    text = str(error)
+    if any(mark in text for mark in _NO_DAMAGE) or "Permission denied" in text:
+        return False
+    return error.__cause__ is None or _is_damage(error.__cause__)
 
 
 def _told_here(record: logging.LogRecord) -> bool:

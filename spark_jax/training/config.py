@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from spark_jax.dataclass_reader import PlainNumbers
+
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(PlainNumbers):
     """Devices on each mesh axis, data -1 takes all that the others leave; and what is told to their compiler."""
 
     data: int = -1
@@ -17,7 +19,7 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LoopConfig:
+class LoopConfig(PlainNumbers):
     """Length and rhythm of a run, counted in steps."""
 
     steps: int = 1000

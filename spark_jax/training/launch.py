@@ -17,6 +17,7 @@ from spark_jax.shared.config_files import load_config
 from spark_jax.shared.files import cannot_write
 from spark_jax.shared.pytree import flatten
 from spark_jax.training.catalog import TRAININGS
+from spark_jax.training.checkpoint import check_not_past
 from spark_jax.training.settings import write_settings
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # no sign of a process that is gone
@@ -58,6 +59,7 @@ def launch(
         _refuse_addresses(settings, config, output)
         distributed.initialize(coordinator, num_processes, process_id, heartbeat)
         with _one_run_in(output):
+            check_not_past(output, settings.loop.steps)
             if distributed.is_primary():
                 write_settings(output, settings)
             if jax.process_count() > 1 and jax.config.jax_compilation_cache_dir is None:

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from spark_jax.dataclass_reader import PlainNumbers
 from spark_jax.errors import SparkError
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(PlainNumbers):
     """AdamW with clipping by global norm, after a linear warm-up one of four schedules.
 
     `decay_steps` counts from step 0, the warm-up included; None: the run's length.

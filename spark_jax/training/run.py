@@ -22,7 +22,7 @@ from spark_jax.performance import hardware
 from spark_jax.shared import distributed
 from spark_jax.shared.files import replace_directory, temporary_name
 from spark_jax.training import settings
-from spark_jax.training.checkpoint import Checkpoints, abstract
+from spark_jax.training.checkpoint import Checkpoints, abstract, check_not_past
 from spark_jax.training.config import LoopConfig
 from spark_jax.training.program import Program
 from spark_jax.training.state import TrainState
@@ -50,7 +50,7 @@ class Run:
 
     Raises:
       SparkError: the mesh leaves out devices of a run of several processes, or its processes cannot share a batch; the
-        folder cannot be written, or all checkpoints in it are damaged.
+        folder cannot be written, all checkpoints in it are damaged, or one is of a step beyond `config.steps`.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Run:
             )
         self.share = sharding.batch_share(self.mesh)
         self.step_flops, self.peak_flops = step_flops, hardware.peak_flops(self.mesh.devices.flat[0])
+        check_not_past(self.output, config.steps)
         self.checkpoints = Checkpoints.of_run(self.output, config)
         self.is_new = self.checkpoints.latest_step is None
         self._system, self._report = system, None

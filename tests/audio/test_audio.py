@@ -96,22 +96,3 @@ def test_check_reference():
     ):
         with pytest.raises(SparkError, match=f"ref.wav: .*{words}"):
             load.check_reference(samples, "ref.wav", 16_000)
-
-
-def test_write_wav(tmp_path):
-    samples = np.array([0.0, 0.5, -1.5, 1.0], np.float32)
-    load.write_wav(tmp_path / "out.wav", samples, 16_000)
-    read, rate = soundfile.read(tmp_path / "out.wav", dtype="int16")
-    assert rate == 16_000 and read.tolist() == [0, 16384, -32767, 32767]
-    assert soundfile.info(tmp_path / "out.wav").subtype == "PCM_16"
-
-
-def test_write_wav_refuses_and_leaves_nothing(tmp_path):
-    with pytest.raises(SparkError, match="folder .*absent.* does not exist"):
-        load.write_wav(tmp_path / "absent" / "out.wav", np.zeros(4), 16_000)
-    (tmp_path / "taken.wav").mkdir()
-    with pytest.raises(SparkError, match="taken.wav: cannot be written"):
-        load.write_wav(tmp_path / "taken.wav", np.zeros(4), 16_000)
-    with pytest.raises(SparkError, match="NaN"):
-        load.write_wav(tmp_path / "out.wav", np.array([np.nan]), 16_000)
-    assert [path.name for path in tmp_path.iterdir()] == ["taken.wav"]

@@ -85,7 +85,7 @@ def test_a_sliding_window_that_no_layer_uses(read):
         ((), {"use_sliding_window": True, "max_window_layers": 2}, "sliding-window attention"),
         ((), {"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window attention"),
         ((), {"layer_types": 5}, "sliding-window attention"),
-        ((), {"quantization_config": {"quant_method": "gptq"}}, "quantization_config is"),
+        ((), {"quantization_config": {"quant_method": "gptq"}}, "the weights are quantized by gptq"),
         ((), {"attention_bias": True} | {"model_type": "qwen3"}, "attention_bias is True; only False"),
         ((), {"num_key_value_heads": 3}, "num_attention_heads is 4, expected a multiple of num_key_value_heads, 3"),
         ((), {"hidden_size": 65}, "hidden_size is no multiple"),

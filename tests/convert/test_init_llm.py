@@ -147,7 +147,7 @@ def test_training_begins_there_and_its_output_is_exported(start, tmp_path, monke
                 "language": "en",
                 "pitch": 200.0,
                 "speed": 4.0,
-                "global_ids": rng.integers(0, 16, 4).tolist(),
+                "global_ids": rng.integers(0, 16, 32).tolist(),
                 "semantic_ids": rng.integers(0, 64, 10).tolist(),
             }
             file.write(json.dumps(record) + "\n")
@@ -158,7 +158,7 @@ def test_training_begins_there_and_its_output_is_exported(start, tmp_path, monke
         tokenizer=str(start / "tokenizer"),
         init_from=str(start),
         loop=LoopConfig(steps=1, evaluate_every=1, checkpoint_every=1),
-        data=TokenDataConfig(row_length=64, batch_rows=4, evaluation_batches=1),
+        data=TokenDataConfig(row_length=96, batch_rows=4, evaluation_batches=1),
         mesh=MeshConfig(data=1),
     )
     monkeypatch.setattr(hardware, "peak_flops", lambda device: 1e9)

@@ -157,12 +157,13 @@ def test_tokens_stand_for_their_samples(records, tmp_path):
 
 def test_audio_that_cannot_be_read_is_an_error_or_another_stands_in(records, caplog):
     """The stand-in is the same after a resume: drawn from the row's generator."""
+    sources = [audio_sources.FolderAudio(records, 16_000, dropped=DropCounter("skip")) for _ in range(2)]
+    stopping = make_examples(records, 0.4, 0.1)
     Path(records[1]["wav_path"]).write_bytes(b"no audio")
     with pytest.raises(SparkError, match="1.flac: cannot be read as audio"):
-        make_examples(records, 0.4, 0.1).load(np.array([0, 1]), generators(2))
+        stopping.load(np.array([0, 1]), generators(2))
     loaded = []
-    for _ in range(2):
-        source = audio_sources.FolderAudio(records, 16_000, dropped=DropCounter("skip"))
+    for source in sources:
         examples = codec.CodecExamples([source], CONFIG, 0.4, 0.1)
         loaded.append(examples.load(np.array([0, 1, 2]), generators(3)))
         assert examples.dropped["unreadable"] >= 1 and "1.flac: cannot be read as audio" in caplog.text
@@ -173,6 +174,22 @@ def test_audio_that_cannot_be_read_is_an_error_or_another_stands_in(records, cap
         Path(record["wav_path"]).write_bytes(b"no audio")
     with pytest.raises(SparkError, match="100 utterances in a row cannot be read"):
         examples.load(np.array([0]), generators(1))
+
+
+def test_lengths_are_the_files_and_what_cannot_be_opened_is_left_out_at_the_start(records):
+    records = [record | {"duration": 0.01} for record in records]  # of other files
+    source = audio_sources.FolderAudio(records, 16_000)
+    np.testing.assert_allclose(source.seconds, [0.125, 0.4375, 1.25])
+    examples = codec.CodecExamples([source], CONFIG, 0.4, 0.1, whole_utterances=True)
+    assert len(examples) == 1 and examples.dropped == {"too long": 2}
+    Path(records[0]["wav_path"]).unlink()
+    Path(records[2]["wav_path"]).write_bytes(b"no audio")
+    with pytest.raises(SparkError, match="0.flac: no such file"):
+        audio_sources.FolderAudio(records, 16_000)
+    source = audio_sources.FolderAudio(records, 16_000, dropped=DropCounter("skip"))
+    assert len(source) == 1 and source.dropped.counts == {"no such file": 1, "unreadable audio": 1}
+    with pytest.raises(SparkError, match="no file of 2 utterances can be read, 2 dropped"):
+        audio_sources.FolderAudio(records[::2], 16_000, dropped=DropCounter("skip"))
 
 
 def test_a_mixture_draws_from_its_corpora_by_weight(records):

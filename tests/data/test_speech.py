@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,7 +77,18 @@ def test_frame_labels_follow_the_bounds():
     np.testing.assert_array_equal(labels, [0, 7, 7, 9, 9, 0])
 
 
-def test_frames_of_another_rate_have_its_length():
+def test_durations_are_the_files(records):
+    wrong = [record | {"duration": 0.2} for record in records]
+    assert examples_of(wrong, (1.0, 2.0), 4.0).buckets.tolist() == [0, 0, 1, -1, -1]
+    records[1]["text"] = None
+    with pytest.raises(SparkError, match="utterance 1: text is None, expected a text"):
+        examples_of(records, (1.0, 2.0), 4.0)
+    Path(records[0]["wav_path"]).unlink()
+    with pytest.raises(SparkError, match="0.flac: no such file"):
+        examples_of(wrong, (1.0, 2.0), 4.0)
+
+
+def test_frames_of_another_rate_have_its_length(tmp_path):
     """At 24 kHz and 240 samples a hop they see 0–16.7, 10–26.7, … ms: their middles are 8.3, 18.3, 28.3 ms."""
     front_end = Wav2Vec2Config(conv_dim=(8, 8), conv_kernel=(160, 2), conv_stride=(120, 2))
     bicodec = dataclasses.replace(
@@ -91,6 +103,7 @@ def test_frames_of_another_rate_have_its_length():
     assert labels[:4].tolist() == [0, 7, 9, 0]
     # A second holds 99 frames, and so 98 labels that differ: one more is left out.
     texts = ["ab" * 49, "ab" * 49 + "a"]
-    records = [{"index": i, "wav_path": "", "duration": 1.0, "text": text} for i, text in enumerate(texts)]
+    soundfile.write(tmp_path / "a.flac", np.full(24_000, 0.1), 24_000)
+    records = [{"index": i, "wav_path": str(tmp_path / "a.flac"), "text": text} for i, text in enumerate(texts)]
     data = AudioDataConfig(bucket_seconds=(1.0,))
     assert SpeechExamples(records, "text", Vocabulary(["a", "b"]), data, system).buckets.tolist() == [0, -1]

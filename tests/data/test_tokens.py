@@ -113,7 +113,7 @@ def test_what_training_cannot_use_is_dropped_by_reason(tokenizer):
     [
         ({"text": " "}, "text is ' '"),
         ({"global_ids": [0, 8]}, "global id 8 is out of range"),
-        ({"semantic_ids": []}, "expected a list of integers"),
+        ({"semantic_ids": []}, "semantic_ids is empty, expected at least one id"),
         ({"semantic_ids": "abc"}, "expected a list of integers"),
     ],
 )

@@ -15,7 +15,8 @@ from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SamplingConfig
 from spark_jax.errors import SparkError
-from spark_jax.inference import long_text
+from spark_jax.inference import long_text, synthesize
+from spark_jax.inference.checks import Finding
 from spark_jax.inference.request import Request
 from spark_jax.inference.synthesize import SparkTTS
 from spark_jax.model_directory import directory as model_directory
@@ -138,9 +139,29 @@ def test_the_limit_is_told_and_kept(tts):
 
 def test_an_end_is_no_limit(tts):
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", UserWarning)  # it speaks for long, being random
+        warnings.filterwarnings("error", "the speech has no end")
         audio = tts.synthesize("Hello.", gender="male", seed=0)
     assert not audio.reached_limit and 0 < len(audio.semantic_ids) < 3000
+
+
+def test_what_is_wrong_is_told_and_kept(tts, reference, tmp_path, monkeypatch):
+    findings = (Finding("silent", -60.0, -45.0, "it is silent"), Finding("loop", 2.0, 1.0, "it goes in circles"))
+    monkeypatch.setattr(synthesize, "check_speech", lambda *_, **__: findings)
+    for options, hint in (
+        ({"gender": "male"}, ""),
+        ({"reference": reference, "transcript": "It."}, "; does the reference say what its transcript says?"),
+    ):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            audio = tts.synthesize("Hello.", max_seconds=0.1, **options)
+        assert audio.checks == findings
+        cut_off = "the speech has no end: cut off after 0.1 s"
+        assert [str(warning.message) for warning in told] == [cut_off, "it is silent" + hint, "it goes in circles"]
+    audio.save(tmp_path / "out.flac")
+    assert soundfile.info(tmp_path / "out.flac").frames == len(audio.samples)
+    with pytest.raises(SparkError, match=r"out\.x: extension '\.x' is no format of audio"):
+        audio.save(tmp_path / "out.x")
 
 
 def test_a_reference_a_voice_and_its_file_are_the_same(tts, reference, tmp_path):

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax.sharding import NamedSharding
 from spark_jax import sharding
 from spark_jax.data import pipeline
 from spark_jax.errors import SparkError
+from spark_jax.training import checkpoint
 from spark_jax.training.checkpoint import Checkpoints, abstract
 from spark_jax.training.checksum import checksums
 
@@ -173,8 +175,6 @@ DAMAGE = {
     "tree deleted": lambda folder: (folder / "state" / "_METADATA").unlink(),
     "tree garbled": lambda folder: overwrite(folder / "state" / "_METADATA", b"{\x00"),
     "state deleted": lambda folder: shutil.rmtree(folder / "state"),
-    "position deleted": lambda folder: shutil.rmtree(folder / "data"),
-    "position garbled": lambda folder: overwrite(next((folder / "data").glob("process_*")), b"{"),
     "description deleted": lambda folder: (folder / "_CHECKPOINT_METADATA").unlink(),
     "description garbled": lambda folder: overwrite(folder / "_CHECKPOINT_METADATA", b"\xff{"),
     "all deleted": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
@@ -198,6 +198,106 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(three, tmp_path, caps
     assert checkpoints.steps == [2, 4] and (tmp_path / "damaged" / "6").is_dir()
     checkpoints.save(6, make_state(6), make_data())  # its step is free
     checkpoints.close()
+
+
+OTHER = {
+    "position deleted": lambda folder: shutil.rmtree(folder / "data"),
+    "positions deleted": lambda folder: [path.unlink() for path in (folder / "data").iterdir()],
+    "position garbled": lambda folder: overwrite(next((folder / "data").glob("process_*")), b"{"),
+    "position empty": lambda folder: overwrite(next((folder / "data").glob("process_*")), b""),
+    "position of another format": lambda folder: overwrite(next((folder / "data").glob("process_*")), b'{"a": 1}'),
+    "position a number": lambda folder: overwrite(next((folder / "data").glob("process_*")), b"7"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_a_position_that_cannot_be_read_moves_nothing(three, tmp_path, capsys, kind):
+    """The arrays beside it are whole."""
+    source, _ = three
+    folder = shutil.copytree(source / "checkpoints", tmp_path / "checkpoints")
+    OTHER[kind](folder / "6")
+    checkpoints = Checkpoints(folder, keep=10)
+    with pytest.raises(SparkError, match=f"{folder}/6/data: the data cannot go on from this position .*whole") as told:
+        checkpoints.restore(wanted(), make_data())
+    checkpoints.close()
+    assert "\n" not in str(told.value) and "damaged" not in str(told.value) + capsys.readouterr().err
+    assert sorted(os.listdir(folder)) == ["2", "4", "6"] and os.listdir(tmp_path) == ["checkpoints"]
+
+
+def test_a_position_beyond_the_data_moves_nothing(three, tmp_path):
+    source, _ = three
+    folder = shutil.copytree(source / "checkpoints", tmp_path / "checkpoints")
+    plan = pipeline.shuffled_plan(20, 4, 0)
+    short = pipeline.batches(plan, lambda indices, rngs: {"x": indices}, 3, seed=0)
+    checkpoints = Checkpoints(folder, keep=10)
+    with pytest.raises(SparkError, match="the data cannot go on from this position"):
+        checkpoints.restore(wanted(), short)
+    checkpoints.close()
+    assert sorted(os.listdir(folder)) == ["2", "4", "6"] and os.listdir(tmp_path) == ["checkpoints"]
+
+
+NO_DAMAGE = [
+    PermissionError(13, "Permission denied"),
+    ValueError("PERMISSION_DENIED: Error opening /x/manifest.ocdbt"),
+    RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes"),
+    OSError(5, "Input/output error"),
+    MemoryError(),
+    TimeoutError("too late"),
+]
+
+
+@pytest.mark.parametrize("error", NO_DAMAGE, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("call", ["metadata", "load_checkpointables"])
+def test_what_is_no_damage_moves_nothing(three, tmp_path, monkeypatch, error, call):
+    source, following = three
+    folder = shutil.copytree(source / "checkpoints", tmp_path / "checkpoints")
+
+    def fails(*arguments, **more):
+        raise error
+
+    checkpoints = Checkpoints(folder, keep=10)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.ocp, call, fails)
+        with pytest.raises(SparkError, match=f"{folder}/6: checkpoint cannot be read .*; nothing is moved") as told:
+            checkpoints.restore(wanted(), make_data())
+    checkpoints.close()
+    assert "\n" not in str(told.value) and os.listdir(tmp_path) == ["checkpoints"]
+    assert_restores(folder, 6, following).close()
+
+
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "metrics"])
+def test_descriptions_that_may_not_be_read_move_nothing(tmp_path, monkeypatch, name):
+    folder, read = tmp_path / "checkpoints", Path.read_text
+    checkpoints = Checkpoints(folder, keep_best=1)
+    checkpoints.save(2, make_state(2), make_data(), {"loss": 1.0})
+    checkpoints.close()
+
+    def refused(path, *arguments, **more):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(SparkError, match=r"cannot be read \(.*Permission denied.*\); nothing is moved"):
+        Checkpoints(folder)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["checkpoints"] and "2" in os.listdir(folder)
+    next((folder / "2").glob("metrics/metrics")).write_text("{")
+    with pytest.raises(SparkError, match="metrics: the metrics cannot be read .*nothing is moved, remove .*metrics to"):
+        Checkpoints(folder)
+    shutil.rmtree(folder / "2" / "metrics")
+    assert Checkpoints(folder).steps == [2]
+
+
+def test_a_run_that_is_past_its_steps_is_left_alone(three, tmp_path):
+    source, _ = three
+    shutil.copytree(source / "checkpoints", tmp_path / "checkpoints")
+    for steps in (6, 7):
+        checkpoint.check_not_past(tmp_path, steps)
+    for steps in (5, 1, 0):
+        with pytest.raises(SparkError, match=f"{tmp_path}: the run is at step 6, loop.steps is {steps}; nothing is"):
+            checkpoint.check_not_past(tmp_path, steps)
+    checkpoint.check_not_past(tmp_path / "new", 1)
 
 
 def test_two_damaged_checkpoints_and_all(three, tmp_path, capsys):

@@ -53,6 +53,23 @@ def test_what_changes_in_a_run_s_configuration_is_told(start, tmp_path, capsys):
     assert json.loads(path.read_text())["loop"]["steps"] == 2000
 
 
+@pytest.mark.parametrize("steps", [19, 17, 1])
+def test_a_run_that_is_past_its_steps_says_so_and_changes_nothing(start, tmp_path, capsys, steps):
+    start(lambda *_: None, "loop.steps=20")
+    for step in (15, 20):
+        (tmp_path / "run" / "checkpoints" / str(step)).mkdir(parents=True)
+    before = {path: path.is_file() and path.read_bytes() for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(SystemExit) as ended:
+        start(lambda *_: pytest.fail("trained"), f"loop.steps={steps}")
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1
+    assert f"run: the run is at step 20, loop.steps is {steps}; nothing is changed" in told
+    assert {path: path.is_file() and path.read_bytes() for path in (tmp_path / "run").rglob("*")} == before
+    ran = []
+    start(lambda *_: ran.append(None), "loop.steps=20")  # the steps that it has: nothing to do, and no error
+    assert ran == [None]
+
+
 def test_a_folder_that_cannot_be_made(start, tmp_path, capsys):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(SystemExit) as ended:

@@ -7,11 +7,16 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def table(config: Qwen2Config) -> Table:
-    """Returns the table. A tied head may stand in the file as well; older files carry the rotary frequencies."""
+    """Returns the table.
+
+    A tied head may stand in the file as well; older files carry the rotary frequencies; a decoder that was saved
+    without its head (Qwen2Model) lacks the first part of the names.
+    """
     return Table(
         rules(config),
         ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
         copies={HEAD: EMBEDDING} if config.tie_word_embeddings else {},
+        aliases=((r"^(embed_tokens|layers|norm)\.", r"model.\1."),),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from spark_jax.config import DiscriminatorConfig
 from spark_jax.data.config import CodecDataConfig, Sources
+from spark_jax.dataclass_reader import PlainNumbers
 from spark_jax.errors import SparkError
 from spark_jax.training.config import LoopConfig, MeshConfig
 from spark_jax.training.optimizer import OptimizerConfig
@@ -18,7 +19,7 @@ _OPTIMIZER = OptimizerConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class LossWeights:
+class LossWeights(PlainNumbers):
     """Weights of the generator's losses; those of codebook and commitment are the quantizer's."""
 
     mel: float = 15.0
@@ -34,7 +35,7 @@ class LossWeights:
 
 
 @dataclasses.dataclass(frozen=True)
-class DeadCodeResetConfig:
+class DeadCodeResetConfig(PlainNumbers):
     """Dead codes are put onto latents of the batch; off by default, the paper has none.
 
     A run of few steps needs it: codes that no latent is near to at the start never get a gradient.
@@ -46,7 +47,7 @@ class DeadCodeResetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class BiCodecTrainingConfig:
+class BiCodecTrainingConfig(PlainNumbers):
     """Settings of a codec training.
 
     Phases: "full" is the paper's. "features" leaves the wave generator out: quantizer, feature reconstruction and

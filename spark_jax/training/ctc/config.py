@@ -4,12 +4,13 @@ import dataclasses
 from typing import Literal
 
 from spark_jax.data.config import AudioDataConfig
+from spark_jax.dataclass_reader import PlainNumbers
 from spark_jax.training.config import LoopConfig, MeshConfig
 from spark_jax.training.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class CTCTrainingConfig:
+class CTCTrainingConfig(PlainNumbers):
     """Settings of a training of a wav2vec2 encoder with a CTC head on the transcripts of a corpus."""
 
     corpus: str = "corpus"  # folder with metadata.jsonl

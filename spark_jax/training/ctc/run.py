@@ -43,7 +43,7 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
     train_records, validation_records = (
         manifest.read_corpus(config.corpus, split, fields) for split in (data.train_split, data.evaluation_split)
     )
-    vocabulary = speech.Vocabulary.of([record[config.target] for record in train_records])
+    vocabulary = speech.Vocabulary.of(speech.transcripts(train_records, config.target))
     if distributed.is_primary():
         vocabulary.save(output / "vocabulary.json")
     examples, validation = (

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from spark_jax.data.config import Sources, TokenDataConfig
+from spark_jax.dataclass_reader import PlainNumbers
 from spark_jax.nn.attention import AttentionBackend
 from spark_jax.qwen2.model import Remat
 from spark_jax.training.config import LoopConfig, MeshConfig
@@ -11,7 +12,7 @@ from spark_jax.training.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class LLMTrainingConfig:
+class LLMTrainingConfig(PlainNumbers):
     """Settings of a language model training."""
 
     # From `spark-jax prepare encode` or `prepare token-records`; several with weights: [{path: …, weight: 0.5}, …]

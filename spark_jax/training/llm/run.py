@@ -44,8 +44,9 @@ def train(config: LLMTrainingConfig, output: Path) -> TrainState:
     if distributed.is_primary():
         tokenizer.save(output / "tokenizer")
     data = config.data
+    global_tokens = system.bicodec.speaker_encoder.token_num
     sequences, validation = (
-        token_sources.read_sequences(config.tokens, tokenizer, data, split, training, system.token_rate)
+        token_sources.read_sequences(config.tokens, tokenizer, data, split, training, system.token_rate, global_tokens)
         for split, training in ((data.train_split, True), (data.evaluation_split, False))
     )
 
