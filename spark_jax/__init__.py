@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spark_jax.config import SparkConfig
     from spark_jax.errors import SparkError
+    from spark_jax.inference.audio import Audio
     from spark_jax.inference.codec import Codec
-    from spark_jax.inference.synthesize import Audio, SparkTTS
+    from spark_jax.inference.synthesize import SparkTTS
     from spark_jax.model_directory.voice import Voice
 
 _HOMES = {
-    "Audio": "spark_jax.inference.synthesize",
+    "Audio": "spark_jax.inference.audio",
     "Codec": "spark_jax.inference.codec",
     "SparkConfig": "spark_jax.config",
     "SparkError": "spark_jax.errors",

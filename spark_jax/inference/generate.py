@@ -5,7 +5,6 @@ next while a batch is still speaking. So a short answer never pays for the longe
 tokens compiles nothing.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from spark_jax.errors import SparkError
-from spark_jax.inference import placement
+from spark_jax.inference import answers, placement
+from spark_jax.inference.answers import Generation
 from spark_jax.inference.buckets import doubling, lengths_up_to
 from spark_jax.inference.sampling import Greedy, Sampling, choose
 from spark_jax.qwen2.cache import KVCache, init_cache
@@ -30,26 +30,6 @@ from spark_jax.text.tokenizer import SparkTokenizer
 
 MAX_PROMPT_TOKENS = 4096  # the scores of a prompt's attention grow with the square of its length
 FIRST_ROOM = 256  # new tokens that there is room for at first
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Generation:
-    """What the model said to one prompt.
-
-    Attributes:
-      semantic_ids: semantic codes, one for each token of speech; without those of a reference in the prompt.
-      global_ids: global codes, the prompt's or, for a made-up voice, the generated ones.
-      pitch_value, speed_value: the prompt's or the generated ones; None where neither has any.
-      reached_limit: cut off, because the limit on new tokens came before <|im_end|>.
-      new_tokens: how many tokens were generated, with <|im_end|>.
-    """
-
-    semantic_ids: Int[np.ndarray, " time"]
-    global_ids: Int[np.ndarray, " global"]
-    pitch_value: int | None
-    speed_value: int | None
-    reached_limit: bool
-    new_tokens: int
 
 
 @flax.struct.dataclass
@@ -217,7 +197,7 @@ class Generator:
             room = larger
         tokens, stages = np.asarray(state.tokens), np.asarray(state.stage)
         return [
-            self._read(prompt, tokens[row, : limits[row]], bool(stages[row] != self._done))
+            answers.read(self._tokenizer, prompt, tokens[row, : limits[row]], bool(stages[row] != self._done))
             for row, prompt in enumerate(prompts)
         ]
 
@@ -245,8 +225,7 @@ class Generator:
 
     def new_tokens(self, prompt: Prompt, semantic_tokens: int) -> int:
         """Returns the limit on new tokens with which an answer holds at most this many semantic tokens."""
-        others = self._grammar.index("first_semantic") - self._grammar.index(prompt.start)
-        return others + semantic_tokens + 1
+        return answers.new_tokens(self._grammar, prompt, semantic_tokens)
 
     def room(self, prompt: Prompt) -> int:
         """Returns the most semantic tokens that an answer can hold; below 1: the prompt is too long."""
@@ -273,25 +252,6 @@ class Generator:
                 raise SparkError(f"max_new_tokens is {limit}, expected at least {least} for this prompt")
             limits.append(min(limit, self._longest(prompt)))
         return np.array(limits, np.int32)
-
-    def _read(self, prompt: Prompt, tokens: Int[np.ndarray, " output"], reached_limit: bool) -> Generation:
-        """Sorts the tokens of one answer; after <|im_end|> there is only more of it."""
-        names = self._tokenizer
-        semantic, made = names.semantic_codes[tokens], names.global_codes[tokens]
-        pitch, speed = np.isin(names.pitch_value_ids, tokens), np.isin(names.speed_value_ids, tokens)
-        generated_voice = prompt.global_ids is None
-        return Generation(
-            semantic_ids=semantic[semantic >= 0],
-            global_ids=made[made >= 0] if generated_voice else np.array(prompt.global_ids, np.int32),
-            pitch_value=int(np.argmax(pitch)) if pitch.any() else prompt.pitch_value,
-            speed_value=int(np.argmax(speed)) if speed.any() else prompt.speed_value,
-            reached_limit=reached_limit,
-            new_tokens=len(tokens) if reached_limit else int(np.argmax(tokens == self._end)) + 1,
-        )
-
-    @property
-    def _end(self) -> int:
-        return self._tokenizer.id("<|im_end|>")
 
 
 def _active(state: DecodeState, grammar: Grammar) -> Bool[Array, " batch"]:

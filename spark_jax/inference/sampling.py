@@ -3,7 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 @flax.struct.dataclass
@@ -53,3 +53,31 @@ def choose(
     scores, ids = warp(logits, method)
     drawn = jax.vmap(jax.random.categorical)(keys, scores)
     return jnp.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0]
+
+
+@flax.struct.dataclass
+class RowSampling:
+    """How the tokens of each row are chosen, as `Greedy` and `Sampling` say for all."""
+
+    temperature: Float[Array, " rows"]
+    top_p: Float[Array, " rows"]
+    top_k: Int[Array, " rows"]
+    greedy: Bool[Array, " rows"]
+
+
+def choose_rows(
+    sampling: RowSampling, logits: Float[Array, "rows vocab"], keys: Key[Array, " rows"], max_top_k: int
+) -> Int[Array, " rows"]:
+    """Chooses the next token of each row by the row's own values, as `choose` does; `max_top_k` is the largest top-k.
+
+    The draws are those of `choose`, because the noise of a candidate depends on its rank alone.
+    """
+    scores, ids = jax.lax.top_k(logits, min(max_top_k, logits.shape[-1]))
+    scores = scores / sampling.temperature[:, None]
+    scores = jnp.where(jnp.arange(scores.shape[-1]) < sampling.top_k[:, None], scores, -jnp.inf)
+    probabilities = jax.nn.softmax(scores, axis=-1)
+    tail = jnp.cumsum(probabilities[:, ::-1], axis=-1)[:, ::-1]
+    kept = (tail > 1 - sampling.top_p[:, None]).at[:, 0].set(True)
+    drawn = jax.vmap(jax.random.categorical)(keys, jnp.where(kept, scores, -jnp.inf))
+    chosen = jnp.where(sampling.greedy, 0, drawn)
+    return jnp.take_along_axis(ids, chosen[:, None], axis=-1)[:, 0]

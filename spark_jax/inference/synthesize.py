@@ -1,10 +1,10 @@
 """Text to speech from a model directory: the tokenizer, the decoder LLM and the codec put together."""
 
-import dataclasses
+import functools
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,17 +13,20 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from spark_jax.audio.write import write_audio
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
-from spark_jax.inference import placement
-from spark_jax.inference.checks import Finding, check_speech
+from spark_jax.inference import batch, placement
+from spark_jax.inference.audio import Audio, Speech
+from spark_jax.inference.batch import Pieces
+from spark_jax.inference.checks import check_speech
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
 from spark_jax.inference.controls import ignored_options
+from spark_jax.inference.engine import Engine, EngineSettings, Job
 from spark_jax.inference.generate import Generator
-from spark_jax.inference.long_text import Plan, Span, join_pieces, piece_seed, plan_pieces
+from spark_jax.inference.long_text import Plan, join_pieces, piece_seed, plan_pieces
 from spark_jax.inference.request import Request
 from spark_jax.inference.sampling import Greedy, Sampling
+from spark_jax.inference.speech_engine import SpeechEngine, SpeechJob
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.voice import Voice, check_ids
 from spark_jax.qwen2.model import Qwen2
@@ -35,37 +38,6 @@ from spark_jax.text.reading import read_text, read_transcript
 from spark_jax.text.tokenizer import SparkTokenizer
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Audio:
-    """Speech, and the tokens that it was made from.
-
-    Attributes:
-      samples: of the whole text.
-      sample_rate: Hz.
-      semantic_ids: of all pieces of the text, one after the other; the pauses between them have none.
-      global_ids: of the voice.
-      reached_limit: cut off at the longest length allowed: the model had not come to an end.
-      spans: where each piece of the text is heard; a short text is one piece.
-      checks: what is wrong with the speech of each piece, as far as can be told without listening.
-    """
-
-    samples: Float[np.ndarray, " time"]
-    sample_rate: int
-    semantic_ids: Int[np.ndarray, " tokens"]
-    global_ids: Int[np.ndarray, " global"]
-    reached_limit: bool
-    spans: tuple[Span, ...] = ()
-    checks: tuple[Finding, ...] = ()
-
-    def save(self, path: str | os.PathLike[str], format: str | None = None) -> None:
-        """Writes the speech to a file, in the format of its extension or in `format`; see `write_audio`.
-
-        Raises:
-          SparkError: the format is unknown, or the file cannot be written.
-        """
-        write_audio(path, self.samples, self.sample_rate, format)
-
-
 class SparkTTS:
     """A loaded text-to-speech model: a codec, and a generator of its tokens.
 
@@ -75,7 +47,14 @@ class SparkTTS:
       tokenizer: the LLM's; only where that is loaded.
     """
 
-    def __init__(self, model: model_directory.LoadedModel, *, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        model: model_directory.LoadedModel,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        engine: EngineSettings = EngineSettings(),  # noqa: B008 (frozen)
+    ):
         """See `load`."""
         self.config: SparkConfig = model.config
         self._variables = model.variables
@@ -84,8 +63,10 @@ class SparkTTS:
         if "llm" in model.variables:
             self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
             llm = placement.place({"llm": model.variables["llm"]}, self.config, self.codec.mesh)["llm"]
+            self._llm = Qwen2(self.config.llm, jnp.dtype(dtype))
+            self._engine_settings = engine
             self._generator = Generator(
-                Qwen2(self.config.llm, jnp.dtype(dtype)),
+                self._llm,
                 llm["params"],
                 self.tokenizer,
                 self.config.bicodec.speaker_encoder.token_num,
@@ -102,6 +83,7 @@ class SparkTTS:
         base: str | os.PathLike[str] | None = None,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
+        engine: EngineSettings = EngineSettings(),  # noqa: B008 (frozen)
     ) -> "SparkTTS":
         """Loads a model; None: the embedded voice. Turns the persistent compilation cache on.
 
@@ -114,6 +96,7 @@ class SparkTTS:
             are in float32 always.
           mesh: devices of this process, which divide batches and parameters by the table of `spark_jax.sharding`; None:
             the default device.
+          engine: sizes of what `synthesize_batch` runs on; memory for its slots is taken when it is first used.
 
         Raises:
           SparkError: something is wrong with the directory, or the mesh does not divide the model; see
@@ -123,7 +106,7 @@ class SparkTTS:
         mesh = placement.mesh_or_device(mesh)
         directory = EMBEDDED_VOICE if directory is None else directory
         model = model_directory.load(directory, parts=parts, base=base, llm_dtype=dtype, mesh=mesh)
-        return cls(model, dtype=dtype, mesh=mesh)
+        return cls(model, dtype=dtype, mesh=mesh, engine=engine)
 
     def synthesize(self, text: str, voice: Voice | str | os.PathLike[str] | None = None, **options: Any) -> Audio:
         """Speaks a text.
@@ -147,49 +130,58 @@ class SparkTTS:
     def speak(self, request: Request) -> Audio:
         """Answers one request; as `synthesize`."""
         placement.require(self._variables, "llm", "bicodec")
-        plan, messages = self.plan(request)
-        for message in messages:
-            warnings.warn(message, stacklevel=3)
-        voice = None if request.gender is not None else self._voice(request)
-        speech, said, checks, reached_limit = [], [], [], False
-        for number, piece in enumerate(plan.pieces):
-            prompt = self._prompt(request, piece.text, voice)
-            count = self._semantic_count(request, prompt, len(plan.pieces), sum(map(len, said)))
-            if count < 1:
-                reached_limit = True
+        pieces = self._pieces(request, self._generator)
+        speech: Speech | None = None
+        while True:
+            try:
+                wanted = pieces.send(speech)
+            except StopIteration as end:
+                audio = end.value
                 break
-            [generation] = self._generator.generate(
-                [prompt],
-                [piece_seed(request.seed, number)],
-                self._method(request),
-                self._generator.new_tokens(prompt, count),
-            )
-            reached_limit |= generation.reached_limit
+            job = wanted.job
+            method = Greedy() if job.greedy else Sampling(job.temperature, job.top_p, job.top_k)
+            [generation] = self._generator.generate([job.prompt], [job.seed], method, job.limit)
             # Where no <|im_end|> came, its place holds one token more than the limit.
-            said.append(generation.semantic_ids[:count])
-            speech.append(self.decode(generation.global_ids, said[-1]))
-            checks += check_speech(
-                piece.text,
-                speech[-1],
-                self.config.sample_rate,
-                said[-1],
-                reached_limit=generation.reached_limit,
-                syllables_per_second=request.syllables_per_second,
-            )
-            if voice is None:  # made up for the first piece, it speaks the others
-                voice = Voice(generation.global_ids, np.zeros(0, np.int32))
-        semantic_ids = np.concatenate(said)
-        if reached_limit:
-            warnings.warn(self._cut_off(request, len(plan.pieces), len(semantic_ids)), stacklevel=3)
-        for finding in checks:
+            semantic_ids = generation.semantic_ids[: wanted.most]
+            samples = self.decode(generation.global_ids, semantic_ids)
+            speech = Speech(samples, semantic_ids, generation.global_ids, generation.reached_limit)
+        if audio.reached_limit:
+            count = len(self.plan(request)[0].pieces)
+            warnings.warn(self._cut_off(request, count, len(audio.semantic_ids)), stacklevel=3)
+        for finding in audio.checks:
             if finding.name != "no_end":  # it was cut off: told already
                 wrong = request.transcript is not None and finding.name in ("silent", "too_short")
                 hint = "; does the reference say what its transcript says?" if wrong else ""
                 warnings.warn(finding.message + hint, stacklevel=3)
-        samples, spans = join_pieces(plan, speech, self.config.sample_rate)
-        return Audio(
-            samples, self.config.sample_rate, semantic_ids, voice.global_ids, reached_limit, spans, tuple(checks)
-        )
+        return audio
+
+    def synthesize_batch(self, requests: Iterable[Request], *, progress: bool = False) -> Iterator[tuple[int, Audio]]:
+        """Speaks any number of requests together: yields the number and the speech of each when it is finished.
+
+        What a request gets depends on itself and on the engine's settings, not on the others. `reached_limit` and
+        `checks` of the audio say what is wrong with it. Leaving the loop drops what is not finished.
+
+        Args:
+          requests: any iterable; it is read as the engine has room.
+          progress: shows a bar with the seconds of audio a second.
+
+        Warns:
+          UserWarning: the model cannot do what a request asks for; see `synthesize`.
+
+        Raises:
+          SparkError: a request that cannot be spoken; the message begins with its number.
+        """
+        return batch.speak_all(self._speech_engine, self._batch_pieces, requests, progress)
+
+    def synthesize_batch_async(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Audio]]:
+        """Yields what `synthesize_batch` does while the event loop goes on: `async for number, audio in …`.
+
+        Several of them, and `synthesize_batch` in other threads, share the engine.
+
+        Raises:
+          SparkError: as `synthesize_batch`.
+        """
+        return batch.speak_all_async(self._speech_engine, self._batch_pieces, requests)
 
     def plan(self, request: Request) -> tuple[Plan, list[str]]:
         """Returns the pieces in which a request's text is spoken, and what the model cannot do of what it asks for.
@@ -212,14 +204,68 @@ class SparkTTS:
         """Returns the speech of one item's ids, flat arrays or lists, which are checked; see `Codec.decode`."""
         return self.codec.decode([(global_ids, semantic_ids)], [None])[0]
 
-    def _method(self, request: Request) -> Greedy | Sampling:
-        own = self.config.sampling
-        sampling = Sampling(
-            temperature=own.temperature if request.temperature is None else request.temperature,
-            top_p=own.top_p if request.top_p is None else request.top_p,
-            top_k=own.top_k if request.top_k is None else request.top_k,
+    @functools.cached_property
+    def _engine(self) -> Engine:
+        placement.require(self._variables, "llm", "bicodec")
+        return Engine(
+            self._llm,
+            self._generator.params,
+            self.tokenizer,
+            self.config.bicodec.speaker_encoder.token_num,
+            max_semantic_tokens=self.config.max_semantic_tokens,
+            settings=self._engine_settings,
+            mesh=self.codec.mesh,
         )
-        return Greedy() if request.greedy else sampling
+
+    @functools.cached_property
+    def _speech_engine(self) -> SpeechEngine:
+        return SpeechEngine(self._engine, self.codec)
+
+    def _batch_pieces(self, request: Request) -> Pieces:
+        return self._pieces(request, self._engine)
+
+    def _pieces(self, request: Request, speaker: Generator | Engine) -> Pieces:
+        """Yields the job of each piece of a request's text, takes its speech, and returns the whole.
+
+        A piece comes after the one before is spoken: it may need the voice that was made up, and what is left of
+        `max_seconds`.
+        """
+        plan, messages = self.plan(request)
+        for message in messages:
+            warnings.warn(message, stacklevel=4)
+        voice = None if request.gender is not None else self._voice(request)
+        own = self.config.sampling
+        sampling = {
+            name: getattr(own, name) if getattr(request, name) is None else getattr(request, name)
+            for name in ("temperature", "top_k", "top_p")
+        }
+        samples, said, checks, reached_limit = [], [], [], False
+        for number, piece in enumerate(plan.pieces):
+            prompt = self._prompt(request, piece.text, voice)
+            room = speaker.room(prompt)
+            count = self._semantic_count(request, prompt, room, len(plan.pieces), sum(map(len, said)))
+            if count < 1:
+                reached_limit = True
+                break
+            limit, seed = speaker.new_tokens(prompt, count), piece_seed(request.seed, number)
+            speech = yield SpeechJob(Job(prompt, limit, seed, greedy=request.greedy, **sampling), count)
+            reached_limit |= speech.reached_limit
+            said.append(speech.semantic_ids)
+            samples.append(speech.samples)
+            checks += check_speech(
+                piece.text,
+                speech.samples,
+                self.config.sample_rate,
+                speech.semantic_ids,
+                reached_limit=speech.reached_limit,
+                syllables_per_second=request.syllables_per_second,
+            )
+            if voice is None:  # made up for the first piece, it speaks the others
+                voice = Voice(speech.global_ids, np.zeros(0, np.int32))
+        whole, spans = join_pieces(plan, samples, self.config.sample_rate)
+        semantic_ids = np.concatenate(said)
+        rate, found = self.config.sample_rate, tuple(checks)
+        return Audio(whole, rate, semantic_ids, voice.global_ids, reached_limit, spans, found)
 
     def _prompt(self, request: Request, text: str, voice: Voice | None) -> Prompt:
         """Returns the prompt of a piece; without a voice one is made up."""
@@ -254,16 +300,16 @@ class SparkTTS:
             return voice
         return Voice.load(voice, self.config)
 
-    def _semantic_count(self, request: Request, prompt: Prompt, pieces: int, said: int) -> int:
-        """Returns the most semantic tokens that the request allows for a piece and the model has room for.
+    def _semantic_count(self, request: Request, prompt: Prompt, room: int, pieces: int, said: int) -> int:
+        """Returns the most semantic tokens that the request allows for a piece and that there is room for.
 
         Args:
           request: what was asked for.
           prompt: of the piece.
+          room: see `Generator.room`.
           pieces: of the whole text.
           said: semantic tokens of the pieces before.
         """
-        room = self._generator.room(prompt)
         if room < 1:
             raise SparkError(
                 f"the prompt has {len(prompt.ids)} tokens and leaves no room for speech: give less text, or "

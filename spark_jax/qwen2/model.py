@@ -25,7 +25,9 @@ from spark_jax.nn.linear import flat_dot_general, wide_einsum
 from spark_jax.nn.rms_norm import RMSNorm
 from spark_jax.nn.rope import apply_rotary, rotary_angles
 from spark_jax.nn.swiglu import swiglu
+from spark_jax.qwen2 import slot_cache
 from spark_jax.qwen2.cache import KVCache
+from spark_jax.qwen2.slot_cache import Block, Recent, SlotCache
 
 INIT_SCALE = 0.02  # Qwen2's initializer_range
 
@@ -72,13 +74,14 @@ Buffers = tuple[
 
 @flax.struct.dataclass
 class _Step:
-    """Inputs that all layers of one call share; calls with a cache also write at `slots`."""
+    """Inputs that all layers of one call share; calls with a cache also write at `slots`, `decode` within `block`."""
 
     cosine: Float[Array, "batch time half"]
     sine: Float[Array, "batch time half"]
     segment_ids: Int[Array, "batch time"]
     mask: Bool[Array, "batch time length"] | None  # None: the backend makes its own
     slots: Int[Array, "batch time"] | None
+    block: Block | None = None
 
 
 class Attention(nn.Module):
@@ -90,8 +93,8 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch time dim"], cache: Buffers | None, layer: Int[Array, ""], step: _Step
-    ) -> tuple[Float[Array, "batch time dim"], Buffers | None]:
+        self, x: Float[Array, "batch time dim"], cache: Buffers | Recent | None, layer: Int[Array, ""], step: _Step
+    ) -> tuple[Float[Array, "batch time dim"], Buffers | Recent | None]:
         config = self.config
         kv_heads = config.num_key_value_heads
         project = partial(Projection, dtype=self.dtype, bias=config.attention_bias)
@@ -104,6 +107,8 @@ class Attention(nn.Module):
         query, key = (apply_rotary(part, step.cosine, step.sine) for part in (query, key))
         if cache is None:
             mixed = self_attention(self.backend, query, key, value, step.segment_ids, step.mask)
+        elif step.block is not None:
+            mixed, cache = slot_cache.attend(query, key, value, cache, layer, step.block)
         else:
             key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [batch, kv_heads, time, head_dim]
             # The scan over layers carries the whole cache and writes to it in place; as a scanned input and output it
@@ -141,8 +146,8 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, carry: tuple[Float[Array, "batch time dim"], Buffers | None], layer: Int[Array, ""], step: _Step
-    ) -> tuple[tuple[Float[Array, "batch time dim"], Buffers | None], None]:
+        self, carry: tuple[Float[Array, "batch time dim"], Buffers | Recent | None], layer: Int[Array, ""], step: _Step
+    ) -> tuple[tuple[Float[Array, "batch time dim"], Buffers | Recent | None], None]:
         x, cache = carry
         x = sharding.constrain(x, "batch", None, None)
         norm = partial(RMSNorm, self.config.rms_norm_eps)
@@ -235,6 +240,34 @@ class Qwen2(nn.Module):
             added = jnp.sum(segment_ids != 0, axis=1, dtype=jnp.int32)
             cache = KVCache(*buffers, lengths=cache.lengths + added)
         return self.norm(x), cache
+
+    def decode(
+        self,
+        embedded: Float[Array, "slots 1 dim"],
+        cache: SlotCache,
+        recent: Recent,
+        offset: Int[Array, ""],
+        longest: Int[Array, ""],
+        window: int,
+    ) -> tuple[Float[Array, "slots 1 dim"], Recent]:
+        """Returns the hidden states of one more token of each slot, and the recent tokens with it.
+
+        Args:
+          embedded: the tokens' embeddings.
+          cache: the tokens before the block; it is read only.
+          recent: the tokens of the block so far.
+          offset: how many these are.
+          longest: the longest slot that counts. On CPUs this much of the cache is read, whatever the window.
+          window: places of the cache that are read elsewhere; at least `longest`.
+        """
+        slots = embedded.shape[0]
+        positions = (cache.lengths + offset)[:, None]
+        cosine, sine = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        segments = jnp.ones((slots, 1), jnp.int32)
+        step = _Step(cosine, sine, segments, mask=None, slots=None, block=Block(cache, offset, longest, window))
+        layers = jnp.arange(self.config.num_hidden_layers)
+        (x, recent), _ = self.layers((embedded.astype(self.dtype), recent), layers, step)
+        return self.norm(x), recent
 
     def logits(self, hidden: Float[Array, "*batch dim"]) -> Float[Array, "*batch vocab"]:
         """Returns the scores of the next token in float32 (the operands are in the computation's type)."""

@@ -1,0 +1,175 @@
+"""One thread that owns an engine: it decodes what any thread submits, and vocodes what is finished meanwhile."""
+
+import collections
+import dataclasses
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from spark_jax.inference import buckets, placement
+from spark_jax.inference.answers import Generation
+from spark_jax.inference.audio import Speech
+from spark_jax.inference.buckets import Batch
+from spark_jax.inference.codec import Codec
+from spark_jax.inference.engine import Engine, Job
+
+VOCODED_TOGETHER = 512  # padded tokens of a batch of the vocoder on one device: 10 s at the release's rate
+PATIENCE = 32  # turns that a batch of the vocoder waits for more of its length
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeechJob:
+    """A job of the engine, and the most semantic tokens of its speech."""
+
+    job: Job
+    most: int
+
+
+# What a submitter gets: the speech, or why there is none. It is called by the thread that owns the engine.
+Deliver = Callable[[Speech | Exception], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Client:
+    number: int
+    job: SpeechJob
+    deliver: Deliver
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Finished:
+    client: _Client
+    generation: Generation
+    turn: int  # when it was finished
+
+    @property
+    def semantic_ids(self) -> Int[np.ndarray, " tokens"]:
+        # Where no <|im_end|> came, its place holds one token more than the limit.
+        return self.generation.semantic_ids[: self.client.job.most]
+
+
+class SpeechEngine:
+    """Speaks jobs of any thread; its own thread lives while there is work."""
+
+    def __init__(self, engine: Engine, codec: Codec):
+        """Args:
+        engine: used by nobody else from now on.
+        codec: with the BiCodec.
+        """
+        self._engine, self._codec = engine, codec
+        self._lock = threading.Lock()
+        self._inbox: collections.deque[tuple[str, Any]] = collections.deque()
+        self._thread: threading.Thread | None = None
+        self._numbers = itertools.count()
+        # Of the owning thread alone:
+        self._clients: dict[int, _Client] = {}  # by ticket
+        self._waiting: dict[int, list[_Finished]] = {}  # for the vocoder, by padded length
+        self._vocoding: collections.deque[tuple[list[_Finished], jax.Array]] = collections.deque()
+        self._turn = 0
+
+    @property
+    def slots(self) -> int:
+        """Returns how many jobs decode together."""
+        return self._engine.settings.slots
+
+    def submit(self, job: SpeechJob, deliver: Deliver) -> int:
+        """Takes a job from any thread; `deliver` gets its speech. Returns a number for `cancel`."""
+        client = _Client(next(self._numbers), job, deliver)
+        self._send("submit", client)
+        return client.number
+
+    def cancel(self, number: int) -> None:
+        """Lets a job go, at the next block; nothing is delivered then. One that is finished already is left alone."""
+        self._send("cancel", number)
+
+    def _send(self, what: str, content: Any) -> None:
+        with self._lock:
+            self._inbox.append((what, content))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="spark-jax engine", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not (self._inbox or self._clients or self._waiting or self._vocoding):
+                    self._thread = None
+                    return
+            try:
+                self._take_turn()
+            except Exception as error:
+                self._fail(error)
+
+    def _take_turn(self) -> None:
+        self._turn += 1
+        self._read_inbox()
+        for update in self._engine.turn():
+            if update.generation is not None:
+                finished = _Finished(self._clients.pop(update.ticket), update.generation, self._turn)
+                length = buckets.bucket(len(finished.semantic_ids))
+                self._waiting.setdefault(length, []).append(finished)
+        self._vocode(everything=not self._clients)
+        self._deliver(everything=not self._clients)
+
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            what, content = self._inbox.popleft()
+            if what == "submit":
+                try:
+                    self._clients[self._engine.submit(content.job.job)] = content
+                except Exception as error:  # of this job alone
+                    content.deliver(error)
+                continue
+            for ticket, client in list(self._clients.items()):
+                if client.number == content:
+                    self._engine.cancel(ticket)
+                    del self._clients[ticket]
+            for items in self._waiting.values():
+                items[:] = [item for item in items if item.client.number != content]
+
+    def _vocode(self, everything: bool) -> None:
+        """Starts the vocoder on batches that are full, on those that have waited long, or on all.
+
+        All batches of a length have the same rows, so that a waveform depends on its own tokens alone.
+        """
+        for length, items in list(self._waiting.items()):
+            rows = self._rows(length)
+            while len(items) >= rows or (items and (everything or self._turn - items[0].turn >= PATIENCE)):
+                chosen, items[:rows] = items[:rows], []
+                batch = Batch(length, rows, tuple(range(len(chosen))))
+                wave = self._codec.vocode([(item.generation.global_ids, item.semantic_ids) for item in chosen], batch)
+                wave.copy_to_host_async()
+                self._vocoding.append((chosen, wave))
+            if not items:
+                del self._waiting[length]
+
+    def _rows(self, length: int) -> int:
+        [batch] = buckets.batches([length], VOCODED_TOGETHER, placement.row_shards(self._codec.mesh), full=True)
+        return batch.rows
+
+    def _deliver(self, everything: bool) -> None:
+        while self._vocoding and (everything or self._vocoding[0][1].is_ready()):
+            items, wave = self._vocoding.popleft()
+            samples = np.asarray(wave)
+            for item, row in zip(items, samples, strict=False):
+                ended = len(item.semantic_ids) * self._codec.config.latent_hop_length
+                generation = item.generation
+                speech = Speech(
+                    np.array(row[:ended]), item.semantic_ids, generation.global_ids, generation.reached_limit
+                )
+                item.client.deliver(speech)
+
+    def _fail(self, error: Exception) -> None:
+        """Tells everyone that the thread could not go on; what comes later starts anew."""
+        self._engine.reset()
+        finished = [*itertools.chain(*self._waiting.values(), *(items for items, _ in self._vocoding))]
+        clients = [*self._clients.values(), *(item.client for item in finished)]
+        self._clients, self._waiting = {}, {}
+        self._vocoding.clear()
+        for client in clients:
+            client.deliver(error)

@@ -1,0 +1,168 @@
+"""Decoding over slots: the logits of the plain cache, whatever the window, the slot and the block; sharded as alone."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spark_jax import config, sharding
+from spark_jax.config import Qwen2Config
+from spark_jax.qwen2 import slot_cache
+from spark_jax.qwen2.cache import init_cache
+from spark_jax.qwen2.model import Qwen2
+
+CAPACITY, BLOCK, SLOTS = 512, 4, 4
+QWEN3 = Qwen2Config(
+    vocab_size=80,
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=32,
+    head_dim=8,
+    attention_bias=False,
+    qk_norm=True,
+)
+
+
+def made(sizes, dtype=jnp.float32):
+    model = Qwen2(sizes, dtype)
+    return model, nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]
+
+
+def blocks(model, window, params, cache, ids):
+    """Feeds each slot the tokens of its row, in blocks; returns the logits and the cache after them."""
+    added = jnp.full(ids.shape[0], BLOCK, jnp.int32)
+    logits = []
+    for start in range(0, ids.shape[1], BLOCK):
+        recent, longest = slot_cache.init_recent(cache, BLOCK), jnp.max(cache.lengths)
+        for offset in range(BLOCK):
+            embedded = params["embed"]["embedding"][ids[:, start + offset]][:, None]
+            hidden, recent = model.apply(
+                {"params": params}, embedded, cache, recent, jnp.int32(offset), longest, window, method=Qwen2.decode
+            )
+            logits.append(model.apply({"params": params}, hidden[:, 0], method=Qwen2.logits))
+        cache = slot_cache.merge(cache, recent, added)
+    return jnp.stack(logits, axis=1), cache
+
+
+def filled(model, params, prompts, lengths, slots, count=SLOTS):
+    """Prompts of these lengths in these slots of an empty cache."""
+    rows, time = prompts.shape
+    valid = jnp.arange(time) < lengths[:, None]
+    empty = init_cache(model.config, rows, time, model.dtype)
+    _, cache = model.apply({"params": params}, prompts, segment_ids=valid.astype(jnp.int32), cache=empty)
+    into = slot_cache.init_slots(model.config, count, CAPACITY, model.dtype)
+    return slot_cache.insert(into, slots, cache.keys, cache.values, cache.lengths), cache
+
+
+def draw(vocabulary):
+    rng = np.random.default_rng(0)
+    return rng.integers(vocabulary, size=(3, 40)), np.array([40, 7, 23]), rng.integers(vocabulary, size=(3, 8))
+
+
+@pytest.mark.parametrize("sizes", [config.tiny().llm, QWEN3], ids=["qwen2", "qwen3"])
+def test_logits_are_those_of_the_plain_cache(sizes):
+    model, params = made(sizes)
+    prompts, lengths, said = draw(sizes.vocab_size)
+    slots = np.array([2, 0, 3])
+    cache, plain = jax.jit(partial(filled, model))(params, prompts, lengths, slots)
+    said_by_slot = np.zeros((SLOTS, said.shape[1]), np.int32)
+    said_by_slot[slots] = said
+    found, after = jax.jit(partial(blocks, model, 128))(params, cache, said_by_slot)
+
+    @jax.jit
+    def expected(params, plain, said):
+        plain = plain.extend(said.shape[1])
+        logits = []
+        for step in range(said.shape[1]):
+            hidden, plain = model.apply({"params": params}, said[:, step : step + 1], cache=plain)
+            logits.append(model.apply({"params": params}, hidden[:, 0], method=Qwen2.logits))
+        return jnp.stack(logits, axis=1), plain
+
+    logits, plain = expected(params, plain, said)
+    np.testing.assert_allclose(found[slots], logits, atol=2e-5)
+    for row, slot in enumerate(slots):
+        length = lengths[row] + said.shape[1]
+        assert after.lengths[slot] == length
+        kept = np.asarray(after.keys)[:, slot, :, :, :length].swapaxes(-1, -2)
+        np.testing.assert_allclose(kept, plain.keys[:, row, :, :length], atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_windows_and_slots_do_not_change_a_bit(dtype):
+    model, params = made(config.tiny().llm, jnp.dtype(dtype))
+    prompts, lengths, said = draw(model.config.vocab_size)
+    fill = jax.jit(partial(filled, model))
+    rng = np.random.default_rng(1)
+    results = []
+    for window, slots in ((128, [0, 1, 2]), (256, [0, 1, 2]), (512, [0, 1, 2]), (128, [3, 1, 0]), (256, [1, 3, 2])):
+        cache, _ = fill(params, prompts, lengths, np.array(slots))
+        said_by_slot = rng.integers(64, size=(SLOTS, said.shape[1]))  # neighbors say anything
+        said_by_slot[slots] = said
+        logits, _ = jax.jit(partial(blocks, model, window))(params, cache, said_by_slot)
+        results.append(np.asarray(logits)[slots])
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+def test_numbers_of_slots_change_rounding_only():
+    """A sequence alone, in 8 and in 64 slots."""
+    model, params = made(config.tiny().llm)
+    prompts, lengths, said = draw(model.config.vocab_size)
+    found = []
+    for count in (1, 8, 64):
+        cache, _ = jax.jit(partial(filled, model, count=count))(params, prompts[:1], lengths[:1], np.array([count - 1]))
+        said_by_slot = np.repeat(said[1:2], count, axis=0)
+        said_by_slot[-1] = said[0]
+        logits, _ = jax.jit(partial(blocks, model, 128))(params, cache, said_by_slot)
+        found.append(np.asarray(logits)[-1])
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=2e-5)
+
+
+def test_slots_without_a_new_token_keep_all_and_the_end_is_not_overwritten():
+    sizes = config.tiny().llm
+    cache = slot_cache.init_slots(sizes, SLOTS, 8)
+    cache = cache.replace(keys=cache.keys + 1, lengths=jnp.array([0, 4, 6, 8]))
+    recent = tuple(buffer + 2 for buffer in slot_cache.init_recent(cache, BLOCK))
+    merged = jax.jit(slot_cache.merge)(cache, recent, jnp.array([0, 3, 2, 0]))
+    places = np.asarray(merged.keys)[0, :, 0, 0]
+    assert merged.lengths.tolist() == [0, 7, 8, 8]
+    assert places.tolist() == [[1] * 8, [1] * 4 + [2] * 4, [1] * 8, [1] * 8]  # slot 2 has no room for a block: dropped
+
+
+def test_rows_that_aim_nowhere_are_dropped():
+    sizes = config.tiny().llm
+    cache = slot_cache.init_slots(sizes, SLOTS, 8)
+    rows = jnp.ones((sizes.num_hidden_layers, 3, sizes.num_key_value_heads, 2, sizes.head_dim))
+    found = jax.jit(slot_cache.insert)(cache, jnp.array([4, 2, 4]), rows, rows, jnp.array([5, 2, 5]))
+    assert found.lengths.tolist() == [0, 0, 2, 0]
+    assert np.asarray(found.values)[0, :, 0, 0].tolist() == [[0] * 8, [0] * 8, [1, 1] + [0] * 6, [0] * 8]
+
+
+def test_divided_over_devices_as_on_one():
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    model, params = made(config.tiny().llm)
+    prompts, lengths, said = draw(model.config.vocab_size)
+    slots = np.array([2, 0, 3])
+    said_by_slot = np.zeros((SLOTS, said.shape[1]), np.int32)
+    said_by_slot[slots] = said
+    cache, _ = jax.jit(partial(filled, model))(params, prompts, lengths, slots)
+    expected, _ = jax.jit(partial(blocks, model, 128))(params, cache, said_by_slot)
+    fill = jax.jit(sharding.under_mesh(partial(filled, model), mesh))
+    run = jax.jit(sharding.under_mesh(partial(blocks, model, 128), mesh))
+    where = jax.sharding.NamedSharding(mesh, sharding.spec(mesh, *slot_cache.KEY_AXES))
+    cache, _ = fill(
+        jax.device_put(params, sharding.replicated(mesh)),
+        np.repeat(prompts, [1, 1, 2], 0),
+        np.repeat(lengths, [1, 1, 2]),
+        np.array([2, 0, 3, 4]),
+    )
+    cache = cache.replace(keys=jax.device_put(cache.keys, where), values=jax.device_put(cache.values, where))
+    found, after = run(jax.device_put(params, sharding.replicated(mesh)), cache, said_by_slot)
+    np.testing.assert_allclose(np.asarray(found)[slots], np.asarray(expected)[slots], atol=2e-5)
+    assert after.lengths.tolist() == [lengths[1] + 8, 8, lengths[0] + 8, lengths[2] + 8]
