@@ -201,7 +201,7 @@ import socket
 
 import jax
 
-from spark_jax.training import distributed
+from spark_jax.shared import distributed
 
 distributed.initialize()
 print(jax.process_index(), jax.process_count(), jax.device_count(), distributed.is_primary())
