@@ -8,6 +8,7 @@ from helpers import tiny_model
 
 from spark_jax.cli import main as cli
 from spark_jax.data import manifest
+from spark_jax.data.corpus_audio import read_audio
 from spark_jax.errors import SparkError
 from spark_jax.inference.codec import Codec
 from spark_jax.model_directory import directory as model_directory
@@ -48,7 +49,7 @@ def test_batches_give_the_tokens_of_single_utterances(corpus, codec, whole):
     assert [line["index"] for line in lines] == ["u0", "u2", "u3", "u4"]  # 10 ms make no token
     for line in lines:
         assert line["text"] == f"Text {line['index'][1]}." and "wav_path" not in line
-        samples = manifest.read_audio(str(corpus / f"{line['index'][1]}.flac"), 16000)
+        samples = read_audio(str(corpus / f"{line['index'][1]}.flac"), 16000)
         [(global_ids, semantic_ids)] = codec.encode([samples])
         np.testing.assert_array_equal(line["global_ids"], global_ids)
         np.testing.assert_array_equal(line["semantic_ids"], semantic_ids)
