@@ -19,6 +19,16 @@ LATENCIES = ("exact", "low")
 FADE = 1  # tokens in which two approximate parts overlap
 
 
+def check_latency(latency: str) -> None:
+    """Checks that there is such a latency.
+
+    Raises:
+      SparkError: there is not.
+    """
+    if latency not in LATENCIES:
+        raise SparkError(f"latency is {latency!r}, expected {' or '.join(LATENCIES)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class StreamSettings:
     """How speech is divided into parts.

@@ -31,6 +31,7 @@ class _Voiced:
     number: int
     utterance: Utterance
     deliver: Deliver
+    delay: float
     global_ids: Int[np.ndarray, " global"] | None = None
     phase: np.uint32 = np.uint32(0)  # of a harmonic source, at the start of the next part
     tail: Float[np.ndarray, " fade"] = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
@@ -61,19 +62,20 @@ class StreamVocoder:
         self._thread: threading.Thread | None = None
         self._next_number = 0
 
-    def open(self, deliver: Deliver, latency: str = "exact") -> int:
+    def open(self, deliver: Deliver, latency: str = "exact", delay: float = 0.0) -> int:
         """Begins an utterance; `deliver` gets its samples. Returns a number for the other methods.
 
         Args:
           deliver: see `Deliver`.
           latency: "exact": the parts joined are the speech of the whole; "low": they come earlier, and are nearly so.
+          delay: seconds in which nobody waits for it yet.
         """
         low = latency == "low"
         look_ahead = min(self.settings.look_ahead, self._context.after) if low else self._context.after
         utterance = Utterance(self.settings.parts, look_ahead, parts.FADE if low else 0)
         with self._changed:
             number, self._next_number = self._next_number, self._next_number + 1
-            self._open[number] = _Voiced(number, utterance, deliver)
+            self._open[number] = _Voiced(number, utterance, deliver, delay)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="spark-jax vocoder", daemon=True)
                 self._thread.start()
@@ -136,7 +138,7 @@ class StreamVocoder:
         for voiced in self._open.values():
             if not voiced.working and (part := voiced.utterance.next_part()) is not None:
                 voiced.part = part
-                voiced.due = time.monotonic() if voiced.due is None else voiced.due
+                voiced.due = time.monotonic() + voiced.delay if voiced.due is None else voiced.due
                 ready.append(voiced)
         ready.sort(key=lambda voiced: voiced.due)
         chosen = [voiced for voiced in ready if voiced.part.size == ready[0].part.size][: self._rows]
