@@ -1,6 +1,7 @@
 """What a model is asked for a request: the voice, the prompt of each piece of the text, and how much it may say."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from spark_jax.errors import SparkError
@@ -17,11 +18,11 @@ from spark_jax.text.tokenizer import SparkTokenizer
 class Prompter:
     """Makes prompts of requests for one model."""
 
-    def __init__(self, codec: Codec, tokenizer: SparkTokenizer, default_voice: Voice | None):
+    def __init__(self, codec: Codec, tokenizer: SparkTokenizer, default_voice: Path | None):
         """Args:
         codec: encodes references.
         tokenizer: of the LLM.
-        default_voice: speaks where a request names no other.
+        default_voice: file of the voice that speaks where a request names no other.
         """
         self.config = codec.config
         self._codec, self._tokenizer, self._default_voice = codec, tokenizer, default_voice
