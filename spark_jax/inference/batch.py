@@ -6,6 +6,7 @@ is raised: it concerns all.
 
 import asyncio
 import contextlib
+import dataclasses
 import queue
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -18,8 +19,8 @@ from spark_jax.inference.speech_engine import SpeechEngine, SpeechJob
 
 AHEAD = 2  # requests that are at the engine, in multiples of its slots
 
-# Yields the job of each piece of a request's text, takes the speech of it, and returns the whole.
-Pieces = Generator[SpeechJob, Speech | None, Audio]
+# Yields jobs of pieces of a request's text, which may be spoken together, takes their speech, and returns the whole.
+Pieces = Generator[list[SpeechJob], list[Speech] | None, Audio]
 
 
 def speak_all(
@@ -36,19 +37,18 @@ def speak_all(
       requests: any number.
       progress: shows a bar with the audio seconds a second.
     """
-    results: queue.SimpleQueue[tuple[int, Speech | Exception]] = queue.SimpleQueue()
-    running = _Running(engine, divide, requests, lambda number, found: results.put((number, found)))
+    results: queue.SimpleQueue[_Result] = queue.SimpleQueue()
+    running = _Running(engine, divide, requests, results.put)
     total = len(requests) if hasattr(requests, "__len__") else None
     with contextlib.closing(running), tqdm(total=total, disable=not progress, unit=" texts") as bar:
         seconds = 0.0
         while True:
             if running.has_room and (number := running.take()) is not None:
-                found = None
+                answer = running.begin(number)
             elif running.jobs:
-                number, found = results.get()
+                number, answer = running.receive(results.get())
             else:
                 return
-            answer = running.go_on(number, found)
             if answer is None:
                 continue
             if isinstance(answer, Audio):
@@ -64,21 +64,44 @@ async def speak_all_async(
     """Yields what `speak_all` does while the event loop goes on; many of them share the engine."""
     loop, results = asyncio.get_running_loop(), asyncio.Queue()
 
-    def deliver(number: int, found: Speech | Exception) -> None:
+    def deliver(result: _Result) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
-            loop.call_soon_threadsafe(results.put_nowait, (number, found))
+            loop.call_soon_threadsafe(results.put_nowait, result)
 
     with contextlib.closing(_Running(engine, divide, requests, deliver)) as running:
         while True:
             if running.has_room and (number := running.take()) is not None:
-                found = None
+                answer = await asyncio.to_thread(running.begin, number)  # it may encode a reference
             elif running.jobs:
-                number, found = await results.get()
+                number, answer = await asyncio.to_thread(running.receive, await results.get())
             else:
                 return
-            answer = await asyncio.to_thread(running.go_on, number, found)  # it may encode a reference
             if answer is not None:
                 yield number, answer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """What the engine delivers: of which request, of which of the jobs that it waits for, and what."""
+
+    number: int
+    place: int
+    found: Speech | Exception
+
+
+@dataclasses.dataclass
+class _Request:
+    """A request that is at the engine.
+
+    Attributes:
+      pieces: of its text.
+      jobs: the engine's numbers of the jobs that it waits for, by their places.
+      speech: what these have given so far.
+    """
+
+    pieces: Pieces
+    jobs: dict[int, int] = dataclasses.field(default_factory=dict)
+    speech: dict[int, Speech] = dataclasses.field(default_factory=dict)
 
 
 class _Running:
@@ -89,16 +112,16 @@ class _Running:
         engine: SpeechEngine,
         divide: Callable[[Any], Pieces],
         requests: Iterable[Any],
-        deliver: Callable[[int, Speech | Exception], Any],
+        deliver: Callable[[_Result], Any],
     ):
         self._engine, self._divide, self._deliver = engine, divide, deliver
         self._coming = enumerate(requests)
-        self._pieces: dict[int, Pieces] = {}
-        self.jobs: dict[int, int] = {}  # the engine's number of each request's
+        self._requests: dict[int, _Request] = {}
+        self.jobs = 0  # at the engine
 
     @property
     def has_room(self) -> bool:
-        return len(self.jobs) < AHEAD * self._engine.slots
+        return self.jobs < AHEAD * self._engine.slots
 
     def take(self) -> int | None:
         """Takes the next request and returns its number; None: there is none."""
@@ -106,31 +129,57 @@ class _Running:
         if following is None:
             return None
         number, request = following
-        self._pieces[number] = self._divide(request)
+        self._requests[number] = _Request(self._divide(request))
         return number
 
-    def go_on(self, number: int, found: Speech | Exception | None) -> Audio | SparkError | None:
-        """Takes the speech of a piece, or begins; submits the next piece, or returns the whole or the request's error.
+    def begin(self, number: int) -> Audio | SparkError | None:
+        """Submits the first pieces of a request; returns its error where there is nothing to submit."""
+        return self._go_on(number, None)
+
+    def receive(self, result: _Result) -> tuple[int, Audio | SparkError | None]:
+        """Takes the speech of a piece, and returns the request's number with its whole speech or its error, if so far.
 
         Raises:
           Exception: an error of the device.
         """
-        self.jobs.pop(number, None)
-        try:
-            if isinstance(found, Exception):
-                raise found
-            job = self._pieces[number].send(found)
-        except StopIteration as end:
-            answer = end.value
-        except SparkError as error:
-            answer = error
-        else:
-            self.jobs[number] = self._engine.submit(job, lambda result: self._deliver(number, result))
-            return None
-        del self._pieces[number]
-        return answer
+        request = self._requests.get(result.number)
+        if request is None:  # a piece of a request that has failed
+            return result.number, None
+        del request.jobs[result.place]
+        self.jobs -= 1
+        if isinstance(result.found, SparkError):
+            return result.number, self._end(result.number, result.found)
+        if isinstance(result.found, Exception):
+            raise result.found
+        request.speech[result.place] = result.found
+        if request.jobs:
+            return result.number, None
+        speech = [request.speech.pop(place) for place in sorted(request.speech)]
+        return result.number, self._go_on(result.number, speech)
 
     def close(self) -> None:
         """Drops what is not finished."""
-        for job in self.jobs.values():
+        for number in [*self._requests]:
+            self._end(number, None)
+
+    def _go_on(self, number: int, speech: list[Speech] | None) -> Audio | SparkError | None:
+        request = self._requests[number]
+        try:
+            jobs = request.pieces.send(speech)
+        except StopIteration as end:
+            return self._end(number, end.value)
+        except SparkError as error:
+            return self._end(number, error)
+        self.jobs += len(jobs)
+        for place, job in enumerate(jobs):
+            deliver = lambda found, place=place: self._deliver(_Result(number, place, found))  # noqa: E731
+            request.jobs[place] = self._engine.submit(job, deliver)
+        return None
+
+    def _end(self, number: int, answer: Audio | SparkError | None) -> Audio | SparkError | None:
+        """Forgets a request, and what the engine still has of it."""
+        request = self._requests.pop(number)
+        for job in request.jobs.values():
             self._engine.cancel(job)
+        self.jobs -= len(request.jobs)
+        return answer

@@ -18,7 +18,7 @@ from spark_jax.errors import SparkError
 from spark_jax.inference import batch, placement
 from spark_jax.inference.audio import Audio, Speech
 from spark_jax.inference.batch import Pieces
-from spark_jax.inference.checks import check_speech
+from spark_jax.inference.checks import Finding, check_speech
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
 from spark_jax.inference.controls import ignored_options
 from spark_jax.inference.engine import Engine, EngineSettings, Job
@@ -131,20 +131,14 @@ class SparkTTS:
         """Answers one request; as `synthesize`."""
         placement.require(self._variables, "llm", "bicodec")
         pieces = self._pieces(request, self._generator)
-        speech: Speech | None = None
+        speech: list[Speech] | None = None
         while True:
             try:
                 wanted = pieces.send(speech)
             except StopIteration as end:
                 audio = end.value
                 break
-            job = wanted.job
-            method = Greedy() if job.greedy else Sampling(job.temperature, job.top_p, job.top_k)
-            [generation] = self._generator.generate([job.prompt], [job.seed], method, job.limit)
-            # Where no <|im_end|> came, its place holds one token more than the limit.
-            semantic_ids = generation.semantic_ids[: wanted.most]
-            samples = self.decode(generation.global_ids, semantic_ids)
-            speech = Speech(samples, semantic_ids, generation.global_ids, generation.reached_limit)
+            speech = [self._say(job) for job in wanted]
         if audio.reached_limit:
             count = len(self.plan(request)[0].pieces)
             warnings.warn(self._cut_off(request, count, len(audio.semantic_ids)), stacklevel=3)
@@ -227,11 +221,20 @@ class SparkTTS:
     def _batch_pieces(self, request: Request) -> Pieces:
         return self._pieces(request, self._engine)
 
-    def _pieces(self, request: Request, speaker: Generator | Engine) -> Pieces:
-        """Yields the job of each piece of a request's text, takes its speech, and returns the whole.
+    def _say(self, wanted: SpeechJob) -> Speech:
+        job = wanted.job
+        method = Greedy() if job.greedy else Sampling(job.temperature, job.top_p, job.top_k)
+        [generation] = self._generator.generate([job.prompt], [job.seed], method, job.limit)
+        # Where no <|im_end|> came, its place holds one token more than the limit.
+        semantic_ids = generation.semantic_ids[: wanted.most]
+        samples = self.decode(generation.global_ids, semantic_ids)
+        return Speech(samples, semantic_ids, generation.global_ids, generation.reached_limit)
 
-        A piece comes after the one before is spoken: it may need the voice that was made up, and what is left of
-        `max_seconds`.
+    def _pieces(self, request: Request, speaker: Generator | Engine) -> Pieces:
+        """Yields jobs of the pieces of a request's text, takes their speech, and returns the whole.
+
+        All pieces come at once, but where one needs what is spoken before it: the voice that was made up, or how much
+        is left of `max_seconds`.
         """
         plan, messages = self.plan(request)
         for message in messages:
@@ -242,33 +245,39 @@ class SparkTTS:
             name: getattr(own, name) if getattr(request, name) is None else getattr(request, name)
             for name in ("temperature", "top_k", "top_p")
         }
-        samples, said, checks, reached_limit = [], [], [], False
-        for number, piece in enumerate(plan.pieces):
-            prompt = self._prompt(request, piece.text, voice)
-            room = speaker.room(prompt)
-            count = self._semantic_count(request, prompt, room, len(plan.pieces), sum(map(len, said)))
-            if count < 1:
-                reached_limit = True
+        spoken: list[Speech] = []
+        while len(spoken) < len(plan.pieces):
+            jobs, said = [], sum(len(speech.semantic_ids) for speech in spoken)
+            one = voice is None or request.max_seconds is not None
+            for number in range(len(spoken), len(spoken) + 1 if one else len(plan.pieces)):
+                prompt = self._prompt(request, plan.pieces[number].text, voice)
+                count = self._semantic_count(request, prompt, speaker.room(prompt), len(plan.pieces), said)
+                limit, seed = speaker.new_tokens(prompt, count), piece_seed(request.seed, number)
+                jobs.append(SpeechJob(Job(prompt, limit, seed, greedy=request.greedy, **sampling), count))
+            if jobs[0].most < 1:  # nothing is left of `max_seconds`
                 break
-            limit, seed = speaker.new_tokens(prompt, count), piece_seed(request.seed, number)
-            speech = yield SpeechJob(Job(prompt, limit, seed, greedy=request.greedy, **sampling), count)
-            reached_limit |= speech.reached_limit
-            said.append(speech.semantic_ids)
-            samples.append(speech.samples)
-            checks += check_speech(
-                piece.text,
-                speech.samples,
-                self.config.sample_rate,
-                speech.semantic_ids,
-                reached_limit=speech.reached_limit,
-                syllables_per_second=request.syllables_per_second,
-            )
+            spoken += yield jobs
             if voice is None:  # made up for the first piece, it speaks the others
-                voice = Voice(speech.global_ids, np.zeros(0, np.int32))
-        whole, spans = join_pieces(plan, samples, self.config.sample_rate)
-        semantic_ids = np.concatenate(said)
-        rate, found = self.config.sample_rate, tuple(checks)
-        return Audio(whole, rate, semantic_ids, voice.global_ids, reached_limit, spans, found)
+                voice = Voice(spoken[0].global_ids, np.zeros(0, np.int32))
+        whole, spans = join_pieces(plan, [speech.samples for speech in spoken], self.config.sample_rate)
+        semantic_ids = np.concatenate([speech.semantic_ids for speech in spoken])
+        cut_off = len(spoken) < len(plan.pieces) or any(speech.reached_limit for speech in spoken)
+        checks = tuple(
+            finding
+            for piece, speech in zip(plan.pieces, spoken, strict=False)
+            for finding in self._checks(request, piece.text, speech)
+        )
+        return Audio(whole, self.config.sample_rate, semantic_ids, voice.global_ids, cut_off, spans, checks)
+
+    def _checks(self, request: Request, text: str, speech: Speech) -> tuple[Finding, ...]:
+        return check_speech(
+            text,
+            speech.samples,
+            self.config.sample_rate,
+            speech.semantic_ids,
+            reached_limit=speech.reached_limit,
+            syllables_per_second=request.syllables_per_second,
+        )
 
     def _prompt(self, request: Request, text: str, voice: Voice | None) -> Prompt:
         """Returns the prompt of a piece; without a voice one is made up."""

@@ -95,9 +95,9 @@ def test_a_long_text_is_spoken_in_its_pieces(tts):
 
 def listened(tts, request, vocode):
     """The speech of a one-piece request's job, and what a listener heard of it, in order."""
-    job = dataclasses.replace(next(tts._pieces(request, tts._engine)), vocode=vocode)
+    [job] = next(tts._pieces(request, tts._engine))
     heard, found = [], queue.SimpleQueue()
-    job = dataclasses.replace(job, on_tokens=lambda voice, new: heard.append((voice, new)))
+    job = dataclasses.replace(job, vocode=vocode, on_tokens=lambda voice, new: heard.append((voice, new)))
     tts._speech_engine.submit(job, found.put)
     return found.get(timeout=60), heard
 
@@ -121,7 +121,7 @@ def test_nothing_is_heard_after_a_cancellation_and_the_slot_is_free(tts, alone):
         tts._speech_engine.cancel(numbers.get(timeout=60))
         left.set()
 
-    job = next(tts._pieces(requests(1, 3)[0], tts._engine))
+    [job] = next(tts._pieces(requests(1, 3)[0], tts._engine))
     numbers.put(tts._speech_engine.submit(dataclasses.replace(job, on_tokens=leave), delivered.append))
     assert left.wait(60)
     check(dict(tts.synthesize_batch(requests(6))), alone)
