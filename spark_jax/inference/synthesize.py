@@ -1,5 +1,6 @@
 """Text to speech from a model directory: the tokenizer, the decoder LLM and the codec put together."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -21,12 +22,10 @@ from spark_jax.inference.batch import Pieces
 from spark_jax.inference.checks import Finding, check_speech
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
 from spark_jax.inference.controls import ignored_options
-from spark_jax.inference.engine import Engine, EngineSettings, Job
-from spark_jax.inference.generate import Generator
+from spark_jax.inference.engine import MAX_PROMPT_TOKENS, PROMPT_ROOM, Engine, EngineSettings, Job, capacity_of
 from spark_jax.inference.long_text import Plan, join_pieces, piece_seed, plan_pieces
 from spark_jax.inference.request import Request
-from spark_jax.inference.sampling import Greedy, Sampling
-from spark_jax.inference.speech_engine import SpeechEngine, SpeechJob
+from spark_jax.inference.speech_engine import VOCODED_TOGETHER, SpeechEngine, SpeechJob
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.voice import Voice, check_ids
 from spark_jax.qwen2.model import Qwen2
@@ -64,15 +63,9 @@ class SparkTTS:
             self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
             llm = placement.place({"llm": model.variables["llm"]}, self.config, self.codec.mesh)["llm"]
             self._llm = Qwen2(self.config.llm, jnp.dtype(dtype))
+            self._llm_params = llm["params"]
             self._engine_settings = engine
-            self._generator = Generator(
-                self._llm,
-                llm["params"],
-                self.tokenizer,
-                self.config.bicodec.speaker_encoder.token_num,
-                max_semantic_tokens=self.config.max_semantic_tokens,
-                mesh=self.codec.mesh,
-            )
+            self._of_one: dict[int, SpeechEngine] = {}  # by their largest top-k
 
     @classmethod
     def load(
@@ -96,7 +89,8 @@ class SparkTTS:
             are in float32 always.
           mesh: devices of this process, which divide batches and parameters by the table of `spark_jax.sharding`; None:
             the default device.
-          engine: sizes of what `synthesize_batch` runs on; memory for its slots is taken when it is first used.
+          engine: sizes of what `synthesize_batch` runs on; memory for its slots is taken when it is first used. `speak`
+            has one slot.
 
         Raises:
           SparkError: something is wrong with the directory, or the mesh does not divide the model; see
@@ -130,7 +124,8 @@ class SparkTTS:
     def speak(self, request: Request) -> Audio:
         """Answers one request; as `synthesize`."""
         placement.require(self._variables, "llm", "bicodec")
-        pieces = self._pieces(request, self._generator)
+        engine = self._engine_of_one(request)
+        pieces = self._pieces(request, engine)
         speech: list[Speech] | None = None
         while True:
             try:
@@ -138,7 +133,7 @@ class SparkTTS:
             except StopIteration as end:
                 audio = end.value
                 break
-            speech = [self._say(job) for job in wanted]
+            speech = engine.speak(wanted)
         if audio.reached_limit:
             count = len(self.plan(request)[0].pieces)
             warnings.warn(self._cut_off(request, count, len(audio.semantic_ids)), stacklevel=3)
@@ -202,35 +197,52 @@ class SparkTTS:
         return self.codec.decode([(global_ids, semantic_ids)], [None])[0]
 
     @functools.cached_property
-    def _engine(self) -> Engine:
+    def _speech_engine(self) -> SpeechEngine:
+        """Returns what speaks batches."""
+        return self._make_engine(self._engine_settings, VOCODED_TOGETHER)
+
+    def _engine_of_one(self, request: Request) -> SpeechEngine:
+        """Returns what speaks one request with the least delay: with one slot on each device, and any top-k."""
+        most = max(self._engine_settings.max_top_k, self._sampling(request)["top_k"])
+        most = 1 << (most - 1).bit_length()  # few programs
+        if most not in self._of_one:
+            own, context = self._engine_settings, self.config.llm.max_position_embeddings
+            longest = min(context, MAX_PROMPT_TOKENS + PROMPT_ROOM + self.config.max_semantic_tokens)
+            settings = dataclasses.replace(
+                own,
+                slots=placement.row_shards(self.codec.mesh),
+                capacity=capacity_of(longest, own.block),
+                max_top_k=most,
+            )
+            self._of_one[most] = self._make_engine(settings, vocoded_together=1)
+        return self._of_one[most]
+
+    def _make_engine(self, settings: EngineSettings, vocoded_together: int) -> SpeechEngine:
         placement.require(self._variables, "llm", "bicodec")
-        return Engine(
+        engine = Engine(
             self._llm,
-            self._generator.params,
+            self._llm_params,
             self.tokenizer,
             self.config.bicodec.speaker_encoder.token_num,
             max_semantic_tokens=self.config.max_semantic_tokens,
-            settings=self._engine_settings,
+            settings=settings,
             mesh=self.codec.mesh,
         )
-
-    @functools.cached_property
-    def _speech_engine(self) -> SpeechEngine:
-        return SpeechEngine(self._engine, self.codec)
+        return SpeechEngine(engine, self.codec, vocoded_together)
 
     def _batch_pieces(self, request: Request) -> Pieces:
-        return self._pieces(request, self._engine)
+        return self._pieces(request, self._speech_engine)
 
-    def _say(self, wanted: SpeechJob) -> Speech:
-        job = wanted.job
-        method = Greedy() if job.greedy else Sampling(job.temperature, job.top_p, job.top_k)
-        [generation] = self._generator.generate([job.prompt], [job.seed], method, job.limit)
-        # Where no <|im_end|> came, its place holds one token more than the limit.
-        semantic_ids = generation.semantic_ids[: wanted.most]
-        samples = self.decode(generation.global_ids, semantic_ids)
-        return Speech(samples, semantic_ids, generation.global_ids, generation.reached_limit)
+    def _sampling(self, request: Request) -> dict[str, Any]:
+        """Returns the sampling values of a request: its own, or the model's."""
+        model = self.config.sampling
+        names = ("temperature", "top_k", "top_p")
+        values = {
+            name: getattr(model, name) if getattr(request, name) is None else getattr(request, name) for name in names
+        }
+        return values | {"top_k": min(values["top_k"], self.config.llm.vocab_size)}
 
-    def _pieces(self, request: Request, speaker: Generator | Engine) -> Pieces:
+    def _pieces(self, request: Request, engine: SpeechEngine) -> Pieces:
         """Yields jobs of the pieces of a request's text, takes their speech, and returns the whole.
 
         All pieces come at once, but where one needs what is spoken before it: the voice that was made up, or how much
@@ -240,19 +252,15 @@ class SparkTTS:
         for message in messages:
             warnings.warn(message, stacklevel=4)
         voice = None if request.gender is not None else self._voice(request)
-        own = self.config.sampling
-        sampling = {
-            name: getattr(own, name) if getattr(request, name) is None else getattr(request, name)
-            for name in ("temperature", "top_k", "top_p")
-        }
+        sampling = self._sampling(request)
         spoken: list[Speech] = []
         while len(spoken) < len(plan.pieces):
             jobs, said = [], sum(len(speech.semantic_ids) for speech in spoken)
             one = voice is None or request.max_seconds is not None
             for number in range(len(spoken), len(spoken) + 1 if one else len(plan.pieces)):
                 prompt = self._prompt(request, plan.pieces[number].text, voice)
-                count = self._semantic_count(request, prompt, speaker.room(prompt), len(plan.pieces), said)
-                limit, seed = speaker.new_tokens(prompt, count), piece_seed(request.seed, number)
+                count = self._semantic_count(request, prompt, engine.room(prompt), len(plan.pieces), said)
+                limit, seed = engine.new_tokens(prompt, count), piece_seed(request.seed, number)
                 jobs.append(SpeechJob(Job(prompt, limit, seed, greedy=request.greedy, **sampling), count))
             if jobs[0].most < 1:  # nothing is left of `max_seconds`
                 break
@@ -318,7 +326,7 @@ class SparkTTS:
         Args:
           request: what was asked for.
           prompt: of the piece.
-          room: see `Generator.room`.
+          room: see `Engine.room`.
           pieces: of the whole text.
           said: semantic tokens of the pieces before.
         """
