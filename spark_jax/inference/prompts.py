@@ -62,11 +62,11 @@ class Prompter:
 
     def sampling(self, request: Request) -> dict[str, Any]:
         """Returns temperature, top-k and top-p, the request's or the model's own."""
-        own = self.config.sampling
-        return {
-            name: getattr(own, name) if getattr(request, name) is None else getattr(request, name)
-            for name in ("temperature", "top_k", "top_p")
+        own, names = self.config.sampling, ("temperature", "top_k", "top_p")
+        found = {
+            name: getattr(own, name) if getattr(request, name) is None else getattr(request, name) for name in names
         }
+        return found | {"top_k": min(found["top_k"], self.config.llm.vocab_size)}
 
     def semantic_count(self, request: Request, prompt: Prompt, room: int, pieces: int, said: int) -> int:
         """Returns the most semantic tokens that the request allows for a piece and that there is room for.
@@ -74,7 +74,7 @@ class Prompter:
         Args:
           request: what was asked for.
           prompt: of the piece.
-          room: see `Generator.room`.
+          room: see `Engine.room`.
           pieces: of the whole text.
           said: semantic tokens of the pieces before.
 

@@ -217,7 +217,7 @@ def test_on_a_mesh(tts, tiny_model_directory, dtype):
     """Tensor-parallel LLM and divided batches; in float32 the tokens of one device."""
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     divided = SparkTTS.load(tiny_model_directory, dtype=dtype, mesh=mesh)
-    heads = divided._generator.params["layers"]["attention"]["query"]["kernel"]
+    heads = divided._llm_params["layers"]["attention"]["query"]["kernel"]
     assert heads.dtype == dtype and heads.sharding.shard_shape(heads.shape)[2] == heads.shape[2] // 2
     request = {"gender": "female", "seed": 3, "max_seconds": 0.5}
     audio = quiet(divided, "Hello.", **request)
