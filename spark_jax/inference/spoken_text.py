@@ -134,7 +134,7 @@ class SpokenText:
         )
         tries = 1 if earlier is None else earlier.tries + 1
         found = SpokenPiece(number, piece, speech, checks, tries)
-        if earlier is not None and len(earlier.checks) <= len(checks):
+        if earlier is not None and not heard and len(earlier.checks) <= len(checks):
             found = dataclasses.replace(earlier, tries=tries)
         # Another try has no more room than this one had.
         limited = speech.reached_limit and request.max_seconds is not None

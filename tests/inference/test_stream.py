@@ -119,7 +119,7 @@ def test_a_slow_listener_has_few_pieces_ahead_and_the_rest_of_its_text_waits(tts
 
 
 def test_what_fails_is_spoken_again_before_it_is_heard(tts, monkeypatch):
-    """But the first piece, which is heard while it is spoken."""
+    """But the first piece, which is heard as soon as something is there: it may be too late for another try."""
     seen = []
 
     def check(text, *_, **__):
@@ -134,8 +134,8 @@ def test_what_fails_is_spoken_again_before_it_is_heard(tts, monkeypatch):
     with tts.stream(request(text=text, max_seconds=None, seed=7, retries=2)) as found:
         chunks = list(found)
     tries = [span.tries for span in found.spans]
-    assert tries[0] == 1 and set(tries[1:]) == {3} and len(tries) > 2
-    assert len(found.checks) == 1
+    assert 1 <= tries[0] <= 3 and set(tries[1:]) == {3} and len(tries) > 1
+    assert len(found.checks) == (tries[0] < 3)
     second = piece_seed(7, 1)
     assert {second, try_seed(second, 1), try_seed(second, 2)} <= set(seeds) and len(set(seeds)) == sum(tries)
     assert [span.start for span in found.spans] == [
