@@ -155,9 +155,8 @@ def streams(
     tts = SparkTTS.load(model, engine=EngineSettings(slots=slots))
     sentences = ROOT.joinpath("spark_jax/evaluation/held_out_sentences.txt").read_text().splitlines()
     tts.warmup()
-    print(
-        "| streams | first chunk, s | at most | longest gap, s | gaps over 50 ms | audio s a s |\n|---|---|---|---|---|---|"
-    )
+    print("| streams | first chunk, s | at most | longest gap, s | gaps over 50 ms | audio s a s |")
+    print("|---" * 6 + "|")
     results = {}
     for count in map(int, streams.split(",")):
         found = []
