@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from helpers.tiny_config import tiny
 
-from spark_jax.config import RELEASE, tiny
+from spark_jax.config import RELEASE
 from spark_jax.data import audio_sources, codec, pipeline
 from spark_jax.data.sources import DropCounter
 from spark_jax.errors import SparkError

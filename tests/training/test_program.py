@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 from helpers import tiny_model
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import tiny
 from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
 from spark_jax.data.config import AudioDataConfig, CodecDataConfig, TokenDataConfig
