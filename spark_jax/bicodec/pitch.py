@@ -44,7 +44,7 @@ class PitchPrediction:
         """Returns the most likely pitch, in which a frame is either voiced or not.
 
         It is one of `F0_TABLE`. The phase of a source adds up the pitch of all frames, and with it rounding errors that
-        depend on the shapes of a program: of speech that is made in parts, samples would differ from those of the whole.
+        depend on the shapes of a program: speech that is made in parts would differ from the whole.
         """
         logarithm = CENTER + SPEAKER_SCALE * self.speaker[:, None] + FRAME_SCALE * self.frame
         number = jnp.round((logarithm - LOG_LOWEST) * STEPS).astype(jnp.int32)

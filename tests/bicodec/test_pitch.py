@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from helpers import tiny_model
 from helpers.quick_compile import quick_jit
+from helpers.tiny_config import tiny
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.bicodec.pitch import PitchPrediction, PitchTarget, pitch_errors, pitch_losses
 from spark_jax.bicodec.source import Pitch
-from spark_jax.config import SourceConfig, tiny
+from spark_jax.config import SourceConfig
 from spark_jax.model_directory import directory as model_directory
 
 PLAIN = tiny().bicodec
@@ -64,13 +65,13 @@ def test_padding_and_unvoiced_utterances_count_in_no_loss():
 def test_decisions_and_their_errors():
     prediction = exact(TARGET)
     decided = prediction.decide()
-    np.testing.assert_allclose(decided.f0[0], TARGET.filled[0], rtol=1e-4)
+    np.testing.assert_allclose(decided.f0[0], TARGET.filled[0], rtol=5e-4)  # half a step of the table
     np.testing.assert_array_equal(decided.voicing, TARGET.f0 > 0)
     errors = pitch_errors(prediction, TARGET)
-    assert float(errors["voicing_accuracy"]) == 1 and float(errors["f0_semitones"]) == pytest.approx(0, abs=1e-3)
+    assert float(errors["voicing_accuracy"]) == 1 and float(errors["f0_semitones"]) == pytest.approx(0, abs=0.009)
     semitone = np.log(2) / 12
     errors = pitch_errors(prediction.replace(speaker=prediction.speaker + semitone / 0.4), TARGET)
-    assert float(errors["f0_semitones"]) == pytest.approx(1, rel=1e-3)
+    assert float(errors["f0_semitones"]) == pytest.approx(1, abs=0.009)
     assert float(errors["mean_f0_semitones"]) == pytest.approx(1, rel=1e-3)
 
 
