@@ -76,15 +76,9 @@ def run_batch(settings: WorkerSettings, make_pool: MakePool, index: int = 0, cou
 
 
 def _identity(settings: WorkerSettings) -> dict[str, str | int | bool]:
-    """Returns what results depend on, as the options are called."""
-    return {
-        "--model": model_hash(settings.model or EMBEDDED_VOICE),
-        "--slots": settings.slots,
-        "--dtype": settings.dtype,
-        "--format": settings.format,
-        "--transcripts": settings.transcripts,
-        "--shard-size": settings.shard_size,
-    }
+    """Returns what results depend on, beside the input."""
+    names = ("slots", "dtype", "format", "transcripts", "shard_size")
+    return {"model": model_hash(settings.model or EMBEDDED_VOICE)} | {name: getattr(settings, name) for name in names}
 
 
 def _jobs(shards: Sequence[Shard]) -> int:

@@ -71,12 +71,15 @@ class JobFolder:
         for name in sorted(settings.keys() | before.keys()):
             if settings.get(name) == before.get(name):
                 continue
-            if name == "--model":
+            if name == "model":
                 raise SparkError(
                     f"--model: not the model that {self.path} was begun with; expected that, or another folder"
                 )
             was, now = (json.dumps(values.get(name)) for values in (before, settings))
-            raise SparkError(f"{name} is {now}, but {self.path} was begun with {was}; expected that, or another folder")
+            option = f"--{name.replace('_', '-')}"
+            raise SparkError(
+                f"{option} is {now}, but {self.path} was begun with {was}; expected that, or another folder"
+            )
 
     def name(self, shard: Shard) -> str:
         """Returns the name of a shard's folder, relative to this one."""

@@ -12,7 +12,7 @@ import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from spark_jax.errors import SparkError, one_line
 from spark_jax.jobs.attempt import read_journal
@@ -36,6 +36,7 @@ class Outcome:
     failure: str | None
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Workers; each has `running`, the numbers of the shards that it has."""
 

@@ -83,6 +83,7 @@ class Worker:
             mesh=sharding.make_mesh(devices=devices) if len(devices) > 1 else None,
             engine=EngineSettings(slots=settings.slots),
         )
+        self._tts.synthesize_batch(())  # makes the engine, before there are threads
         # One shard at a time hands over its jobs: the next begins when the one before has no more.
         self._reading = threading.Lock()
         self._voice = functools.lru_cache(VOICES)(self._load_voice)
