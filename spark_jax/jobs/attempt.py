@@ -116,7 +116,7 @@ class Attempt:
             "id": job.id,
             "file": f"{self._folder.name(self._shard)}/{names[0]}",
             "text": job.request.text,
-            "duration": round(len(audio.samples) / audio.sample_rate, 4),
+            "duration": round(len(audio.samples) / audio.sample_rate, 6),
             "tokens": len(audio.semantic_ids),
             "seed": job.request.seed,
             "reached_limit": audio.reached_limit,
@@ -141,16 +141,16 @@ class Attempt:
         tally = Tally(
             len(self._records), len(self._errors), sum(record["duration"] for record in self._records.values())
         )
-        for name, found in ((MANIFEST, self._records), (ERRORS, self._errors)):
-            files.write_bytes(self._path / name, b"".join(dump_line(found[line]) for line in sorted(found)))
         final = self._folder.path / self._folder.name(self._shard)
         try:
+            for name, found in ((MANIFEST, self._records), (ERRORS, self._errors)):
+                files.write_bytes(self._path / name, b"".join(dump_line(found[line]) for line in sorted(found)))
             (self._path / JOURNAL).unlink()
             final.parent.mkdir(exist_ok=True)
             os.rename(self._path, final)
-        except OSError as error:
-            if not self._folder.is_done(self._shard):
-                raise files.cannot_write(final, error) from error
+        except (SparkError, OSError) as error:
+            if not self._folder.is_done(self._shard):  # by another, who has also removed this attempt
+                raise error if isinstance(error, SparkError) else files.cannot_write(final, error) from error
         for attempt in self._folder.attempts(self._shard):
             shutil.rmtree(attempt, ignore_errors=True)
         return tally

@@ -92,7 +92,8 @@ class JobFolder:
     def left(self, shards: Sequence[Shard]) -> list[Shard]:
         """Returns the shards that are not finished."""
         try:
-            done = {int(name) for name in os.listdir(self.path / "audio") if _SHARD.fullmatch(name)}
+            with os.scandir(self.path / "audio") as found:
+                done = {int(entry.name) for entry in found if _SHARD.fullmatch(entry.name) and entry.is_dir()}
         except FileNotFoundError:
             done = set()
         except OSError as error:

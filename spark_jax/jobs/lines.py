@@ -8,10 +8,12 @@ folder of the input. A job without a seed has that of its id, so that its sound 
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import unicodedata
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from spark_jax.errors import SparkError, one_line
 from spark_jax.inference.request import Request
@@ -19,6 +21,9 @@ from spark_jax.shared.json_lines import parse_line
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Request))
 _PATHS = ("voice", "reference")
+# The types that a field may have, as JSON has them.
+_KINDS = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Request).items()}
+_WORDS = {str: "a text", bool: "true or false", float: "a number", int: "a whole number"}
 _LONGEST = 100  # characters of an id that a file's name has
 _ODD = re.compile(r"[^\w.+-]+")
 # Names of devices, which no file on Windows can have, with or without an extension.
@@ -74,13 +79,15 @@ def read_job(line: bytes, number: int, folder: Path) -> Job | None:
             raise SparkError("text is missing")
         if unknown := [name for name in fields if name not in FIELDS]:
             raise SparkError(f"unknown key {', '.join(map(repr, unknown))}, expected id, {', '.join(FIELDS)}")
+        if fields.get("seed") is None:
+            fields["seed"] = seed_of(id)
+        for name, value in fields.items():
+            _check_type(name, value)
         for name in _PATHS:
             if fields.get(name) is not None:
                 fields[name] = _path(name, fields[name], folder)
-        if fields.get("seed") is None:
-            fields["seed"] = seed_of(id)
         return Job(number, id, Request(**fields))
-    except (SparkError, TypeError) as error:  # TypeError: of a list where a word is expected
+    except SparkError as error:
         raise BadJobError(one_line(error), id) from error
 
 
@@ -130,7 +137,15 @@ def _job_id(record: dict) -> str:
     return id
 
 
-def _path(name: str, value: object, folder: Path) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
+def _check_type(name: str, value: object) -> None:
+    kinds = _KINDS[name]
+    if type(value) in kinds or (type(value) is int and float in kinds):
+        return
+    expected = next(_WORDS[kind] for kind in kinds if kind in _WORDS)
+    raise SparkError(f"{name} is {one_line(json.dumps(value), 100)}, expected {expected}")
+
+
+def _path(name: str, value: str, folder: Path) -> str:
+    if not value or "\0" in value:
         raise SparkError(f"{name} is {value!r}, expected the path of a file")
     return os.path.join(folder, value)

@@ -1,5 +1,6 @@
 """How far a batch is: a bar with the audio seconds a second and the time left, where somebody looks."""
 
+import sys
 import threading
 import time
 
@@ -55,7 +56,7 @@ class Progress:
     def say(self, message: str) -> None:
         """Writes a line on standard error, above the bar."""
         with self._lock:
-            tqdm.write(message, file=self._bar.fp)
+            tqdm.write(message, file=sys.stderr)
 
     def close(self) -> None:
         """Ends the bar."""

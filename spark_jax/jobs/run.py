@@ -120,7 +120,7 @@ class LocalPool:
         try:
             self._worker.speak(shard, functools.partial(self._progress.add, shard.number))
             self._ended.put(Outcome(shard, None))
-        except Exception as error:
+        except BaseException as error:  # whoever waits must hear of it
             self._ended.put(Outcome(shard, describe(error)))
 
 

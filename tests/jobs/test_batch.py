@@ -48,7 +48,7 @@ def some(count, **more):
 def batch(*options, output="out"):
     with pytest.raises(SystemExit) as end:
         main(["batch", "jobs.jsonl", "-o", output, "--model", "model", "--slots", "8", *options])
-    return end.value.code
+    return end.value.code or 0
 
 
 def read(path):
@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on(tts, monkeypatch):
     kill(monkeypatch, after=9)
     write(*some(12))
     batch("--shard-size", "5")
-    [attempt] = [name for name in os.listdir("out/.work") if name.startswith("00001")]
+    attempt = next(name for name in os.listdir("out/.work") if name.startswith("00001"))  # the others have links to it
     with open(f"out/.work/{attempt}/journal.jsonl", "ab") as file:
         file.write(b'{"sizes": {}, "record": {"line"')
     kept = [entry["record"]["id"] for entry in attempt_module.read_journal(Path("out/.work", attempt))]
@@ -122,14 +122,14 @@ def test_a_killed_run_goes_on(tts, monkeypatch):
 
 
 def kill(monkeypatch, after):
-    """The process ends when so many jobs are kept, here by an error that nobody catches."""
+    """When so many jobs are kept no more can be, as if the process had ended."""
     keep, kept = attempt_module.Attempt.keep, []
 
     def keep_or_die(self, job, *rest):
-        keep(self, job, *rest)
-        kept.append(job.id)
         if len(kept) >= after:
             raise RuntimeError("killed")
+        kept.append(job.id)
+        keep(self, job, *rest)
 
     monkeypatch.setattr(attempt_module.Attempt, "keep", keep_or_die)
 
