@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from helpers import tiny_model
 from helpers.quick_compile import quick_jit
+from helpers.tiny_config import tiny
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.bicodec.pitch import PitchPrediction, PitchTarget, pitch_errors, pitch_losses
 from spark_jax.bicodec.source import Pitch
-from spark_jax.config import SourceConfig, tiny
+from spark_jax.config import SourceConfig
 from spark_jax.model_directory import directory as model_directory
 
 PLAIN = tiny().bicodec

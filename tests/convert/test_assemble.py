@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny_model
+from helpers.tiny_config import tiny
 
 from spark_jax import config as config_lib
 from spark_jax.cli import main as cli
@@ -14,7 +15,7 @@ from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.layout import read_config
 from spark_jax.model_directory.voice import Voice
 
-TINY = config_lib.tiny()
+TINY = tiny()
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax import config, sharding
+from spark_jax import sharding
 from spark_jax.errors import SparkError
 from spark_jax.inference.engine import Engine, EngineSettings, Job
 from spark_jax.inference.generate import Generator
@@ -19,7 +20,7 @@ from spark_jax.text.prompt import cloning_prompt, creation_prompt
 from spark_jax.text.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer("bytes", semantic_codes=64, global_codes=64)
-MODEL = Qwen2(config.tiny().llm)
+MODEL = Qwen2(tiny().llm)
 GLOBAL = [5, 60, 0, 33]
 SETTINGS = EngineSettings(slots=4, block=4, capacity=256, prompt_rows=2, behind=1)  # as on accelerators
 

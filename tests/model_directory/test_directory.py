@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
 from spark_jax import config as config_lib
 from spark_jax.errors import ManyFaultsError, SparkError
@@ -15,7 +16,7 @@ from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared.files import new_directory
 from spark_jax.text.tokenizer import build_tokenizer
 
-TINY = config_lib.tiny()
+TINY = tiny()
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 import pytest
 import yaml
+from helpers.tiny_config import tiny
 
 from spark_jax.cli import main as cli
-from spark_jax.config import SparkConfig, from_mapping, tiny, to_mapping
+from spark_jax.config import SparkConfig, from_mapping, to_mapping
 from spark_jax.data.config import AudioDataConfig, TokenDataConfig
 from spark_jax.errors import SparkError
 from spark_jax.performance import hlo

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax import config, sharding
+from spark_jax import sharding
 from spark_jax.config import Qwen2Config
 from spark_jax.qwen2 import slot_cache
 from spark_jax.qwen2.cache import init_cache
@@ -64,7 +65,7 @@ def draw(vocabulary):
     return rng.integers(vocabulary, size=(3, 40)), np.array([40, 7, 23]), rng.integers(vocabulary, size=(3, 8))
 
 
-@pytest.mark.parametrize("sizes", [config.tiny().llm, QWEN3], ids=["qwen2", "qwen3"])
+@pytest.mark.parametrize("sizes", [tiny().llm, QWEN3], ids=["qwen2", "qwen3"])
 def test_logits_are_those_of_the_plain_cache(sizes):
     model, params = made(sizes)
     prompts, lengths, said = draw(sizes.vocab_size)
@@ -94,7 +95,7 @@ def test_logits_are_those_of_the_plain_cache(sizes):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_windows_and_slots_do_not_change_a_bit(dtype):
-    model, params = made(config.tiny().llm, jnp.dtype(dtype))
+    model, params = made(tiny().llm, jnp.dtype(dtype))
     prompts, lengths, said = draw(model.config.vocab_size)
     fill = jax.jit(partial(filled, model))
     rng = np.random.default_rng(1)
@@ -111,7 +112,7 @@ def test_windows_and_slots_do_not_change_a_bit(dtype):
 
 def test_numbers_of_slots_change_rounding_only():
     """A sequence alone, in 8 and in 64 slots."""
-    model, params = made(config.tiny().llm)
+    model, params = made(tiny().llm)
     prompts, lengths, said = draw(model.config.vocab_size)
     found = []
     for count in (1, 8, 64):
@@ -125,7 +126,7 @@ def test_numbers_of_slots_change_rounding_only():
 
 
 def test_slots_without_a_new_token_keep_all_and_the_end_is_not_overwritten():
-    sizes = config.tiny().llm
+    sizes = tiny().llm
     cache = slot_cache.init_slots(sizes, SLOTS, 8)
     cache = cache.replace(keys=cache.keys + 1, lengths=jnp.array([0, 4, 6, 8]))
     recent = tuple(buffer + 2 for buffer in slot_cache.init_recent(cache, BLOCK))
@@ -136,7 +137,7 @@ def test_slots_without_a_new_token_keep_all_and_the_end_is_not_overwritten():
 
 
 def test_rows_that_aim_nowhere_are_dropped():
-    sizes = config.tiny().llm
+    sizes = tiny().llm
     cache = slot_cache.init_slots(sizes, SLOTS, 8)
     rows = jnp.ones((sizes.num_hidden_layers, 3, sizes.num_key_value_heads, 2, sizes.head_dim))
     found = jax.jit(slot_cache.insert)(cache, jnp.array([4, 2, 4]), rows, rows, jnp.array([5, 2, 5]))
@@ -146,7 +147,7 @@ def test_rows_that_aim_nowhere_are_dropped():
 
 def test_divided_over_devices_as_on_one():
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
-    model, params = made(config.tiny().llm)
+    model, params = made(tiny().llm)
     prompts, lengths, said = draw(model.config.vocab_size)
     slots = np.array([2, 0, 3])
     said_by_slot = np.zeros((SLOTS, said.shape[1]), np.int32)

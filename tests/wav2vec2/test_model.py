@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers.tiny_config import tiny
 from safetensors.flax import load_file
 
 from spark_jax import config as config_lib
@@ -17,7 +18,7 @@ from spark_jax.wav2vec2 import ctc, model, positional
 
 ASSETS = pathlib.Path(__file__).parents[1] / "assets" / "wav2vec2"
 TOLERANCE = 1e-5  # relative to the largest value
-TINY = config_lib.tiny().wav2vec2
+TINY = tiny().wav2vec2
 
 
 def close(actual, expected, tolerance=TOLERANCE):
