@@ -35,15 +35,17 @@ def batch(
     ] = False,
     shard_size: Annotated[int, typer.Option(min=1, metavar="N", help="Lines of a shard.")] = 1000,
     shard_index: Annotated[
-        int | None,
-        typer.Option(metavar="I", help="Of this process among --shard-count, from 0. It does every Nth shard."),
+        str | None,
+        typer.Option(
+            metavar="I",
+            help="Of this process among --shard-count, from 0: it does every Nth shard. A number, or the environment "
+            "variable that holds it, such as SLURM_ARRAY_TASK_ID.",
+        ),
     ] = None,
     shard_count: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes that share the shards.")
+        str | None,
+        typer.Option(metavar="N", help="Processes that share the shards; a number or an environment variable."),
     ] = None,
-    slurm_array: Annotated[
-        bool, typer.Option("--slurm-array", help="Index and count are those of this task of a SLURM array.")
-    ] = False,
     engine: Annotated[Kind, typer.Option(help="local: this process; ray: workers of a Ray cluster.")] = Kind.local,
     ray_address: Annotated[
         str | None,
@@ -70,7 +72,7 @@ def batch(
     check_input_files(jobs)
     if dtype not in ("float32", "bfloat16"):
         raise SparkError(f"--dtype is {dtype!r}, expected float32 or bfloat16")
-    index, count = _share(shard_index, shard_count, slurm_array, os.environ)
+    index, count = _share(shard_index, shard_count, os.environ)
     from spark_jax.audio.write import format_of
 
     format = format_of("audio", format)
@@ -112,25 +114,23 @@ def batch(
         raise typer.Exit(1)
 
 
-def _share(index: int | None, count: int | None, slurm_array: bool, environ: Mapping[str, str]) -> tuple[int, int]:
+def _share(index: str | None, count: str | None, environ: Mapping[str, str]) -> tuple[int, int]:
     """Returns number and count of the processes that share the shards.
 
     Raises:
-      SparkError: one of them is missing, or this is no task of a SLURM array.
+      SparkError: one of them is missing, no number, or out of range.
     """
-    if slurm_array:
-        if index is not None or count is not None:
-            raise SparkError("--slurm-array excludes --shard-index and --shard-count")
-        try:
-            first, last, task = (int(environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("MIN", "MAX", "ID"))
-        except (KeyError, ValueError):
-            raise SparkError(
-                "--slurm-array: SLURM_ARRAY_TASK_ID, _MIN and _MAX are not set, expected a task of sbatch --array=0-N"
-            ) from None
-        count = int(environ.get("SLURM_ARRAY_TASK_COUNT", last - first + 1))
-        if last - first + 1 != count:
-            raise SparkError(f"--slurm-array: the array has {count} tasks from {first} to {last}, expected all between")
-        return task - first, count
-    if (index is None) != (count is None):
+    if index is None and count is None:
+        return 0, 1
+    if index is None or count is None:
         raise SparkError("--shard-index and --shard-count go together: give both of them or neither")
-    return (0, 1) if index is None or count is None else (index, count)
+    numbers = []
+    for option, value in (("--shard-index", index), ("--shard-count", count)):
+        found = value if value.isdigit() else environ.get(value, "")
+        if not found.isdigit():
+            raise SparkError(f"{option} is {value}, expected a number, or an environment variable that holds one")
+        numbers.append(int(found))
+    number, total = numbers
+    if number >= total:
+        raise SparkError(f"--shard-index is {number}, expected 0 to {total - 1} (--shard-count)")
+    return number, total

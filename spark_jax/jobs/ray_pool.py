@@ -136,14 +136,17 @@ class RayPool:
             self._ask()
 
     def seats(self) -> list[_Seat]:
+        """Returns the workers that have loaded the model."""
         return [seat for seat in self._seats if seat.ready]
 
     def give(self, seat: _Seat, shard: Shard) -> None:
+        """Lets a worker begin with a shard."""
         seat.running.add(shard.number)
         self._progress.begin(shard.number)
         self._calls[seat.actor.speak.remote(shard)] = (seat, shard)
 
     def wait(self) -> list[Outcome]:
+        """Waits until something has changed, and returns which shards have ended."""
         ended, _ = self._ray.wait(list(self._calls), timeout=PATIENCE)
         if not ended and not self.seats() and not self._waited:
             self._waited = True

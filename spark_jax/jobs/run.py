@@ -103,15 +103,18 @@ class LocalPool:
         self._ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
 
     def seats(self) -> list[_Here]:
+        """Returns this process."""
         return [self._here]
 
     def give(self, seat: _Here, shard: Shard) -> None:
+        """Begins with a shard, in a thread of its own."""
         seat.running.add(shard.number)
         self._progress.begin(shard.number)
         # A daemon: the process does not wait for it when it is interrupted; what is half done can be gone on with.
         threading.Thread(target=self._speak, args=[shard], name="spark-jax shard", daemon=True).start()
 
     def wait(self) -> list[Outcome]:
+        """Waits until something has changed, and returns which shards have ended."""
         outcome = self._ended.get()
         self._here.running.remove(outcome.shard.number)
         return [outcome]

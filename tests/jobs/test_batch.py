@@ -101,18 +101,15 @@ def test_a_killed_run_goes_on(tts, monkeypatch):
     """It is killed in the second shard; the file of one job and the journal of another are cut off."""
     write(*some(12))
     assert batch("--shard-size", "5", output="whole") == 0
-    kill(monkeypatch, after=9)
-    write(*some(12))
-    batch("--shard-size", "5")
+    with monkeypatch.context() as patched:
+        kill(patched, line=9)
+        assert batch("--shard-size", "5") == 1
     attempt = next(name for name in os.listdir("out/.work") if name.startswith("00001"))  # the others have links to it
     with open(f"out/.work/{attempt}/journal.jsonl", "ab") as file:
         file.write(b'{"sizes": {}, "record": {"line"')
     kept = [entry["record"]["id"] for entry in attempt_module.read_journal(Path("out/.work", attempt))]
     with open(f"out/.work/{attempt}/{kept[0]}.wav", "ab") as file:
         file.truncate(100)
-    monkeypatch.undo()
-    monkeypatch.chdir(os.getcwd())
-    monkeypatch.setattr(SparkTTS, "load", lambda *arguments, **options: tts)
     tts.spoken.clear()
     assert batch("--shard-size", "5") == 0
     again = {text.replace("Text ", "job-") for text in tts.spoken}
@@ -121,14 +118,13 @@ def test_a_killed_run_goes_on(tts, monkeypatch):
     assert contents("out") == contents("whole")
 
 
-def kill(monkeypatch, after):
-    """When so many jobs are kept no more can be, as if the process had ended."""
-    keep, kept = attempt_module.Attempt.keep, []
+def kill(monkeypatch, line):
+    """Nothing behind a line is kept any more, as if the process had ended."""
+    keep = attempt_module.Attempt.keep
 
     def keep_or_die(self, job, *rest):
-        if len(kept) >= after:
+        if job.line > line:
             raise RuntimeError("killed")
-        kept.append(job.id)
         keep(self, job, *rest)
 
     monkeypatch.setattr(attempt_module.Attempt, "keep", keep_or_die)
@@ -208,14 +204,15 @@ def test_processes_that_share_a_batch(tts, capsys):
 
 def test_a_slurm_array(tts, monkeypatch, capsys):
     write(*some(3))
-    assert batch("--slurm-array") == 2 and "expected a task of sbatch --array=0-N" in capsys.readouterr().err
-    for name, value in {"ID": "5", "MIN": "4", "MAX": "6", "COUNT": "3"}.items():
-        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
-    assert batch("--slurm-array", "--shard-size", "1") == 0
+    array = ["--shard-size", "1", "--shard-index", "SLURM_ARRAY_TASK_ID", "--shard-count", "SLURM_ARRAY_TASK_COUNT"]
+    assert batch(*array) == 2
+    message = "--shard-index is SLURM_ARRAY_TASK_ID, expected a number, or an environment variable that holds one"
+    assert message in capsys.readouterr().err
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    assert batch(*array) == 0
     assert os.listdir("out/audio") == ["00001"]
-    assert batch("--slurm-array", "--shard-index", "0") == 2
-    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
-    assert batch("--slurm-array", "--shard-size", "1") == 2
+    assert batch(*array[:4], "--shard-count", "1") == 2
 
 
 def test_what_has_changed_is_told(tts, capsys):
