@@ -239,7 +239,7 @@ def test_audio_records_that_differ_from_their_index(corpus, tmp_path):
 def test_audio_that_cannot_be_read_is_an_error_or_counted(corpus, tmp_path):
     (corpus / "a.flac").write_bytes((corpus / "a.flac").read_bytes()[:3000])
     conversion = AudioConversion(str(corpus), None, 16_000)
-    with pytest.raises(SparkError, match="metadata.jsonl:1: utterance u0: .*a.flac: cannot be read as audio"):
+    with pytest.raises(SparkError, match="metadata.jsonl:1: utterance u0: .*a.flac: not readable as audio"):
         make_records.convert(conversion, corpus / "metadata.jsonl", tmp_path / "out", 1)
     make_records.convert(conversion, corpus / "metadata.jsonl", tmp_path / "out", 1, on_error="skip")
     reader = records.RecordReader(tmp_path / "out", "train", "audio")
