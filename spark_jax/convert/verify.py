@@ -27,6 +27,7 @@ from spark_jax.convert.wrappers import inner_names
 from spark_jax.errors import SparkError, one_line
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.layout import holds_part
+from spark_jax.nn.embedding import Embedding
 from spark_jax.qwen2.cache import init_cache
 from spark_jax.qwen2.model import DecoderLayer, Qwen2
 from spark_jax.shared.extra import needs_extra
@@ -199,7 +200,7 @@ def _our_llm(config: Qwen2Config, variables: Any, prompt: np.ndarray) -> tuple[l
     model = Qwen2(config)
 
     def is_layer(module: nn.Module, _: str) -> bool:
-        return isinstance(module, DecoderLayer | nn.Embed)
+        return isinstance(module, DecoderLayer | Embedding)
 
     @jax.jit
     def observe(variables, ids):

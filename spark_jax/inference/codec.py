@@ -11,6 +11,7 @@ items. What an item gives does not depend on the others: ids are equal, waveform
 import functools
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from spark_jax.dataclass_reader import plain_number
 from spark_jax.errors import SparkError
 from spark_jax.inference import buckets, placement, speech_tokens
 from spark_jax.inference.buckets import Batch
+from spark_jax.inference.checks import check_transcript
 from spark_jax.inference.speech_tokens import PaddedSpeech, Utterance
 from spark_jax.inference.windows import Window, windows
 from spark_jax.model_directory import directory as model_directory
@@ -116,7 +118,7 @@ class Codec:
 
         A recording longer than the model's longest speech (60 s; in full, its bucket of 3,072 tokens) is encoded in
         windows of that length, see `windows`. The reference takes all in one pass, at a cost that grows with the
-        square of the length; near the seams some ids differ from its.
+        square of the length; each id depends on all that is heard in a pass, so those of longer recordings are others.
 
         Args:
           samples: recordings at the model's sample rate, one channel, of any loudness: the volume is normalized.
@@ -191,7 +193,8 @@ class Codec:
         several channels the one that speaks counts: see `audio.reference.load_reference`.
 
         Warns:
-          UserWarning: another channel than the first was taken, or no voice is heard in the recording.
+          UserWarning: another channel than the first was taken, no voice is heard in the recording, or it is much
+            shorter or longer than its transcript.
 
         Raises:
           SparkError: the file is missing, not audio, shorter than 0.1 s, silent or not finite; or it comes with a
@@ -204,6 +207,8 @@ class Codec:
         samples = self._checked(samples, name)
         warn_without_voice(samples, name, self.config.sample_rate)
         if transcript is not None:
+            if fault := check_transcript(transcript, samples, self.config.sample_rate):
+                warnings.warn(f"{name}: {fault}; does it say what its transcript says?", stacklevel=2)
             [(global_ids, semantic_ids)] = self.encode([samples], [name])
             return Voice(global_ids, semantic_ids, transcript)
         clips = np.zeros((self._shards, self.config.ref_segment_samples), np.float32)

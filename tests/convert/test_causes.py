@@ -114,6 +114,10 @@ def test_gguf(layout, tmp_path):
     for given in (folder, folder / "model-q4_k_m.gguf"):
         refused(message, official.convert, layout, tmp_path / "model", llm=given)
     refused(message, official.convert, folder / "model-q4_k_m.gguf", tmp_path / "model")
+    release = Path(shutil.copytree(layout, tmp_path / "release"))
+    (release / "LLM" / "model.safetensors").unlink()
+    shutil.copy(folder / "model-q4_k_m.gguf", release / "LLM")
+    refused(message, official.convert, release, tmp_path / "model")
     shutil.copy(folder / "model-q4_k_m.gguf", tmp_path / "model.bin")  # by its content, too
     refused("model.bin: GGUF is", official.convert, layout, tmp_path / "model", llm=tmp_path / "model.bin")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import numpy as np
@@ -123,7 +124,13 @@ def test_a_voice_without_transcript_is_its_clip(tiny_model_directory, codec, tmp
     assert voice.transcript is None and voice.semantic_ids.shape == (0,)
     with pytest.raises(SparkError, match="this needs wav2vec2, loaded are only bicodec"):
         only_bicodec.voice(tmp_path / "ref.wav", "What it says.")
-    spoken = codec.voice(tmp_path / "ref.wav", "What it says.")
+    with pytest.warns(
+        UserWarning, match=r"ref\.wav: 3\.0 s of sound for about 3 syllables.*does it say what its transcr"
+    ):
+        codec.voice(tmp_path / "ref.wav", "What it says.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spoken = codec.voice(tmp_path / "ref.wav", "What it says in three seconds.")
     assert_same_ids([(spoken.global_ids, spoken.semantic_ids)], [(global_ids, semantic_ids)])
 
 
