@@ -12,6 +12,7 @@ from spark_jax.cli import speech
 from spark_jax.inference.synthesize import SparkTTS
 
 
+@pytest.mark.extended
 def test_random_texts_are_spoken_or_refused(tiny_model_directory, tmp_path, monkeypatch):
     """By a model that makes no sense, but takes the same way."""
     tts = SparkTTS.load(tiny_model_directory, ("bicodec", "llm"))

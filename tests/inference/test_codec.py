@@ -141,6 +141,7 @@ def short_codec(tiny_model_directory):
     return Codec(dataclasses.replace(loaded.config, max_semantic_tokens=128), loaded.variables)
 
 
+@pytest.mark.extended
 def test_long_recordings_are_encoded_in_windows(codec, short_codec):
     recordings = [tiny_model.speech(seconds, seed) for seed, seconds in enumerate((4.0, 1.0, 2.6))]
     found = short_codec.encode(recordings)
@@ -153,6 +154,7 @@ def test_long_recordings_are_encoded_in_windows(codec, short_codec):
         assert np.mean(semantic_ids == others) > 0.8  # of one pass
 
 
+@pytest.mark.extended
 def test_long_tokens_are_decoded_in_windows(codec, short_codec, tokens):
     rng = np.random.default_rng(0)
     long = [
