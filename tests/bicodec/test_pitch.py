@@ -119,6 +119,7 @@ def test_the_predicted_pitch_is_what_detokenize_tells_its_source(voiced, inputs)
     assert np.max(np.abs(run(variables, *ids, other) - wave)) > 1e-4
 
 
+@pytest.mark.extended
 def test_padding_changes_neither_pitch_nor_samples(voiced, inputs):
     codec, variables = voiced
     run = quick_jit(lambda v, a, b, m: codec.apply(v, a, b, m, method="detokenize"))
@@ -127,6 +128,7 @@ def test_padding_changes_neither_pitch_nor_samples(voiced, inputs):
     np.testing.assert_allclose(padded[:, :1280], run(variables, ids[:, :4], speaker, None), atol=1e-5)
 
 
+@pytest.mark.extended
 def test_training_tells_the_source_the_recording_s_pitch_and_both_losses_reach_their_parts(voiced, inputs):
     codec, variables = voiced
 
@@ -152,6 +154,7 @@ def test_training_tells_the_source_the_recording_s_pitch_and_both_losses_reach_t
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(pitch_gradient["wave_generator"]))
 
 
+@pytest.mark.extended
 def test_the_full_pass_predicts_too(voiced, inputs):
     codec, variables = voiced
     run = quick_jit(lambda v, f, r, p: codec.apply(v, f, r, train=False, pitch=p))

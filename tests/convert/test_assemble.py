@@ -61,6 +61,7 @@ def test_the_runs_make_a_model(assemble, runs, tmp_path):
     assert voice.global_ids.tolist() == [7] * 32 and voice.semantic_ids.tolist() == [7, 2]
 
 
+@pytest.mark.extended
 def test_weights_take_half_the_room_by_default(assemble, runs, tmp_path):
     voice = Voice(np.full(32, 9), np.arange(4), "Four.")
     voice.save(tmp_path / "voice.json", 16_000)

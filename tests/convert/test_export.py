@@ -173,6 +173,7 @@ def test_goldens_pass_through_both_directions(tmp_path, part):
         np.testing.assert_array_equal(exported[name], values)
 
 
+@pytest.mark.extended
 def test_straight_from_runs(tmp_path, tiny_model_directory):
     """The model directories of runs, alone and in place of a model's parts."""
     model = model_directory.load(tiny_model_directory)
@@ -260,6 +261,7 @@ def test_bad_arguments_and_values_leave_nothing(tmp_path, tiny_model_directory):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "model"]
 
 
+@pytest.mark.extended
 def test_a_codec_with_a_harmonic_source_has_no_official_form(tmp_path, tiny_model_directory):
     model = model_directory.load(tiny_model_directory)
     codec = model.config.bicodec

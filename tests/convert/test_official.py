@@ -89,6 +89,7 @@ def test_converted_directory_loads_with_the_source_s_values(layout, converted):
     assert {leaf.dtype for leaf in jax.tree.leaves(model.variables)} == {np.dtype("float32")}
 
 
+@pytest.mark.extended
 def test_safetensors_and_pickle_give_the_same_model(layout, converted, tmp_path):
     """Pre-training pickle with prefix and old weight norm names = safetensors without and with new ones."""
     official_layout.write(tmp_path / "official", official_layout.tiny(), pickled=False)

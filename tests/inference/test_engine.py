@@ -91,7 +91,7 @@ def run(engine, chosen, arrivals=None):
     return [found[number] for number in range(len(chosen))]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.extended)])
 def test_an_answer_depends_on_its_job_alone(params, dtype):
     engine = make(params, model=Qwen2(MODEL.config, jnp.dtype(dtype)))
     chosen = jobs(14)
@@ -184,6 +184,7 @@ def tokens_of(engine, chosen):
     return [said[number] for number in range(len(chosen))]
 
 
+@pytest.mark.extended
 def test_numbers_of_slots_and_devices_part_answers_at_near_ties_only(params, record_property):
     chosen = jobs(100, seed=4)
     expected = tokens_of(make(params), chosen)

@@ -56,6 +56,7 @@ def test_round_trip(saved, variables, tokenizer):
     assert model.voices == {} and model.default_voice is None
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_storage_type_shortens_matrices_only(tmp_path, variables, tokenizer, dtype):
     (tmp_path / "voice.json").write_text("{}")

@@ -79,6 +79,7 @@ def flatten_boxes(settings):
     return found
 
 
+@pytest.mark.extended
 def test_types_go_with_the_mesh(tiny_model_directory, alone):
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2)
     llm = model_directory.load(tiny_model_directory, llm_dtype=jnp.bfloat16, parts=("llm",), mesh=mesh).variables[

@@ -167,7 +167,7 @@ model_directory.write_parts(folder, tiny(), {"llm": doubled})
 """
 
 
-@pytest.mark.parametrize("moment", ["finalize", "replace"])
+@pytest.mark.parametrize("moment", [pytest.param("finalize", marks=pytest.mark.extended), "replace"])
 def test_a_kill_leaves_the_older_part_and_the_next_write_cleans_up(tmp_path, variables, moment):
     model_directory.write_parts(tmp_path, TINY, {"llm": variables["llm"]})
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}

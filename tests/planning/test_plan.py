@@ -259,6 +259,7 @@ def test_the_recognizer(run):
     assert "all-reduce" in out  # of the gradients
 
 
+@pytest.mark.extended
 def test_the_program_s_text_is_kept(run, config, tmp_path):
     code, _, _ = run(config, "--cpu-devices", "8", "--save-hlo", str(tmp_path / "step.txt"))
     assert code == 0 and (tmp_path / "step.txt").read_text().startswith("HloModule")
