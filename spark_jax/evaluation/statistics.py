@@ -38,8 +38,8 @@ class Estimate:
 
 def estimate(
     statistic: Statistic,
-    *columns: Sequence[Any],
-    units: Sequence[Any] | None = None,
+    *columns: Sequence[Any] | np.ndarray,
+    units: Sequence[Any] | np.ndarray | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Estimate:
     """Returns a figure with its interval.
@@ -60,10 +60,9 @@ def estimate(
     low = high = None
     if len(names) > 1 and value is not None:
         members = [np.flatnonzero(owner == number) for number in range(len(names))]
-        rng = np.random.default_rng(_SEED)
         drawn = []
-        for _ in range(RESAMPLES):
-            index = np.concatenate([members[number] for number in rng.integers(0, len(names), len(names))])
+        for draw in np.random.default_rng(_SEED).integers(0, len(names), (RESAMPLES, len(names))):
+            index = np.concatenate([members[number] for number in draw])
             drawn.append(statistic(*(array[index] for array in arrays)))
         finite = [number for number in drawn if math.isfinite(number)]
         if finite:

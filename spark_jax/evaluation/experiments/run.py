@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_jax.evaluation import findings, html
-from spark_jax.evaluation.cases import Result
+from spark_jax.evaluation.cases import Case, Result
 from spark_jax.evaluation.experiments.base import Experiment, Plan
 from spark_jax.evaluation.judges.registry import JudgeOptions, choose_judges
 from spark_jax.evaluation.listening import hear_cases
@@ -67,8 +67,7 @@ def run_experiment(
         waiting = experiment.follow_up(run.spoken)
         cases = cases + waiting
     if experiment.name == "tts":
-        texts, request = _timed(cases)
-        time_sentences(texts, request, plan.models[0], models, run)
+        _time(cases, plan.models[0], models, run)
     results = hear_cases(cases, judges, run)
     summary = experiment.summarize(results, [judge.name for judge in judges])
     found = {
@@ -120,10 +119,12 @@ def time_facts(times: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return facts
 
 
-def _timed(cases: Sequence[Any]) -> tuple[list[str], dict[str, Any]]:
-    first = cases[0]
-    own = [case for case in cases if case.labels.get("voice") == first.labels.get("voice")]
-    return list(dict.fromkeys(case.text for case in own)), dict(first.request)
+def _time(cases: Sequence[Case], label: str, models: Models, run: RunFolder) -> None:
+    """Times sentences of the first voice, one at a time."""
+    spoken = [case for case in cases if run.spoken[case.key].error is None]
+    own = [case for case in spoken if case.labels["voice"] == spoken[0].labels["voice"]]
+    if own:
+        time_sentences(list(dict.fromkeys(case.text for case in own)), dict(own[0].request), label, models, run)
 
 
 def _item(result: Result) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
+import scipy.io.wavfile
 
 from spark_jax.evaluation.judges.base import SAMPLE_RATE, Utterance, finite, versions
 from spark_jax.shared.extra import needs_extra
@@ -108,7 +108,7 @@ class CepstralJudge:
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder) / name for name in ("target.wav", "samples.wav")]
             for path, wave in zip(paths, (target, samples), strict=True):
-                soundfile.write(path, wave, SAMPLE_RATE, subtype="FLOAT")
+                scipy.io.wavfile.write(path, SAMPLE_RATE, wave)
             distance, _ = self._compare(*paths, aligning="pad")
         return {"mcd": finite(distance, 3)}
 

