@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax import config, sharding
+from spark_jax import sharding
 from spark_jax.errors import SparkError
 from spark_jax.inference.engine import Engine, EngineSettings, Job
 from spark_jax.inference.generate import Generator
@@ -19,7 +20,7 @@ from spark_jax.text.prompt import cloning_prompt, creation_prompt
 from spark_jax.text.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer("bytes", semantic_codes=64, global_codes=64)
-MODEL = Qwen2(config.tiny().llm)
+MODEL = Qwen2(tiny().llm)
 GLOBAL = [5, 60, 0, 33]
 SETTINGS = EngineSettings(slots=4, block=4, capacity=256, prompt_rows=2, behind=1)  # as on accelerators
 
@@ -90,7 +91,7 @@ def run(engine, chosen, arrivals=None):
     return [found[number] for number in range(len(chosen))]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.extended)])
 def test_an_answer_depends_on_its_job_alone(params, dtype):
     engine = make(params, model=Qwen2(MODEL.config, jnp.dtype(dtype)))
     chosen = jobs(14)
@@ -183,6 +184,7 @@ def tokens_of(engine, chosen):
     return [said[number] for number in range(len(chosen))]
 
 
+@pytest.mark.extended
 def test_numbers_of_slots_and_devices_part_answers_at_near_ties_only(params, record_property):
     chosen = jobs(100, seed=4)
     expected = tokens_of(make(params), chosen)

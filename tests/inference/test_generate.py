@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax import config, sharding
+from spark_jax import sharding
 from spark_jax.errors import SparkError
 from spark_jax.inference.generate import Generator, decode, prefill
 from spark_jax.inference.sampling import Greedy, Sampling
@@ -23,7 +24,7 @@ reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reference)
 
 TOKENIZER = build_tokenizer("bytes", semantic_codes=64, global_codes=64)
-MODEL = Qwen2(config.tiny().llm)
+MODEL = Qwen2(tiny().llm)
 GLOBAL = [5, 60, 0, 33]
 FLAT = Sampling(temperature=20.0, top_p=0.999)
 
