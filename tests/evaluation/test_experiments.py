@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 from helpers import tiny_model
+from helpers.tiny_config import tiny
 
-from spark_jax.config import tiny
 from spark_jax.errors import SparkError
 from spark_jax.evaluation import findings, html, statistics
 from spark_jax.evaluation.cases import Case, Result, Speech
