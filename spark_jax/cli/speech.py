@@ -20,7 +20,7 @@ from spark_jax.cli.options import (
 )
 from spark_jax.errors import SparkError
 from spark_jax.shared.files import decode_text, read_text
-from spark_jax.text.clean import has_speech
+from spark_jax.text.reading import check_text
 
 MODELS_OWN = "Default: the model's own, the release's"
 LEVELS = "very_low, low, moderate, high or very_high"
@@ -128,8 +128,8 @@ def voice(
     With --transcript the recording's own speech becomes part of every prompt and is continued, which is often
     closer to the speaker; without it only the speaker's tokens are used.
     """
-    if transcript is not None and not has_speech(transcript):
-        raise SparkError(f"transcript is {transcript!r}, expected what the reference says")
+    if transcript is not None:
+        check_text("transcript", transcript, "what the reference says")
     output = check_output_file(output)
     check_input_files(reference)
     _check_length(reference, transcript)

@@ -20,7 +20,7 @@ from spark_jax.inference.audio import Audio, Speech
 from spark_jax.inference.batch import Pieces
 from spark_jax.inference.checks import check_speech
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
-from spark_jax.inference.controls import ignored_options
+from spark_jax.inference.controls import ignored_options, ignored_reference
 from spark_jax.inference.engine import Engine, EngineSettings, Job
 from spark_jax.inference.generate import Generator
 from spark_jax.inference.long_text import Plan, join_pieces, piece_seed, plan_pieces
@@ -196,7 +196,13 @@ class SparkTTS:
         return plan_pieces(reading, self.config), [*ignored_options(request, self.config.text), *reading.warnings]
 
     def voice(self, reference: str | os.PathLike[str], transcript: str | None = None) -> Voice:
-        """Returns the voice of a recording; see `Codec.voice`."""
+        """Returns the voice of a recording; see `Codec.voice`.
+
+        Warns:
+          UserWarning: as there; or the model knows one speaker only, and the voice will change nothing.
+        """
+        for message in ignored_reference(os.fspath(reference), self.config.text):
+            warnings.warn(message, stacklevel=2)
         return self.codec.voice(reference, transcript)
 
     def encode(self, samples: np.ndarray) -> tuple[Int[np.ndarray, " global"], Int[np.ndarray, " tokens"]]:
@@ -293,7 +299,7 @@ class SparkTTS:
 
     def _voice(self, request: Request) -> Voice:
         if request.reference is not None:
-            return self.voice(request.reference, request.transcript)
+            return self.codec.voice(request.reference, request.transcript)
         voice = self._default_voice if request.voice is None else request.voice
         if voice is None:
             raise SparkError("the model has no default voice: give a voice, a reference or a gender")
