@@ -115,7 +115,8 @@ def check_transcript(transcript: str, samples: Float[np.ndarray, " time"], sampl
     least, most = SHORTEST * syllables, LONGEST * syllables + LONGEST_REST
     if not syllables or least <= sound <= most:
         return ""
-    return f"{sound:.1f} s of sound for about {syllables} syllables, expected {least:.1f} to {most:.1f} s"
+    about = f"about {syllables} syllable{'s' if syllables > 1 else ''}"
+    return f"{sound:.2f} s of sound for {about}, expected {least:.2f} to {most:.1f} s"
 
 
 def _check_length(syllables: int, seconds: float, sound: float, rate: float | None) -> list[Finding]:
