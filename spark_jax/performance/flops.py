@@ -24,10 +24,16 @@ def causal_pairs(lengths: Iterable[int]) -> int:
 
 
 def llm_step_flops(config: Qwen2Config, tokens: float, targets: float, pairs: float) -> float:
-    """Computes operations of the decoder's forward and backward pass, and of its head where a loss is asked for.
+    """Computes operations of the decoder's forward and backward pass; see `llm_flops`."""
+    return FORWARD_AND_BACKWARD * llm_flops(config, tokens, targets, pairs)
+
+
+def llm_flops(config: Qwen2Config, tokens: float, targets: float, pairs: float) -> float:
+    """Computes operations of the decoder's forward pass, and of its head where logits are asked for.
 
     Args:
-      tokens: of the step's whole batch, without padding: what is computed of it is of no use.
+      config: the decoder's sizes; `vocab_size` is the number of the head's rows.
+      tokens: of the whole batch, without padding: what is computed of it is of no use.
       targets: those of the tokens whose logits are asked for.
       pairs: (query, key) pairs of the attention, over all rows: `causal_pairs` of the sequences.
     """
@@ -36,7 +42,7 @@ def llm_step_flops(config: Qwen2Config, tokens: float, targets: float, pairs: fl
     mlp = 3 * config.hidden_size * config.intermediate_size
     layers, head = config.num_hidden_layers * (attention + mlp), config.hidden_size * config.vocab_size
     mixing = config.num_hidden_layers * heads * dim * 2  # scores, and the mean of the values
-    return FORWARD_AND_BACKWARD * 2.0 * (layers * tokens + head * targets + mixing * pairs)
+    return 2.0 * (layers * tokens + head * targets + mixing * pairs)
 
 
 def traced_flops(function: Callable[..., Any], *args: Any) -> float:

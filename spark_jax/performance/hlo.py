@@ -37,6 +37,8 @@ _NO_TRAFFIC = frozenset(
     }
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
+_UPDATES = ("dynamic-update-slice", "scatter")
+_SAME_VALUES = ("bitcast", "convert", "reshape", "transpose")  # what is not asked of the result is not read
 _SIZES = {"pred": 1, "token": 0, "opaque": 0, "s4": 0.5, "u4": 0.5, "c64": 8, "c128": 16}
 _ARRAY = re.compile(r"(pred|token|opaque|[a-z]+\d+[a-z0-9]*)\[([^\]]*)\](\{[^{}]*\})?")
 
@@ -51,6 +53,7 @@ class Instruction:
     operands: tuple[str, ...]
     operand_text: str
     attributes: str
+    is_root: bool = False
 
     def called(self, key: str) -> list[str]:
         """Returns the computations that the attribute `key` names."""
@@ -117,6 +120,25 @@ def traffic(text: str) -> Traffic:
     return Traffic(collectives, memory, unknown)
 
 
+def large_writes(text: str, least: float) -> list[str]:
+    """Returns the instructions that write at least so many bytes at a time, to any memory: `copy.3 bf16[8,128]`.
+
+    An update in place counts as the update. So a large array that a program should only read and update is copied
+    where this finds an instruction of its size.
+    """
+    computations, entry = parse(text)
+    runs, fused, _ = _runs(computations, entry)
+    return [
+        f"{instruction.name} {instruction.shape}"
+        for name in runs
+        if name not in fused
+        for instruction in computations[name]
+        if instruction.opcode not in (*_NO_TRAFFIC, *_UPDATES)
+        and "AllocateBuffer" not in instruction.attributes
+        and _written(instruction, computations, None) >= least
+    ]
+
+
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     """Returns the instructions of each computation by its name, and the name of the entry."""
     computations: dict[str, list[Instruction]] = {}
@@ -161,6 +183,7 @@ def group_size(attributes: str) -> int:
 
 
 def _instruction(line: str) -> Instruction:
+    is_root = line.lstrip().startswith("ROOT ")
     name, rest = line.strip().removeprefix("ROOT ").split(" = ", 1)
     shape = rest[: _closing(rest) + 1] if rest.startswith("(") else rest.split(" ", 1)[0]
     rest = rest[len(shape) :].lstrip()
@@ -168,7 +191,7 @@ def _instruction(line: str) -> Instruction:
     end = _closing("(" + rest) - 1
     inside = rest[:end]
     operands = tuple(re.findall(r"%([\w.\-]+)", inside)) or tuple(re.findall(r"[\w.\-]+", inside))
-    return Instruction(name.lstrip("%"), shape, opcode, operands, inside, rest[end + 1 :])
+    return Instruction(name.lstrip("%"), shape, opcode, operands, inside, rest[end + 1 :], is_root)
 
 
 def _closing(text: str) -> int:
@@ -274,6 +297,9 @@ def _traffic(
         return shape_bytes(instruction.shape) - source + shape_bytes(instruction.shape, 0) - sum(inputs)
     if opcode == "dynamic-update-slice":
         return 2 * inputs[1]
+    if opcode == "scatter":  # in place, as it is in a fusion
+        arrays = len(inputs) // 2
+        return sum(inputs[arrays:]) + sum(inputs[arrays + 1 :])
     output = shape_bytes(instruction.shape, 0)
     if opcode in _SLICES:
         return 2 * output
@@ -282,27 +308,77 @@ def _traffic(
     if opcode != "fusion":
         return output + sum(inputs)
     (callee,) = instruction.called("calls")
-    return _fusion_traffic(computations.get(callee, ()), inputs, output)
+    read = sum(size and size * _read(computations, callee, number) for number, size in enumerate(inputs))
+    return read + _written(instruction, computations, 0)
 
 
-def _fusion_traffic(body: Sequence[Instruction], inputs: Sequence[float], output: float) -> float:
-    """A fusion reads of a parameter that it only slices the slice, and writes of one that it updates the update."""
-    parameters = {i.name: int(i.operand_text) for i in body if i.opcode == "parameter"}
-    sizes = {i.name: shape_bytes(i.shape) for i in body}
-    uses: dict[str, list[Instruction]] = defaultdict(list)
-    for instruction in body:
-        for operand in instruction.operands:
-            uses[operand].append(instruction)
-    total = output
-    for name, number in parameters.items():
-        if number >= len(inputs) or inputs[number] == 0:
-            continue
-        users = uses[name]
-        if users and all(u.opcode in _SLICES and u.operands[0] == name for u in users):
-            total += sum(sizes[u.name] for u in users)
-        elif users and all(u.opcode == "dynamic-update-slice" and u.operands[0] == name for u in users):
-            # In place: the rest of the buffer, counted as output, is not touched either.
-            total += sum(sizes.get(u.operands[1], 0.0) for u in users) - inputs[number]
-        else:
-            total += inputs[number]
-    return max(total, 0.0)
+def _read(computations: Mapping[str, Sequence[Instruction]], name: str, number: int) -> float:
+    """The part of a parameter that a fusion reads, 0 to 1: of one that it only slices the slice."""
+    body = computations.get(name, ())
+    parameter = next((i for i in body if i.opcode == "parameter" and int(i.operand_text) == number), None)
+    return 1.0 if parameter is None else _read_value(computations, body, parameter)
+
+
+def _read_value(
+    computations: Mapping[str, Sequence[Instruction]], body: Sequence[Instruction], value: Instruction
+) -> float:
+    """The part of a value that the other instructions of a fusion read; 1 where it is the fusion's result."""
+    size, total = shape_bytes(value.shape), float(value.is_root)
+    for user in body:
+        for place, operand in enumerate(user.operands):
+            if operand != value.name:
+                continue
+            if user.opcode in _SLICES and place == 0:
+                total += shape_bytes(user.shape) / size if size else 0.0
+            elif user.opcode in _UPDATES and place == 0:  # in place: what is not updated is not touched
+                total += 0.0 if user.is_root else _read_value(computations, body, user)
+            elif user.opcode in _SAME_VALUES:
+                total += _read_value(computations, body, user)
+            elif user.opcode == "fusion":
+                total += sum(_read(computations, callee, place) for callee in user.called("calls"))
+            else:
+                total += 1.0
+    return min(total, 1.0)
+
+
+def _written(
+    instruction: Instruction, computations: Mapping[str, Sequence[Instruction]], memory_space: int | None
+) -> float:
+    """Bytes of its result that an instruction writes: of arrays that it updates in place, the update.
+
+    Args:
+      instruction: no name for a value (`_NO_TRAFFIC`).
+      computations: of the module.
+      memory_space: see `shape_bytes`.
+    """
+    parts = _written_parts(instruction, computations)
+    arrays = [match[0] for match in _ARRAY.finditer(instruction.shape)]
+    if len(parts) != len(arrays):  # tuples in tuples
+        parts = [1.0] * len(arrays)
+    return sum(part * shape_bytes(array, memory_space) for part, array in zip(parts, arrays, strict=True))
+
+
+def _written_parts(instruction: Instruction, computations: Mapping[str, Sequence[Instruction]]) -> list[float]:
+    """The parts, 0 to 1, of each array of a fusion's result (or an update's) that are written."""
+    if instruction.opcode != "fusion":
+        return [1.0]
+    (callee,) = instruction.called("calls")
+    body = computations.get(callee, ())
+    values = {i.name: i for i in body}
+    root = next((i for i in body if i.is_root), None)
+    results = () if root is None else root.operands if root.opcode == "tuple" else (root.name,)
+    return [_written_part(values, values[name], computations) for name in results if name in values]
+
+
+def _written_part(
+    values: Mapping[str, Instruction], value: Instruction, computations: Mapping[str, Sequence[Instruction]]
+) -> float:
+    while value.opcode == "bitcast" and value.operands[0] in values:
+        value = values[value.operands[0]]
+    if value.opcode in _UPDATES and values.keys() >= set(value.operands):
+        update = value.operands[1 if value.opcode == "dynamic-update-slice" else -1]
+        return min(1.0, shape_bytes(values[update].shape) / max(shape_bytes(value.shape), 1.0))
+    if value.opcode == "fusion":
+        parts = _written_parts(value, computations)
+        return parts[0] if len(parts) == 1 else 1.0
+    return 1.0

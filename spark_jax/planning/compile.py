@@ -20,12 +20,23 @@ from spark_jax.training.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """A step that was compiled; sizes in bytes a chip, operations over all chips.
+class Measured:
+    """A program that was compiled; sizes in bytes a chip.
 
     `temporaries` is what a chip holds at most besides arguments and outputs; of a TPU's the compiler tells that peak,
     of a CPU's the sum of all buffers.
     """
+
+    arguments: float
+    outputs: float
+    temporaries: float
+    seconds: float  # that the compiler took
+    text: str  # of the compiled program
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A step that was compiled; sizes in bytes a chip as in `Measured`, operations over all chips."""
 
     program: Program
     system: SparkConfig
@@ -70,7 +81,39 @@ def compile_step(
     state = program.abstract_state()
     step = program.jit_step(jax.tree.map(lambda leaf: leaf.sharding, state))
     traced = step.trace(state, program.batch)
-    options = {"exec_time_optimization_effort": effort} if effort and devices[0].platform == "tpu" else None
+    measured = compile_traced(traced, devices[0].platform, effort)
+    if isinstance(measured, DoesNotFit):
+        return measured
+    if save_hlo is not None:
+        files.write_text(save_hlo, measured.text)
+    plan = Plan(
+        program=program,
+        system=system,
+        arguments=measured.arguments,
+        outputs=measured.outputs,
+        temporaries=measured.temporaries,
+        moved=hlo.traffic(measured.text),
+        model_flops=training.step_flops(config, system),
+        executed_flops=flops.count_flops(traced.jaxpr),
+        seconds=measured.seconds,
+    )
+    if plan.memory > limit:
+        return DoesNotFit(f"{plan.memory / GIB:.2f} GiB a chip, of {limit / GIB:.2f}", plan.memory)
+    return plan
+
+
+def compile_traced(traced: Any, platform: str, effort: float = 0.0) -> Measured | DoesNotFit:
+    """Returns a traced program compiled, or why a chip's memory does not hold it.
+
+    Args:
+      traced: the program.
+      platform: of the devices that it is traced for.
+      effort: see `compile_step`.
+
+    Raises:
+      JaxRuntimeError: the compiler failed for another reason than memory.
+    """
+    options = {"exec_time_optimization_effort": effort} if effort and platform == "tpu" else None
     start = time.perf_counter()
     try:
         compiled = traced.lower().compile(compiler_options=options)
@@ -78,26 +121,11 @@ def compile_step(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return does_not_fit(str(error))
-    seconds = time.perf_counter() - start
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    if save_hlo is not None:
-        files.write_text(save_hlo, text)
+    seconds, memory = time.perf_counter() - start, compiled.memory_analysis()
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = memory.peak_memory_in_bytes if devices[0].platform == "tpu" else 0
-    plan = Plan(
-        program=program,
-        system=system,
-        arguments=arguments,
-        outputs=outputs,
-        temporaries=peak - arguments - outputs if peak else memory.temp_size_in_bytes,
-        moved=hlo.traffic(text),
-        model_flops=training.step_flops(config, system),
-        executed_flops=flops.count_flops(traced.jaxpr),
-        seconds=seconds,
-    )
-    if plan.memory > limit:
-        return DoesNotFit(f"{plan.memory / GIB:.2f} GiB a chip, of {limit / GIB:.2f}", plan.memory)
-    return plan
+    peak = memory.peak_memory_in_bytes if platform == "tpu" else 0
+    temporaries = peak - arguments - outputs if peak else memory.temp_size_in_bytes
+    return Measured(arguments, outputs, temporaries, seconds, compiled.as_text())
 
 
 def does_not_fit(message: str) -> DoesNotFit:

@@ -1,5 +1,6 @@
 """Devices to compile for: TPU topologies that are elsewhere, and CPU devices that are here."""
 
+import math
 import os
 import re
 from typing import Any
@@ -34,7 +35,10 @@ def topology(name: str) -> list[Any]:
     if jax.config.jax_platforms != "cpu":
         jax.config.update("jax_platforms", "cpu")
     # The two cores of these chips are one device, as they are to JAX on the machines; to the compiler they can be two.
-    options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+    bounds = [int(size) for size in name.partition(":")[2].split("x")]
+    if math.prod(bounds) < 4:  # a part of a host, which has four chips
+        options["chips_per_host_bounds"] = [*bounds, 1, 1][:3]
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except Exception as error:  # several kinds, by what is missing
