@@ -78,7 +78,7 @@ class AbstractEngine:
         self.capacity = settings.capacity or capacity_of(self._longest_answer + PROMPT_ROOM, settings.block)
         self._done = small.index("done")
         divided = NamedSharding(mesh, spec(mesh, "vocab", None))
-        rows = jnp.zeros((len(ids), config.llm.hidden_size), self._dtype)
+        rows = jax.ShapeDtypeStruct((len(ids), config.llm.hidden_size), self._dtype)
         self.head = jax.tree.map(lambda leaf: _like(leaf, divided), jax.eval_shape(Head, rows, rows))
 
     @property
