@@ -8,7 +8,7 @@ _SERIAL, _CHECKSUM, _SEGMENTS = slice(14, 18), slice(22, 26), 26  # places in a 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def with_serial(content: bytes | memoryview, serial: int = 1) -> bytes:
+def with_serial(content: bytes, serial: int = 1) -> bytes:
     """Returns an Ogg stream with this serial number in all of its pages.
 
     Args:
@@ -16,7 +16,7 @@ def with_serial(content: bytes | memoryview, serial: int = 1) -> bytes:
       serial: its number, of 32 bits.
     """
     changed = []
-    for page in pages(bytes(content)):
+    for page in pages(content):
         page[_SERIAL], page[_CHECKSUM] = serial.to_bytes(4, "little"), bytes(4)
         page[_CHECKSUM] = checksum(page).to_bytes(4, "little")
         changed.append(page)
