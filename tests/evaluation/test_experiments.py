@@ -154,6 +154,15 @@ def test_every_experiment_writes_its_report(name, judges, recordings, models, tm
         assert (tmp_path / source).is_file()
 
 
+def test_several_seeds_have_a_spread(judges, models, tmp_path):
+    plan = Plan(("tiny",), 3, seed=7, seeds=2)
+    experiment = tts.TtsExperiment(plan, TEXTS, {"female": {"gender": "female"}})
+    report = run.run_experiment(experiment, plan, models, {"tiny": "0"}, run.Judging(), tmp_path)
+    figure = report["figures"]["female.self_correlation"]
+    assert figure["items"] == 6 and figure["seeds"] == 2 and figure["spread"] > 0.0
+    assert {item["request"]["seed"] for item in report["items"]} == {7, 8}
+
+
 def tables(report):
     return [section for section in report["sections"] if section["kind"] == "table"]
 
