@@ -229,11 +229,14 @@ def test_control_that_acts_is_on_the_diagonal():
     for name in ("pitch levels, female", "speed levels, male", "pitch values", "speed values"):
         assert good[f"{name}.spearman"].value == pytest.approx(1.0)
     assert good["pitch values.relative_error"].value == 0.0
+    assert good["joint cost.pitch level"].value == 0.0 == good["joint cost.gender"].value
     bad = experiment.summarize([answer(case, True) for case in cases], judges)
     assert bad.figures["pitch levels, male.spearman"].value == pytest.approx(-1.0)
     confusion = next(section for section in bad.sections if section.title == "Pitch levels")
     assert [row[4 - number] for number, row in enumerate(confusion.counts)] == [2] * 5
     assert bad.figures["gender and pitch level.pitch level"].value == 0.2  # the moderate ones
+    joint = bad.figures["all at once.pitch level"].value
+    assert bad.figures["joint cost.pitch level"].value == pytest.approx(0.2 - joint)
 
 
 def test_whispered_speech_has_no_gender_and_no_pitch():
