@@ -105,7 +105,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def share_of_way(value: np.ndarray, floor: np.ndarray, ceiling: np.ndarray) -> float:
-    """Returns how far the mean value is on the way from the mean floor (0) to the mean ceiling (1); NaN without a way."""
+    """Returns where the mean value is between the mean floor (0) and the mean ceiling (1); NaN if they are close."""
     way = ceiling.mean() - floor.mean()
     return float((value.mean() - floor.mean()) / way) if way >= SHORTEST_WAY else math.nan
 

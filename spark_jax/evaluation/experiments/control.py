@@ -112,8 +112,8 @@ class ControlExperiment(OneRound):
                 Scatter(f"{part.capitalize()} as a number", f"asked, {unit}", f"measured, {unit}", tuple(points))
             )
         rows = [
-            (f"{_wanted(result)}: {heard(result)}", {_TITLES[part]: result.case.key})
-            for part, own in parts.items()
+            (f"{_wanted(result)}: {heard(result)}", {"speech": result.case.key})
+            for own in parts.values()
             for result in own[:CLIPS]
             if not result.speech.error
         ]
