@@ -243,6 +243,11 @@ class Codec:
             mask[row, : len(said)] = True
         return self._detokenize(self.variables["bicodec"], semantic_ids, global_ids, mask)
 
+    def vocode_part(self, **arrays: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Starts to compute parts of speech and their next phases; see `speech_tokens.detokenize_part`."""
+        names = ("semantic_ids", "global_ids", "mask", "phase", "place", "advance")
+        return self._detokenize_part(self.variables["bicodec"], *(arrays[name] for name in names))
+
     @functools.cached_property
     def _ratio(self) -> int:
         """Frames of the feature extractor in a token."""
@@ -287,6 +292,10 @@ class Codec:
     @functools.cached_property
     def _detokenize(self) -> Callable[..., Any]:
         return self._compile(partial(speech_tokens.detokenize, dtype=self._dtype), ("bicodec",), 3)
+
+    @functools.cached_property
+    def _detokenize_part(self) -> Callable[..., Any]:
+        return self._compile(partial(speech_tokens.detokenize_part, dtype=self._dtype), ("bicodec",), 6)
 
     def _compile(self, function: Callable[..., Any], parts: tuple[str, ...], arrays: int) -> Callable[..., Any]:
         """Returns a compiled function of parts of the model and of arrays, whose rows, as its results', are divided."""
