@@ -1,0 +1,54 @@
+"""Speech faster or slower at its own pitch: FFmpeg's WSOLA, as the samples come."""
+
+import numpy as np
+from jaxtyping import Float
+
+from spark_jax.shared.extra import needs_extra
+
+with needs_extra("serve"):
+    import av
+
+_SLOWEST = 0.5  # of one filter; slower speech goes through two
+
+
+class Stretch:
+    """A filter of one channel."""
+
+    def __init__(self, factor: float, sample_rate: int):
+        """Args:
+        factor: times faster; 0.25 to 4.
+        sample_rate: Hz.
+        """
+        self._rate = sample_rate
+        self._position = 0
+        graph = av.filter.Graph()
+        source = graph.add_abuffer(sample_rate=sample_rate, format="flt", layout="mono", time_base=None)
+        factors = [factor] if factor >= _SLOWEST else [factor**0.5] * 2
+        filters = [source, *(graph.add("atempo", f"{value:.6f}") for value in factors), graph.add("abuffersink")]
+        for before, after in zip(filters, filters[1:], strict=False):
+            before.link_to(after)
+        graph.configure()
+        self._graph = graph
+
+    def push(self, samples: Float[np.ndarray, " time"]) -> Float[np.ndarray, " stretched"]:
+        """Returns what is ready after more samples."""
+        if not len(samples):
+            return np.zeros(0, np.float32)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), format="flt", layout="mono")
+        frame.sample_rate, frame.pts = self._rate, self._position
+        self._position += len(samples)
+        self._graph.push(frame)
+        return self._pull()
+
+    def finish(self) -> Float[np.ndarray, " stretched"]:
+        """Returns the rest."""
+        self._graph.push(None)
+        return self._pull()
+
+    def _pull(self) -> Float[np.ndarray, " stretched"]:
+        parts = [np.zeros(0, np.float32)]
+        while True:
+            try:
+                parts.append(self._graph.pull().to_ndarray()[0])
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return np.concatenate(parts)
