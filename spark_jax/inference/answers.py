@@ -35,16 +35,23 @@ def new_tokens(grammar: Grammar, prompt: Prompt, semantic_tokens: int) -> int:
     return grammar.index("first_semantic") - grammar.index(prompt.start) + semantic_tokens + 1
 
 
+def speech_codes(
+    tokenizer: SparkTokenizer, tokens: Int[np.ndarray, " output"]
+) -> tuple[Int[np.ndarray, " time"], Int[np.ndarray, " global"]]:
+    """Returns the semantic and the global codes among tokens, in their order."""
+    semantic, made = tokenizer.semantic_codes[tokens], tokenizer.global_codes[tokens]
+    return semantic[semantic >= 0], made[made >= 0]
+
+
 def read(
     tokenizer: SparkTokenizer, prompt: Prompt, tokens: Int[np.ndarray, " output"], reached_limit: bool
 ) -> Generation:
     """Sorts the tokens of one answer; after <|im_end|> there may only be more of it."""
-    semantic, made = tokenizer.semantic_codes[tokens], tokenizer.global_codes[tokens]
+    semantic_ids, made = speech_codes(tokenizer, tokens)
     pitch, speed = np.isin(tokenizer.pitch_value_ids, tokens), np.isin(tokenizer.speed_value_ids, tokens)
-    generated_voice = prompt.global_ids is None
     return Generation(
-        semantic_ids=semantic[semantic >= 0],
-        global_ids=made[made >= 0] if generated_voice else np.array(prompt.global_ids, np.int32),
+        semantic_ids=semantic_ids,
+        global_ids=made if prompt.global_ids is None else np.array(prompt.global_ids, np.int32),
         pitch_value=int(np.argmax(pitch)) if pitch.any() else prompt.pitch_value,
         speed_value=int(np.argmax(speed)) if speed.any() else prompt.speed_value,
         reached_limit=reached_limit,

@@ -1,4 +1,8 @@
-"""Many requests through one engine: iterators over their speech, in the order in which it is finished."""
+"""Many requests through one engine: iterators over their speech, in the order in which it is finished.
+
+A request that cannot be spoken has its error in the place of its speech, and the others go on. An error of the device
+is raised: it concerns all.
+"""
 
 import asyncio
 import contextlib
@@ -20,8 +24,8 @@ Pieces = Generator[SpeechJob, Speech | None, Audio]
 
 def speak_all(
     engine: SpeechEngine, divide: Callable[[Any], Pieces], requests: Iterable[Any], progress: bool = False
-) -> Iterator[tuple[int, Audio]]:
-    """Yields the number and the speech of each request, in the order in which it is finished.
+) -> Iterator[tuple[int, Audio | SparkError]]:
+    """Yields the number of each request and its speech, or why there is none, in the order in which they are finished.
 
     Requests are taken when the engine has room for them, so that their iterator may be endless. Where the iterator is
     given up, the engine drops what it has of it.
@@ -31,9 +35,6 @@ def speak_all(
       divide: makes pieces of a request.
       requests: any number.
       progress: shows a bar with the audio seconds a second.
-
-    Raises:
-      SparkError: of `divide`, for a request that cannot be spoken; the message begins with its number.
     """
     results: queue.SimpleQueue[tuple[int, Speech | Exception]] = queue.SimpleQueue()
     running = _Running(engine, divide, requests, lambda number, found: results.put((number, found)))
@@ -41,27 +42,26 @@ def speak_all(
     with contextlib.closing(running), tqdm(total=total, disable=not progress, unit=" texts") as bar:
         seconds = 0.0
         while True:
-            while running.has_room and (number := running.take()) is not None:
-                running.go_on(number, None)
-            if not running.jobs:
+            if running.has_room and (number := running.take()) is not None:
+                found = None
+            elif running.jobs:
+                number, found = results.get()
+            else:
                 return
-            number, found = results.get()
-            audio = running.go_on(number, found)
-            if audio is not None:
-                seconds += len(audio.samples) / audio.sample_rate
-                bar.update()
-                bar.set_postfix_str(f"{seconds / max(bar.format_dict['elapsed'], 1e-9):.1f} s of audio a second")
-                yield number, audio
+            answer = running.go_on(number, found)
+            if answer is None:
+                continue
+            if isinstance(answer, Audio):
+                seconds += len(answer.samples) / answer.sample_rate
+            bar.update()
+            bar.set_postfix_str(f"{seconds / max(bar.format_dict['elapsed'], 1e-9):.1f} s of audio a second")
+            yield number, answer
 
 
 async def speak_all_async(
     engine: SpeechEngine, divide: Callable[[Any], Pieces], requests: Iterable[Any]
-) -> AsyncIterator[tuple[int, Audio]]:
-    """Yields what `speak_all` does while the event loop goes on; many of them share the engine.
-
-    Raises:
-      SparkError: as `speak_all`.
-    """
+) -> AsyncIterator[tuple[int, Audio | SparkError]]:
+    """Yields what `speak_all` does while the event loop goes on; many of them share the engine."""
     loop, results = asyncio.get_running_loop(), asyncio.Queue()
 
     def deliver(number: int, found: Speech | Exception) -> None:
@@ -70,14 +70,15 @@ async def speak_all_async(
 
     with contextlib.closing(_Running(engine, divide, requests, deliver)) as running:
         while True:
-            while running.has_room and (number := running.take()) is not None:
-                await asyncio.to_thread(running.go_on, number, None)  # it may encode a reference
-            if not running.jobs:
+            if running.has_room and (number := running.take()) is not None:
+                found = None
+            elif running.jobs:
+                number, found = await results.get()
+            else:
                 return
-            number, found = await results.get()
-            audio = await asyncio.to_thread(running.go_on, number, found)
-            if audio is not None:
-                yield number, audio
+            answer = await asyncio.to_thread(running.go_on, number, found)  # it may encode a reference
+            if answer is not None:
+                yield number, answer
 
 
 class _Running:
@@ -108,20 +109,26 @@ class _Running:
         self._pieces[number] = self._divide(request)
         return number
 
-    def go_on(self, number: int, found: Speech | Exception | None) -> Audio | None:
-        """Takes the speech of a piece, or begins; submits the next piece or returns the whole."""
+    def go_on(self, number: int, found: Speech | Exception | None) -> Audio | SparkError | None:
+        """Takes the speech of a piece, or begins; submits the next piece, or returns the whole or the request's error.
+
+        Raises:
+          Exception: an error of the device.
+        """
         self.jobs.pop(number, None)
-        if isinstance(found, Exception):
-            raise found
         try:
+            if isinstance(found, Exception):
+                raise found
             job = self._pieces[number].send(found)
         except StopIteration as end:
-            del self._pieces[number]
-            return end.value
+            answer = end.value
         except SparkError as error:
-            raise SparkError(f"requests[{number}]: {error}") from error
-        self.jobs[number] = self._engine.submit(job, lambda result: self._deliver(number, result))
-        return None
+            answer = error
+        else:
+            self.jobs[number] = self._engine.submit(job, lambda result: self._deliver(number, result))
+            return None
+        del self._pieces[number]
+        return answer
 
     def close(self) -> None:
         """Drops what is not finished."""

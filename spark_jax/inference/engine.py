@@ -194,6 +194,12 @@ class Engine:
         most = min(self._room - len(prompt.ids), self._longest_answer)
         return most - self.new_tokens(prompt, 0)
 
+    def speech_codes(
+        self, tokens: Int[np.ndarray, " new"]
+    ) -> tuple[Int[np.ndarray, " time"], Int[np.ndarray, " global"]]:
+        """Returns the semantic and the global codes among the tokens of an update."""
+        return answers.speech_codes(self._tokenizer, tokens)
+
     def submit(self, job: Job) -> int:
         """Puts a job in the queue and returns its ticket.
 

@@ -9,36 +9,52 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from spark_jax.inference import buckets, placement
 from spark_jax.inference.answers import Generation
 from spark_jax.inference.audio import Speech
 from spark_jax.inference.buckets import Batch
 from spark_jax.inference.codec import Codec
-from spark_jax.inference.engine import Engine, Job
+from spark_jax.inference.engine import Engine, Job, Update
 
 VOCODED_TOGETHER = 512  # padded tokens of a batch of the vocoder on one device: 10 s at the release's rate
 PATIENCE = 32  # turns that a batch of the vocoder waits for more of its length
 
 
+# What a listener gets of each block that goes on with its speech: all global ids of the voice, and new semantic ids.
+OnTokens = Callable[[Int[np.ndarray, " global"], Int[np.ndarray, " new"]], Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class SpeechJob:
-    """A job of the engine, and the most semantic tokens of its speech."""
+    """A job of the engine, and what becomes of its answer.
+
+    Attributes:
+      job: the job.
+      most: the most semantic tokens of its speech.
+      on_tokens: listens while it is spoken, until it is delivered. The thread that owns the engine calls it: it must
+        neither wait nor raise.
+      vocode: makes samples in the end; False: there are none, as where a listener has made them.
+    """
 
     job: Job
     most: int
+    on_tokens: OnTokens | None = None
+    vocode: bool = True
 
 
 # What a submitter gets: the speech, or why there is none. It is called by the thread that owns the engine.
 Deliver = Callable[[Speech | Exception], Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class _Client:
     number: int
     job: SpeechJob
     deliver: Deliver
+    voice: Int[np.ndarray, " global"]  # as far as it is known
+    heard: int = 0  # semantic ids that the listener has
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +67,10 @@ class _Finished:
     def semantic_ids(self) -> Int[np.ndarray, " tokens"]:
         # Where no <|im_end|> came, its place holds one token more than the limit.
         return self.generation.semantic_ids[: self.client.job.most]
+
+    def deliver(self, samples: Float[np.ndarray, " time"]) -> None:
+        own = self.generation
+        self.client.deliver(Speech(samples, self.semantic_ids, own.global_ids, own.reached_limit))
 
 
 class SpeechEngine:
@@ -79,7 +99,8 @@ class SpeechEngine:
 
     def submit(self, job: SpeechJob, deliver: Deliver) -> int:
         """Takes a job from any thread; `deliver` gets its speech. Returns a number for `cancel`."""
-        client = _Client(next(self._numbers), job, deliver)
+        known = job.job.prompt.global_ids
+        client = _Client(next(self._numbers), job, deliver, np.asarray([] if known is None else known, np.int32))
         self._send("submit", client)
         return client.number
 
@@ -109,10 +130,15 @@ class SpeechEngine:
         self._turn += 1
         self._read_inbox()
         for update in self._engine.turn():
-            if update.generation is not None:
-                finished = _Finished(self._clients.pop(update.ticket), update.generation, self._turn)
+            self._tell(self._clients[update.ticket], update)
+            if update.generation is None:
+                continue
+            finished = _Finished(self._clients.pop(update.ticket), update.generation, self._turn)
+            if finished.client.job.vocode:
                 length = buckets.bucket(len(finished.semantic_ids))
                 self._waiting.setdefault(length, []).append(finished)
+            else:
+                finished.deliver(np.zeros(0, np.float32))
         self._vocode(everything=not self._clients)
         self._deliver(everything=not self._clients)
 
@@ -131,6 +157,18 @@ class SpeechEngine:
                     del self._clients[ticket]
             for items in self._waiting.values():
                 items[:] = [item for item in items if item.client.number != content]
+
+    def _tell(self, client: _Client, update: Update) -> None:
+        """Lets the listener hear what is new, if there is one; the voice is known before the first semantic id."""
+        if client.job.on_tokens is None:
+            return
+        semantic_ids, made = self._engine.speech_codes(update.tokens)
+        if client.job.job.prompt.global_ids is None:
+            client.voice = np.concatenate([client.voice, made])
+        semantic_ids = semantic_ids[: client.job.most - client.heard]
+        if len(semantic_ids):
+            client.heard += len(semantic_ids)
+            client.job.on_tokens(client.voice, semantic_ids)
 
     def _vocode(self, everything: bool) -> None:
         """Starts the vocoder on batches that are full, on those that have waited long, or on all.
@@ -157,12 +195,7 @@ class SpeechEngine:
             items, wave = self._vocoding.popleft()
             samples = np.asarray(wave)
             for item, row in zip(items, samples, strict=False):
-                ended = len(item.semantic_ids) * self._codec.config.latent_hop_length
-                generation = item.generation
-                speech = Speech(
-                    np.array(row[:ended]), item.semantic_ids, generation.global_ids, generation.reached_limit
-                )
-                item.client.deliver(speech)
+                item.deliver(np.array(row[: len(item.semantic_ids) * self._codec.config.latent_hop_length]))
 
     def _fail(self, error: Exception) -> None:
         """Tells everyone that the thread could not go on; what comes later starts anew."""

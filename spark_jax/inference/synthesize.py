@@ -155,10 +155,13 @@ class SparkTTS:
                 warnings.warn(finding.message + hint, stacklevel=3)
         return audio
 
-    def synthesize_batch(self, requests: Iterable[Request], *, progress: bool = False) -> Iterator[tuple[int, Audio]]:
-        """Speaks any number of requests together: yields the number and the speech of each when it is finished.
+    def synthesize_batch(
+        self, requests: Iterable[Request], *, progress: bool = False
+    ) -> Iterator[tuple[int, Audio | SparkError]]:
+        """Speaks any number of requests together: yields the number of each and its speech when it is finished.
 
-        What a request gets depends on itself and on the engine's settings, not on the others. `reached_limit` and
+        A request that cannot be spoken has the error that `speak` would raise in the place of its speech; the others go
+        on. What a request gets depends on itself and on the engine's settings, not on the others. `reached_limit` and
         `checks` of the audio say what is wrong with it. Leaving the loop drops what is not finished.
 
         Args:
@@ -169,11 +172,11 @@ class SparkTTS:
           UserWarning: the model cannot do what a request asks for; see `synthesize`.
 
         Raises:
-          SparkError: a request that cannot be spoken; the message begins with its number.
+          SparkError: a part of the model is not loaded.
         """
         return batch.speak_all(self._speech_engine, self._batch_pieces, requests, progress)
 
-    def synthesize_batch_async(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Audio]]:
+    def synthesize_batch_async(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Audio | SparkError]]:
         """Yields what `synthesize_batch` does while the event loop goes on: `async for number, audio in …`.
 
         Several of them, and `synthesize_batch` in other threads, share the engine.

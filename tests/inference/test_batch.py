@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
+import queue
 import threading
 import warnings
 
@@ -91,6 +93,41 @@ def test_a_long_text_is_spoken_in_its_pieces(tts):
     assert found.spans == expected.spans and len(found.spans) > 1
 
 
+def listened(tts, request, vocode):
+    """The speech of a one-piece request's job, and what a listener heard of it, in order."""
+    job = dataclasses.replace(next(tts._pieces(request, tts._engine)), vocode=vocode)
+    heard, found = [], queue.SimpleQueue()
+    job = dataclasses.replace(job, on_tokens=lambda voice, new: heard.append((voice, new)))
+    tts._speech_engine.submit(job, found.put)
+    return found.get(timeout=60), heard
+
+
+@pytest.mark.parametrize("vocode", [True, False])
+def test_tokens_are_heard_while_they_are_made(tts, alone, vocode):
+    for request, expected in zip(requests(3), alone, strict=False):
+        speech, heard = listened(tts, request, vocode)
+        np.testing.assert_array_equal(np.concatenate([new for _, new in heard]), expected.semantic_ids)
+        assert all(0 < len(new) <= tts._engine.settings.block + 1 for _, new in heard)
+        assert all(np.array_equal(voice, expected.global_ids) for voice, _ in heard)
+        np.testing.assert_array_equal(speech.semantic_ids, expected.semantic_ids)
+        np.testing.assert_array_equal(speech.samples, expected.samples if vocode else [])
+
+
+def test_nothing_is_heard_after_a_cancellation_and_the_slot_is_free(tts, alone):
+    numbers, left, heard, delivered = queue.SimpleQueue(), threading.Event(), [], []
+
+    def leave(voice, new):  # in the engine's thread, in the middle of a block's results
+        heard.append(new)
+        tts._speech_engine.cancel(numbers.get(timeout=60))
+        left.set()
+
+    job = next(tts._pieces(requests(1, 3)[0], tts._engine))
+    numbers.put(tts._speech_engine.submit(dataclasses.replace(job, on_tokens=leave), delivered.append))
+    assert left.wait(60)
+    check(dict(tts.synthesize_batch(requests(6))), alone)
+    assert len(heard) == 1 and delivered == [] and tts._engine.load == (0, 0)
+
+
 def test_an_endless_iterator_that_is_given_up(tts, alone):
     taken = []
 
@@ -109,16 +146,27 @@ def test_an_endless_iterator_that_is_given_up(tts, alone):
     check(dict(tts.synthesize_batch(requests(2))), alone)
 
 
-def test_a_bad_request_is_named_and_the_engine_goes_on(tts, alone):
-    for bad, message in (
-        (Request(text="Hello.", gender="male", max_seconds=50), r"requests\[1\]: max_seconds is 50, expected at most"),
-        (Request(text="Hello."), r"requests\[1\]: the model has no default voice"),
-    ):
-        with pytest.raises(SparkError, match=message):
-            list(tts.synthesize_batch([requests(1)[0], bad]))
-    with pytest.raises(SparkError, match="top_k is 1000, expected at most 128"):
-        list(tts.synthesize_batch([Request(text="Hello.", gender="male", top_k=1000)]))
-    check(dict(tts.synthesize_batch(requests(2))), alone)
+def test_the_error_of_a_request_is_its_own(tts, alone, tmp_path):
+    bad = {
+        0: (Request(text="Hello.", gender="male", max_seconds=50), "max_seconds is 50, expected at most"),
+        2: (Request(text="Hello."), "the model has no default voice"),
+        3: (Request(text="Hello.", gender="male", top_k=1000), "top_k is 1000, expected at most 128"),
+        5: (Request(text="Hello.", reference=tmp_path / "none.wav"), "none.wav"),
+        6: (Request(text="Hello.", voice=tmp_path / "none.voice"), "none.voice"),
+        9: (Request(text="Hello.", gender="male", max_seconds=1, top_k=129), "top_k is 129"),
+    }
+    good = iter(requests(4))
+    mixed = [bad[number][0] if number in bad else next(good) for number in range(10)]
+    found = dict(tts.synthesize_batch(mixed))
+
+    async def speak():
+        return {number: answer async for number, answer in tts.synthesize_batch_async(mixed)}
+
+    for answers in (found, asyncio.run(speak())):
+        assert sorted(answers) == list(range(10))
+        for number, (_, message) in bad.items():
+            assert isinstance(answers[number], SparkError) and message in str(answers[number])
+        check(dict(enumerate(answers[number] for number in range(10) if number not in bad)), alone)
 
 
 def test_an_error_on_the_device_is_told_to_all_and_what_comes_later_is_spoken(tts, alone, monkeypatch):
