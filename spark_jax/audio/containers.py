@@ -68,6 +68,39 @@ class SoundBytes:
 SoundSource = str | os.PathLike[str] | SoundBytes
 
 
+class _MemoryFile(io.RawIOBase):
+    """A file in memory, or one on a disk some of whose bytes are others in memory only."""
+
+    def __init__(self, content: mmap.mmap | bytearray):
+        self.content = content
+        self._position = 0
+
+    def close(self) -> None:
+        if isinstance(self.content, mmap.mmap):
+            self.content.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self.content)}[whence]
+        self._position = max(0, start + offset)  # libsndfile's callbacks have no way to raise
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        found = self.content[self._position : self._position + len(buffer)]
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+
 @contextlib.contextmanager
 def open_sound(path: SoundSource) -> Iterator[Sound]:
     """Opens a sound file to be read in blocks of float64.
@@ -144,39 +177,6 @@ def _open_by_libsndfile(file: BinaryIO | _MemoryFile, start: bytes) -> Iterator[
                 yield block
 
         yield Sound(sound.samplerate, sound.channels, blocks())
-
-
-class _MemoryFile(io.RawIOBase):
-    """A file in memory, or one on a disk some of whose bytes are others in memory only."""
-
-    def __init__(self, content: mmap.mmap | bytearray):
-        self.content = content
-        self._position = 0
-
-    def close(self) -> None:
-        if isinstance(self.content, mmap.mmap):
-            self.content.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self.content)}[whence]
-        self._position = max(0, start + offset)  # libsndfile's callbacks have no way to raise
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        found = self.content[self._position : self._position + len(buffer)]
-        buffer[: len(found)] = found
-        self._position += len(found)
-        return len(found)
 
 
 def _closed_wave(file: BinaryIO | _MemoryFile) -> _MemoryFile | None:

@@ -220,6 +220,16 @@ class SparkTTS:
             mesh=self.codec.mesh,
         )
 
+    @property
+    def default_voice(self) -> Voice | None:
+        """Returns the voice that speaks where a request names none."""
+        return self._default_voice
+
+    @property
+    def engine(self) -> SpeechEngine:
+        """Returns what speaks batches and streams."""
+        return self._speech_engine
+
     @functools.cached_property
     def _speech_engine(self) -> SpeechEngine:
         return SpeechEngine(self._engine, self.codec)

@@ -38,8 +38,8 @@ class Speaker:
         settings: the limits.
         """
         self.tts, self._settings = tts, settings
-        self.slots = tts.engine_slots
-        self.metrics = Metrics(self.slots, lambda: tts.engine_load)
+        self.slots = tts.engine.slots
+        self.metrics = Metrics(self.slots, lambda: tts.engine.load)
         self.ready = False
         self._active = 0
         self._seconds = 1.0  # that a request took of late
@@ -53,7 +53,7 @@ class Speaker:
     async def warm_up(self) -> None:
         """Compiles what requests run, and then takes them."""
         try:
-            await asyncio.to_thread(self.tts.warm_up)
+            await asyncio.to_thread(self.tts.engine.warm_up)
             async for _ in stream_parts(self.tts, self._warm_request()):
                 pass
             self.ready = True

@@ -1,5 +1,7 @@
 """Speech faster or slower at its own pitch: FFmpeg's WSOLA, as the samples come."""
 
+import itertools
+
 import numpy as np
 from jaxtyping import Float
 
@@ -25,7 +27,7 @@ class Stretch:
         source = graph.add_abuffer(sample_rate=sample_rate, format="flt", layout="mono", time_base=None)
         factors = [factor] if factor >= _SLOWEST else [factor**0.5] * 2
         filters = [source, *(graph.add("atempo", f"{value:.6f}") for value in factors), graph.add("abuffersink")]
-        for before, after in zip(filters, filters[1:], strict=False):
+        for before, after in itertools.pairwise(filters):
             before.link_to(after)
         graph.configure()
         self._graph = graph
