@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from spark_jax.bicodec.source import Pitch
-from spark_jax.nn.linear import Linear
+from spark_jax.nn.linear import Linear, no_single_row
 from spark_jax.nn.mask import Mask
 
 # 148 Hz and its spread between speakers and within an utterance, in logarithms.
@@ -67,7 +67,8 @@ class PitchHead(nn.Module):
     def __call__(
         self, latents: Float[Array, "batch frames channels"], d_vector: Float[Array, "batch channels"]
     ) -> PitchPrediction:
-        speaker = Linear(1, axes=("embed", None), name="speaker")(d_vector.astype(jnp.float32))
+        d_vectors = no_single_row(d_vector.astype(jnp.float32))
+        speaker = Linear(1, axes=("embed", None), name="speaker")(d_vectors)[: len(d_vector)]
         frame = Linear(2, axes=("embed", None), name="frame")(latents.astype(jnp.float32))
         return PitchPrediction(speaker[..., 0], frame[..., 0], frame[..., 1])
 
