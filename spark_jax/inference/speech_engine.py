@@ -102,14 +102,6 @@ class SpeechEngine:
         """Returns how many jobs wait for a slot and how many are in slots."""
         return self._engine.load
 
-    def warm_up(self) -> None:
-        """Compiles every program of the decoder; see `Engine.warmup`.
-
-        Raises:
-          SparkError: jobs are at work.
-        """
-        self._engine.warmup()
-
     def submit(self, job: SpeechJob, deliver: Deliver) -> int:
         """Takes a job from any thread; `deliver` gets its speech. Returns a number for `cancel`."""
         known = job.job.prompt.global_ids

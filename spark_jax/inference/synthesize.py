@@ -42,6 +42,7 @@ class SparkTTS:
       config: the model's sizes.
       codec: for lists of recordings and of tokens.
       tokenizer: the LLM's; only where that is loaded.
+      default_voice: speaks where a request names none; None: the model has none.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SparkTTS:
         """See `load`."""
         self.config: SparkConfig = model.config
         self._variables = model.variables
+        self.default_voice = model.default_voice
         self.codec = Codec(model.config, model.variables, dtype=dtype, mesh=mesh)
         if "llm" in model.variables:
             self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
@@ -244,11 +246,6 @@ class SparkTTS:
             settings=self._engine_settings,
             mesh=self.codec.mesh,
         )
-
-    @property
-    def default_voice(self) -> Voice | None:
-        """Returns the voice that speaks where a request names none."""
-        return self._default_voice
 
     @property
     def engine(self) -> SpeechEngine:

@@ -24,9 +24,8 @@ with needs_extra("serve"):
     from starlette.exceptions import HTTPException
     from starlette.formparsers import MultiPartException, MultiPartParser
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import Response
-    from starlette.routing import Mount, Route, WebSocketRoute
-    from starlette.staticfiles import StaticFiles
+    from starlette.responses import FileResponse, Response
+    from starlette.routing import Route, WebSocketRoute
     from starlette.types import Receive, Scope, Send
     from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -66,13 +65,23 @@ def create_app(
         Route("/health", api.health, methods=["GET"]),
         Route("/ready", api.ready, methods=["GET"]),
         Route("/metrics", api.metrics, methods=["GET"]),
-        Mount("/", StaticFiles(directory=PAGE, html=True)),
+        *(Route(f"/{file.name}", _page(file), methods=["GET"]) for file in sorted(PAGE.iterdir())),
+        Route("/", _page(PAGE / "index.html"), methods=["GET"]),
     ]
     handlers = {ApiError: _tell, HTTPException: _tell_http, ClientDisconnect: _tell_nobody, Exception: _tell_failure}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=api.lifespan)
     app.add_middleware(Guard, settings=settings, metrics=api.speaker.metrics)
     app.state.api = api
     return app
+
+
+def _page(file: Path) -> Callable[[Request], Awaitable[Response]]:
+    """Returns what answers with a file of the page; no other file can be asked for."""
+
+    async def answer(request: Request) -> Response:
+        return FileResponse(file, headers={"cache-control": "no-cache"})
+
+    return answer
 
 
 class Api:
@@ -105,7 +114,7 @@ class Api:
         with self.speaker.place():
             encoder = prepared.encoder(rate)
             headers = {"spark-jax-sample-rate": str(encoder.sample_rate), **_warnings(prepared.warnings)}
-            async with contextlib.aclosing(self.speaker.speak(prepared.request)) as parts:
+            async with contextlib.aclosing(self.speaker.speak(prepared.request, body.latency)) as parts:
                 if body.stream_format == "sse":
                     sent = delivery.events(parts, encoder, prepared.input_tokens, rate, body.captions, prepared.stretch)
                     media_type = delivery.EVENTS

@@ -67,7 +67,7 @@ async def _line(
         encoder = prepared.encoder(speaker.tts.config.sample_rate)
         content, tokens = bytearray(), 0
         with contextlib.closing(encoder):
-            async with contextlib.aclosing(speaker.speak(prepared.request)) as parts:
+            async with contextlib.aclosing(speaker.speak(prepared.request, body.latency)) as parts:
                 async for part in parts:
                     content += encoder.push(part.samples)
                     tokens += part.tokens

@@ -5,10 +5,9 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from spark_jax.inference.long_text import Span
 from spark_jax.serve.encoders import Encoder
 from spark_jax.serve.errors import as_api_error
-from spark_jax.serve.parts import Part
+from spark_jax.serve.parts import Caption, Part
 
 EVENTS = "text/event-stream"
 
@@ -30,8 +29,8 @@ async def events(
 ) -> AsyncIterator[bytes]:
     """Yields OpenAI's events: `speech.audio.delta` with bytes of the format in base64, `speech.audio.done` with usage.
 
-    With captions each text comes as `speech.text.span`, with the seconds in which it is heard. An error in the middle
-    is an event `error`, the last one.
+    With captions each piece of the text comes as `speech.text.span`: when it begins, and with its end when that is
+    known. An error in the middle is an event `error`, the last one.
     """
     output_tokens, first = 0, True
     try:
@@ -39,8 +38,8 @@ async def events(
             first = False
             output_tokens += part.tokens
             if captions:
-                for span in part.spans:
-                    yield event(caption(span, model_rate, stretch))
+                for caption in part.captions:
+                    yield event(caption_event(caption, model_rate, stretch))
             if content := encoder.push(part.samples):
                 yield event({"type": "speech.audio.delta", "audio": base64.b64encode(content).decode()})
         if content := encoder.finish():
@@ -65,14 +64,20 @@ def usage(input_tokens: int, output_tokens: int) -> dict[str, int]:
     return {"input_tokens": input_tokens, "output_tokens": output_tokens, "total_tokens": total}
 
 
-def caption(span: Span, rate: int, stretch: float, before: float = 0.0) -> dict[str, Any]:
-    """Returns the event that says when a text is heard.
+def caption_event(
+    caption: Caption, rate: int, stretch: float, before: float = 0.0, index: int | None = None
+) -> dict[str, Any]:
+    """Returns the event that says when a text is heard, in seconds.
 
     Args:
-      span: the text and its samples.
+      caption: the text and its samples.
       rate: of the samples, in Hz.
       stretch: by how much the speech is faster than they are.
       before: seconds of speech before the first sample.
+      index: of the text; None: the caption's.
     """
-    start, end = (before + place / rate / stretch for place in (span.start, span.end))
-    return {"type": "speech.text.span", "text": span.text, "start": round(start, 3), "end": round(end, 3)}
+    start, end = (
+        None if place is None else round(before + place / rate / stretch, 3) for place in (caption.start, caption.end)
+    )
+    number = caption.index if index is None else index
+    return {"type": "speech.text.span", "index": number, "text": caption.text, "start": start, "end": end}

@@ -73,6 +73,8 @@ async def prepare(
 
 def _request(body: SpeechBody, style: Style, voice: Voice | None) -> Request:
     own = {name: getattr(body, name) for name in _SAME}
+    if body.retries is not None:
+        own["retries"] = body.retries
     said = {field.name: getattr(style, field.name) for field in dataclasses.fields(style) if field.name != "stretch"}
     return Request(text=body.input, voice=voice, **said, **own)
 

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from spark_jax.inference.parts import LATENCIES
 from spark_jax.serve.errors import ApiError, bad_request
 from spark_jax.serve.settings import ServerSettings
 
@@ -32,12 +33,13 @@ class SpeechBody:
       speed: times the ordinary speed.
       stream_format: "audio": the bytes of the format; "sse": server-sent events with them.
       sample_rate: Hz; None: the model's, 24,000 for PCM.
+      latency: "exact" or "low"; see `SparkTTS.stream`.
       captions: events of "sse" tell what is heard when.
       reference: a recording to clone, in base64; it goes with `consent`.
       consent: the statement that its speaker agrees.
       speed_level: the level of `Request.speed`; `speed` is OpenAI's number.
       transcript, gender, pitch, pitch_hz, syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds,
-        normalize: see `Request`.
+        normalize, retries: see `Request`.
     """
 
     input: str
@@ -48,6 +50,7 @@ class SpeechBody:
     speed: float = 1.0
     stream_format: str = "audio"
     sample_rate: int | None = None
+    latency: str = "exact"
     captions: bool = False
     reference: str | None = None
     consent: str | None = None
@@ -64,6 +67,7 @@ class SpeechBody:
     greedy: bool = False
     max_seconds: float | None = None
     normalize: str = "auto"
+    retries: int | None = None
 
 
 # Fields of the body by what messages of a `Request` begin with.
@@ -124,6 +128,7 @@ def read_speech(body: Any, settings: ServerSettings) -> SpeechBody:
         raise bad_request("input", message, "string_above_max_length")
     _one_of("response_format", read.response_format, FORMATS)
     _one_of("stream_format", read.stream_format, STREAM_FORMATS)
+    _one_of("latency", read.latency, LATENCIES)
     if not MIN_SPEED <= read.speed <= MAX_SPEED:
         raise bad_request("speed", f"speed is {read.speed:g}, expected {MIN_SPEED:g} to {MAX_SPEED:g}")
     if read.sample_rate is not None and read.sample_rate not in SAMPLE_RATES:

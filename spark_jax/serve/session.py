@@ -17,8 +17,7 @@ import numpy as np
 from spark_jax.errors import SparkError
 from spark_jax.inference.long_text import PAUSES, max_length, piece_seed
 from spark_jax.inference.request import Request
-from spark_jax.model_directory.voice import Voice
-from spark_jax.serve.delivery import caption, usage
+from spark_jax.serve.delivery import caption_event, usage
 from spark_jax.serve.encoders import Encoder
 from spark_jax.serve.errors import as_api_error, bad_request, from_spark_error
 from spark_jax.serve.requests import Prepared, prepare
@@ -167,7 +166,7 @@ class Session:
                     request = dataclasses.replace(request, text=sentence, seed=seed)
                 except SparkError as error:
                     raise from_spark_error(error, PARAMS, "text") from error
-                length, made, request = await self._sentence(request, encoder, seconds, prepared.stretch)
+                length, made, request = await self._sentence(request, encoder, seconds, number, prepared)
                 seconds, number = seconds + length, number + 1
                 tokens[0] += len(self.speaker.tts.tokenizer.encode_text(sentence))
                 tokens[1] += made
@@ -177,20 +176,20 @@ class Session:
         await self.send_json({"type": "speech.audio.done", "usage": usage(*tokens)})
 
     async def _sentence(
-        self, request: Request, encoder: Encoder, before: float, stretch: float
+        self, request: Request, encoder: Encoder, before: float, number: int, prepared: Prepared
     ) -> tuple[float, int, Request]:
         """Speaks a sentence; returns its seconds, its tokens, and the request for the next."""
-        rate = self.speaker.tts.config.sample_rate
-        samples, tokens = 0, 0
-        async with contextlib.aclosing(self.speaker.speak(request)) as parts:
+        rate, stretch, latency = self.speaker.tts.config.sample_rate, prepared.stretch, prepared.body.latency
+        samples, tokens, voice = 0, 0, None
+        async with contextlib.aclosing(self.speaker.speak(request, latency)) as parts:
             async for part in parts:
                 samples, tokens = samples + len(part.samples), tokens + part.tokens
-                for span in part.spans:
-                    await self.send_json(caption(span, rate, stretch, before))
+                for caption in part.captions:
+                    await self.send_json(caption_event(caption, rate, stretch, before, number))
                 await self._send(encoder.push(part.samples))
-                if request.gender is not None:  # the voice that was made up speaks on
-                    made_up = Voice(part.global_ids, np.zeros(0, np.int32))
-                    request = dataclasses.replace(request, voice=made_up, gender=None, pitch=None, speed=None)
+                voice = part.voice
+        if request.gender is not None:  # the voice that was made up speaks on
+            request = dataclasses.replace(request, voice=voice, gender=None, pitch=None, speed=None)
         return samples / rate / stretch, tokens, request
 
     async def _send(self, content: bytes) -> None:

@@ -53,8 +53,8 @@ class Speaker:
     async def warm_up(self) -> None:
         """Compiles what requests run, and then takes them."""
         try:
-            await asyncio.to_thread(self.tts.engine.warm_up)
-            async for _ in stream_parts(self.tts, self._warm_request()):
+            await asyncio.to_thread(self.tts.warmup)
+            async for _ in stream_parts(self.tts, self._warm_request(), "exact"):
                 pass
             self.ready = True
         except Exception as error:
@@ -89,15 +89,19 @@ class Speaker:
         finally:
             self._active -= count
 
-    async def speak(self, request: Request) -> AsyncIterator[Part]:
+    async def speak(self, request: Request, latency: str = "exact") -> AsyncIterator[Part]:
         """Yields the speech of a request in the order in which it is heard, while it is made.
+
+        Args:
+          request: what is said.
+          latency: see `SparkTTS.stream`.
 
         Raises:
           ApiError: the request cannot be spoken, or not in time.
         """
         begin = time.perf_counter()
         seconds = 0.0
-        async with contextlib.aclosing(stream_parts(self.tts, request)) as parts:
+        async with contextlib.aclosing(stream_parts(self.tts, request, latency)) as parts:
             while True:
                 left = begin + self._settings.timeout - time.perf_counter()
                 try:

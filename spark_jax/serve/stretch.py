@@ -11,6 +11,7 @@ with needs_extra("serve"):
     import av
 
 _SLOWEST = 0.5  # of one filter; slower speech goes through two
+_TAIL = 0.2  # s of silence behind the speech, of which the filter keeps some
 
 
 class Stretch:
@@ -21,8 +22,8 @@ class Stretch:
         factor: times faster; 0.25 to 4.
         sample_rate: Hz.
         """
-        self._rate = sample_rate
-        self._position = 0
+        self._rate, self._factor = sample_rate, factor
+        self._position = self._given = 0
         graph = av.filter.Graph()
         source = graph.add_abuffer(sample_rate=sample_rate, format="flt", layout="mono", time_base=None)
         factors = [factor] if factor >= _SLOWEST else [factor**0.5] * 2
@@ -43,9 +44,11 @@ class Stretch:
         return self._pull()
 
     def finish(self) -> Float[np.ndarray, " stretched"]:
-        """Returns the rest."""
+        """Returns the rest, so that all is as long as the factor says."""
+        missing = round(self._position / self._factor) - self._given
+        parts = [self.push(np.zeros(round(_TAIL * self._rate), np.float32))]
         self._graph.push(None)
-        return self._pull()
+        return np.concatenate([*parts, self._pull()])[: max(0, missing)]
 
     def _pull(self) -> Float[np.ndarray, " stretched"]:
         parts = [np.zeros(0, np.float32)]
@@ -53,4 +56,7 @@ class Stretch:
             try:
                 parts.append(self._graph.pull().to_ndarray()[0])
             except (av.error.BlockingIOError, av.error.EOFError):
-                return np.concatenate(parts)
+                break
+        samples = np.concatenate(parts)
+        self._given += len(samples)
+        return samples

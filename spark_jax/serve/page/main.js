@@ -102,6 +102,7 @@ function request() {
 }
 
 function clear() {
+  document.body.dataset.spoken = "true";
   player?.close();
   spans = [];
   at("captions").replaceChildren();
@@ -185,7 +186,9 @@ function stop() {
 }
 
 function addSpan(span) {
-  spans.push(span);
+  const known = span.index in spans;
+  spans[span.index] = span;
+  if (known) return;
   const item = document.createElement("li");
   const button = document.createElement("button");
   const time = document.createElement("time");
@@ -216,7 +219,7 @@ function animate() {
     const now = position();
     drawing.draw(now, player.seconds);
     [...at("captions").children].forEach((item, place) => {
-      const heard = now > 0 && now >= spans[place].start && now < (spans[place + 1]?.start ?? spans[place].end + 0.2);
+      const heard = now > 0 && now >= spans[place].start && now < (spans[place + 1]?.start ?? (spans[place].end ?? Infinity) + 0.2);
       if (heard) item.setAttribute("aria-current", "true");
       else item.removeAttribute("aria-current");
     });
@@ -322,10 +325,13 @@ at("audio").addEventListener("play", () => {
 at("clone").addEventListener("submit", keepVoice);
 at("record").addEventListener("click", record);
 at("recording").addEventListener("change", () => takeRecording(null));
-at("key").addEventListener("change", () => {
+function useKey(event) {
+  event.preventDefault();
   sessionStorage.setItem("key", at("key").value);
   api.setKey(at("key").value);
-});
+}
+at("key").addEventListener("change", useKey);
+at("keys").addEventListener("submit", useKey);
 addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) speak(event);
   if (event.key === "Escape") stop();
