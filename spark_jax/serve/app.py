@@ -157,7 +157,8 @@ class Api:
 
         async def send(method: Callable[[Any], Awaitable[None]], content: Any) -> None:
             try:
-                await asyncio.wait_for(method(content), self.settings.stall)
+                async with asyncio.timeout(self.settings.stall):
+                    await method(content)
             except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError) as error:  # closed, or takes nothing
                 raise ClientGoneError from error
 
@@ -314,15 +315,14 @@ class Live(Response):
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
+            if work.done():
+                work.result()
+            else:
                 self._metrics.vanished.inc()
-                return
-            work.result()
         finally:
-            for task in (gone, work):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await task
+            gone.cancel()
+            work.cancel()
+            await asyncio.wait((gone, work))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._content) as content:
@@ -334,10 +334,13 @@ class Live(Response):
             head = Response(media_type=media_type, headers=headers)
             raw = [(name, value) for name, value in head.raw_headers if name != b"content-length"]
             await send({"type": "http.response.start", "status": 200, "headers": raw})
-            async for part in content:
-                await asyncio.wait_for(
-                    send({"type": "http.response.body", "body": part, "more_body": True}), self._stall
-                )
+            try:
+                async for part in content:
+                    async with asyncio.timeout(self._stall):
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+            except Exception as error:
+                self._metrics.errors.labels(as_api_error(error).code or "broken").inc()
+                return  # without an end: the connection breaks off, and the client knows that something is missing
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -36,7 +36,7 @@ def mix_voices(voices: Sequence[Voice], weights: Sequence[float], config: Speake
     shares = shares / shares.max()  # their sum may not be finite
     places = np.stack([_places(voice.global_ids, config.fsq_levels) for voice in voices])
     middle = np.einsum("v,vtd->td", shares / shares.sum(), places)
-    nearest = np.clip(np.floor(middle + 0.5), 0, np.asarray(config.fsq_levels) - 1).astype(np.int64)
+    nearest = np.rint(middle).astype(np.int64)  # halves to even, not all of them upward
     return Voice((nearest @ _basis(config.fsq_levels)).astype(np.int32), np.zeros(0, np.int32))
 
 

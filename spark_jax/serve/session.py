@@ -198,7 +198,8 @@ class Session:
 
     async def _message(self) -> dict[str, Any]:
         try:
-            text = await asyncio.wait_for(self.receive(), self.settings.timeout)
+            async with asyncio.timeout(self.settings.timeout):
+                text = await self.receive()
         except TimeoutError as error:
             raise bad_request(None, f"no message came in {self.settings.timeout:g} s", "timeout") from error
         message = parse_json(text.encode("utf-8", "surrogatepass"))

@@ -99,13 +99,13 @@ class Speaker:
         Raises:
           ApiError: the request cannot be spoken, or not in time.
         """
-        begin = time.perf_counter()
-        seconds = 0.0
+        begin, seconds = time.perf_counter(), 0.0
+        end = asyncio.get_running_loop().time() + self._settings.timeout
         async with contextlib.aclosing(stream_parts(self.tts, request, latency)) as parts:
             while True:
-                left = begin + self._settings.timeout - time.perf_counter()
                 try:
-                    part = await asyncio.wait_for(anext(parts), max(left, 0.001))
+                    async with asyncio.timeout_at(end):
+                        part = await anext(parts)
                 except StopAsyncIteration:
                     break
                 except TimeoutError as error:

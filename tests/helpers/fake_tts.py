@@ -28,7 +28,9 @@ class FakeCodec(Codec):
     def voice(self, path, transcript=None):
         samples = load_reference(path, self.config.sample_rate, spoken=transcript is not None)
         self._checked(samples, str(path))
-        ids = np.frombuffer(hashlib.sha256(samples.tobytes()).digest()[:4], np.uint8).astype(np.int32) % 64
+        speaker = self.config.bicodec.speaker_encoder
+        draw = np.random.default_rng(list(hashlib.sha256(samples.tobytes()).digest()))
+        ids = draw.integers(0, int(np.prod(speaker.fsq_levels)), speaker.token_num).astype(np.int32)
         return Voice(ids, np.arange(5 if transcript else 0, dtype=np.int32), transcript)
 
 
@@ -105,7 +107,7 @@ class _FakeStream:
                         raise error
             self.spans = (*self.spans, Span(text, start, position))
             if self.voice is None:
-                self.voice = Voice(np.arange(4, dtype=np.int32), np.zeros(0, np.int32))
+                self.voice = Voice(np.arange(self._tts.config.bicodec.speaker_encoder.token_num), np.zeros(0, np.int32))
             if len(pause):
                 yield AudioChunk(pause, 16_000, position, number, text)
                 position += len(pause)
