@@ -38,14 +38,14 @@ def main(
         typer.echo("no Chromium is on the path; Debian: apt install chromium", err=True)
         raise typer.Exit(2)
     options = [] if model is None else ["--model", str(model)]
-    with served(options) as url, sync_playwright() as playwright:
+    with served(options) as server, sync_playwright() as playwright:
         flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--hide-scrollbars"]
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         for name, width, height, colors in PICTURES:
             page = browser.new_page(
                 viewport={"width": width, "height": height}, color_scheme=colors, device_scale_factor=1
             )
-            page.goto(url)
+            page.goto(server.url)
             page.wait_for_selector("#voice option", state="attached")
             page.fill("#text", TEXT)
             page.click("#start")

@@ -7,13 +7,21 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 WARM = 600.0  # s that a server has to warm up
 
 
+class Served(NamedTuple):
+    """A server: its address, and the number of its process."""
+
+    url: str
+    process: int
+
+
 @contextlib.contextmanager
-def served(options: Sequence[str] = ()) -> Iterator[str]:
-    """Yields the address of a server that is ready; it ends with the block.
+def served(options: Sequence[str] = ()) -> Iterator[Served]:
+    """Yields a server that is ready; it ends with the block.
 
     Args:
       options: of `spark-jax serve`.
@@ -26,7 +34,7 @@ def served(options: Sequence[str] = ()) -> Iterator[str]:
             raise RuntimeError("the server did not start")
         url = line.rpartition(": ")[2].strip()
         wait_until_ready(url, process)
-        yield url
+        yield Served(url, process.pid)
     finally:
         process.terminate()
         process.wait(120)
