@@ -49,71 +49,18 @@ class Sound:
     blocks: Iterator[Float[np.ndarray, "frames channels"]]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SoundBytes:
-    """A sound file in memory, such as an upload; nothing of it is opened on a disk.
-
-    Attributes:
-      name: what errors call it; it is no path.
-      content: the file.
-    """
-
-    name: str
-    content: bytes
-
-    def __str__(self) -> str:
-        return self.name
-
-
-SoundSource = str | os.PathLike[str] | SoundBytes
-
-
-class _MemoryFile(io.RawIOBase):
-    """A file in memory, or one on a disk some of whose bytes are others in memory only."""
-
-    def __init__(self, content: mmap.mmap | bytearray):
-        self.content = content
-        self._position = 0
-
-    def close(self) -> None:
-        if isinstance(self.content, mmap.mmap):
-            self.content.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self.content)}[whence]
-        self._position = max(0, start + offset)  # libsndfile's callbacks have no way to raise
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        found = self.content[self._position : self._position + len(buffer)]
-        buffer[: len(found)] = found
-        self._position += len(found)
-        return len(found)
-
-
 @contextlib.contextmanager
-def open_sound(path: SoundSource) -> Iterator[Sound]:
+def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
     """Opens a sound file to be read in blocks of float64.
 
     Raises:
       SparkError: the file is missing or no audio, its sample rate is none of sound, or reading it needs an extra.
     """
-    if not isinstance(path, SoundBytes):
-        path = Path(path)
-        if not path.is_file():
-            raise SparkError(f"{path}: no such audio file")
+    path = Path(path)
+    if not path.is_file():
+        raise SparkError(f"{path}: no such audio file")
     try:
-        with _MemoryFile(bytearray(path.content)) if isinstance(path, SoundBytes) else path.open("rb") as file:
+        with path.open("rb") as file:
             start = file.read(16)
             file.seek(0)
             container = _foreign_container(start)
@@ -149,18 +96,12 @@ class _Stream(soundfile.SoundFile):
 
 
 @contextlib.contextmanager
-def _open_by_libsndfile(file: BinaryIO | _MemoryFile, start: bytes) -> Iterator[Sound]:
+def _open_by_libsndfile(file: BinaryIO, start: bytes) -> Iterator[Sound]:
     with contextlib.ExitStack() as stack:
-        closed = _closed_wave(file) if start[:4] == b"RIFF" and start[8:12] == b"WAVE" else None
-        if closed is not None:
-            source: Any = stack.enter_context(closed)
-        elif isinstance(file, _MemoryFile):
-            source = file
-        else:
-            source = file.fileno()  # a path need not be text, and callbacks of Python's cannot raise
-            os.lseek(source, 0, os.SEEK_SET)  # which reading ahead has moved
-        if source is file:
-            file.seek(0)
+        source: Any = file.fileno()  # a path need not be text, and callbacks of Python's cannot raise
+        if start[:4] == b"RIFF" and start[8:12] == b"WAVE" and (closed := _closed_wave(file)) is not None:
+            source = stack.enter_context(closed)
+        os.lseek(file.fileno(), 0, os.SEEK_SET)  # which reading ahead has moved
         quiet = silent_libraries if start.startswith(_MP3) or start[:1] == b"\xff" else contextlib.nullcontext
         with quiet():
             sound = stack.enter_context(_Stream(source, closefd=False))
@@ -179,20 +120,51 @@ def _open_by_libsndfile(file: BinaryIO | _MemoryFile, start: bytes) -> Iterator[
         yield Sound(sound.samplerate, sound.channels, blocks())
 
 
-def _closed_wave(file: BinaryIO | _MemoryFile) -> _MemoryFile | None:
+class _PatchedFile(io.RawIOBase):
+    """A file some of whose bytes are others, in memory only."""
+
+    def __init__(self, file: BinaryIO):
+        self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._position = 0
+
+    def close(self) -> None:
+        self.content.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self.content)}[whence]
+        self._position = max(0, start + offset)  # libsndfile's callbacks have no way to raise
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        found = self.content[self._position : self._position + len(buffer)]
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+
+def _closed_wave(file: BinaryIO) -> _PatchedFile | None:
     """Returns a WAV file with its lengths set, where a writer that was never closed has left a data chunk empty."""
     size = file.seek(0, io.SEEK_END)
     data = _empty_data_chunk(file, size)
     if data is None:
         return None
-    own = isinstance(file, _MemoryFile)
-    patched = _MemoryFile(bytearray(file.content) if own else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    patched = _PatchedFile(file)
     patched.content[4:8] = struct.pack("<I", min(size - 8, 2**32 - 1))
     patched.content[data + 4 : data + 8] = struct.pack("<I", min(size - data - 8, 2**32 - 1))
     return patched
 
 
-def _empty_data_chunk(file: BinaryIO | _MemoryFile, size: int) -> int | None:
+def _empty_data_chunk(file: BinaryIO, size: int) -> int | None:
     """Returns where a data chunk of length 0 begins that has no other chunk after it, though more bytes follow."""
     position = 12
     while position + 8 <= size:
@@ -218,7 +190,7 @@ def _libsndfile_reason(error: soundfile.SoundFileError) -> str:
 
 
 @contextlib.contextmanager
-def _open_by_av(path: Path | SoundBytes, file: BinaryIO | _MemoryFile, demuxer: str, kind: str) -> Iterator[Sound]:
+def _open_by_av(path: Path, file: BinaryIO, demuxer: str, kind: str) -> Iterator[Sound]:
     try:
         with needs_extra("av"):
             import av
