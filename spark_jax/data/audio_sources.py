@@ -12,6 +12,7 @@ from spark_jax.config import SparkConfig
 from spark_jax.data import manifest, sources
 from spark_jax.data.config import CodecDataConfig, Sources
 from spark_jax.data.corpus_audio import UnusableAudioError, audio_lengths, read_audio
+from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.data.records import RecordReader
 from spark_jax.data.token_check import CodeSizes, check_ids
 from spark_jax.errors import SparkError, one_line
@@ -36,6 +37,7 @@ class AudioSource(Protocol):
     def __len__(self) -> int: ...
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        """Returns the weights of some utterances."""
         """Returns how often each utterance of a range comes in an epoch; see `pipeline.weighted_order`."""
 
     def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
@@ -43,7 +45,12 @@ class AudioSource(Protocol):
 
 
 def read_sources(
-    source: Sources, config: SparkConfig, data: CodecDataConfig, split: str, tokens: str | None = None
+    source: Sources,
+    config: SparkConfig,
+    data: CodecDataConfig,
+    split: str,
+    tokens: str | None = None,
+    pitch: bool = False,
 ) -> list[AudioSource]:
     """Opens the mixture of a run.
 
@@ -51,9 +58,10 @@ def read_sources(
       source: a folder with metadata.jsonl, a folder of records, a pattern, or several with weights.
       split: of the utterances.
       tokens: JSON Lines of `spark-jax prepare encode` with the ids of a corpus folder's utterances.
+      pitch: whether records come with their pitch track.
 
     Raises:
-      SparkError: a source cannot be read or is empty.
+      SparkError: a source cannot be read or is empty; pitch of records, which have none.
     """
     found: list[AudioSource] = []
     for path, weight in ((part.path, part.weight) for part in sources.expand(source)):
@@ -62,7 +70,10 @@ def read_sources(
             records = manifest.read_corpus(path, split, dropped=dropped)
             if tokens is not None:
                 records = with_tokens(records, tokens, CodeSizes.of_codec(config), dropped)
-            found.append(FolderAudio(records, config.sample_rate, weight, dropped))
+            tracks = PitchTracks(path) if pitch else None
+            found.append(FolderAudio(records, config.sample_rate, weight, dropped, tracks))
+        elif pitch:
+            raise SparkError(f"{path}: records have no pitch, expected a folder with metadata.jsonl and pitch tracks")
         else:
             reader = RecordReader(path, split, "audio")
             found.append(RecordAudio(reader, config.sample_rate, weight, dropped, CodeSizes.of_codec(config)))
@@ -77,6 +88,7 @@ class FolderAudio:
       sample_rate: of the model, to which other files are resampled.
       weight: how often each utterance comes in an epoch.
       dropped: counts what is left out, and says what becomes of a file that cannot be read.
+      tracks: pitch of the utterances, which `read` gives as `f0` of the record; None: it has none.
 
     Raises:
       SparkError: files that are missing or no audio, where they are not skipped; no file is left.
@@ -88,9 +100,10 @@ class FolderAudio:
         sample_rate: int,
         weight: float = 1.0,
         dropped: sources.DropCounter | None = None,
+        tracks: PitchTracks | None = None,
     ):
         self.dropped = sources.DropCounter() if dropped is None else dropped
-        self._sample_rate, self._weight = sample_rate, weight
+        self._sample_rate, self._weight, self._tracks = sample_rate, weight, tracks
         self._records, seconds = [], []
         lengths = audio_lengths([record["wav_path"] for record in records], sample_rate)
         for record, length in zip(records, lengths, strict=True):
@@ -110,11 +123,14 @@ class FolderAudio:
         return len(self._records)
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        """Returns the weights of some utterances."""
         return np.full(stop - start, self._weight)
 
     def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
+        """Returns the samples of an utterance and its line of the metadata."""
         record = self._records[number]
-        return read_audio(record["wav_path"], self._sample_rate), record
+        pitch = {} if self._tracks is None else {"f0": self._tracks.read(record)}
+        return read_audio(record["wav_path"], self._sample_rate), record | pitch
 
 
 class RecordAudio:
@@ -153,9 +169,15 @@ class RecordAudio:
         return len(self._reader)
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        """Returns the weights of some utterances."""
         return np.full(stop - start, self._weight)
 
     def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
+        """Returns the samples of an utterance and the fields of its record.
+
+        Raises:
+          SparkError: the record is damaged, or holds no audio that can be read.
+        """
         [record] = self._reader.read([number])
         if isinstance(record, SparkError):
             raise record

@@ -10,6 +10,7 @@ from spark_jax.audio.normalize import highpass, volume_normalize
 from spark_jax.config import SparkConfig
 from spark_jax.data import pipeline, sources
 from spark_jax.data.audio_sources import AudioSource
+from spark_jax.data.pitch_tracks import pitch_fields
 from spark_jax.errors import SparkError
 
 Samples = Float[np.ndarray, "_"]
@@ -32,6 +33,8 @@ class CodecExamples:
         windows that cut through them; longer ones are dropped, shorter ones end in zeros.
       from_tokens: rows hold the utterances' ids in place of what the ids are made from; utterances with fewer than
         a segment's are dropped.
+      reference_clips: rows from tokens hold a reference clip in place of the global ids.
+      pitch: rows also hold the pitch of their tokens; the sources' records have `f0` then. Segments begin with a token.
 
     Raises:
       SparkError: lengths that are not whole tokens, or none; no utterance is left.
@@ -47,8 +50,11 @@ class CodecExamples:
         keep_in_memory: bool = False,
         whole_utterances: bool = False,
         from_tokens: bool = False,
+        reference_clips: bool = False,
+        pitch: bool = False,
     ):
         self._config, self._whole_utterances, self._from_tokens = config, whole_utterances, from_tokens
+        self._reference_clips, self._pitch = reference_clips, pitch
         self._sources = sources.Concatenated(parts)
         self._segment = whole_tokens("segment_seconds", segment_seconds, config)
         self._context = whole_tokens("context_seconds", context_seconds, config)
@@ -93,6 +99,7 @@ class CodecExamples:
         return {"utterances": utterances, "hours": hours, "dropped": self.dropped}
 
     def plan(self, batch_segments: int, seed: int) -> pipeline.Plan:
+        """Plans batches of segments, in random order and as often as the weights of their parts say."""
         return pipeline.weighted_plan(self._weights, batch_segments, seed)
 
     def _weights(self) -> Iterator[np.ndarray]:
@@ -104,14 +111,13 @@ class CodecExamples:
     def load(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
         """Returns `wave` [rows, segment], `input_values` [rows, segment + 2·context] normalized for wav2vec2, and
         `reference` [rows, reference], float32. Whole utterances: no context, and `lengths` [rows] in samples.
-        From tokens: `wave`, `semantic_ids` [rows, tokens] and `global_ids` [rows, global], int32."""
+        From tokens: `wave`, `semantic_ids` [rows, tokens] and `global_ids` [rows, global], int32, or `reference`. With
+        pitch also what `pitch_tracks.pitch_fields` gives of each row."""
         rows = []
         for index, rng in zip(indices, rngs, strict=True):
             audio, record = self._readable(int(index), rng)
-            if self._from_tokens:
-                rows.append(self._tokens(audio, record, rng))
-            else:
-                rows.append(self._utterance(audio, rng) if self._whole_utterances else self._segment_of(audio, rng))
+            make = self._utterance if self._whole_utterances else self._segment_of
+            rows.append((self._tokens if self._from_tokens else make)(audio, record, rng))
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _readable(self, index: int, rng: np.random.Generator) -> tuple[Samples, dict[str, Any]]:
@@ -147,13 +153,21 @@ class CodecExamples:
         hop = self._config.latent_hop_length
         count, ids = self._segment // hop, record["semantic_ids"]
         start = int(rng.integers(len(ids) - count + 1))
-        return {
+        row = {
             "wave": cut(audio, start * hop, self._segment),
             "semantic_ids": np.asarray(ids[start : start + count], np.int32),
-            "global_ids": np.asarray(record["global_ids"], np.int32),
         }
+        if self._reference_clips:
+            length = self._config.ref_segment_samples
+            row["reference"] = random_reference(audio, start * hop, self._segment, length, rng)
+        else:
+            row["global_ids"] = np.asarray(record["global_ids"], np.int32)
+        return row | self._pitch_of(record, start, count)
 
-    def _utterance(self, audio: Samples, rng: np.random.Generator) -> pipeline.Batch:
+    def _pitch_of(self, record: dict[str, Any], start: int, count: int) -> pipeline.Batch:
+        return pitch_fields(record["f0"], start, count) if self._pitch else {}
+
+    def _utterance(self, audio: Samples, record: dict[str, Any], rng: np.random.Generator) -> pipeline.Batch:
         audio = audio[: self._segment]  # `duration` is rounded
         padded = cut(audio, 0, self._segment)
         return {
@@ -161,15 +175,18 @@ class CodecExamples:
             "input_values": normalize_window(padded, np.arange(self._segment) < len(audio)),
             "lengths": np.asarray(len(audio), np.int32),
             "reference": random_reference(audio, 0, self._segment, self._config.ref_segment_samples, rng),
-        }
+        } | self._pitch_of(record, 0, self._segment // self._config.latent_hop_length)
 
-    def _segment_of(self, audio: Samples, rng: np.random.Generator) -> pipeline.Batch:
-        segment, context = self._segment, self._context
+    def _segment_of(self, audio: Samples, record: dict[str, Any], rng: np.random.Generator) -> pipeline.Batch:
+        segment, context, hop = self._segment, self._context, self._config.latent_hop_length
         start = int(rng.integers(max(len(audio) - segment, 0) + 1))
+        if self._pitch:
+            start -= start % hop
         window = cut(audio, start - context, segment + 2 * context)
         values = normalize_window(window, cut(np.ones_like(audio), start - context, len(window)) > 0)
         reference = random_reference(audio, start, segment, self._config.ref_segment_samples, rng)
-        return {"wave": window[context : context + segment], "input_values": values, "reference": reference}
+        row = {"wave": window[context : context + segment], "input_values": values, "reference": reference}
+        return row | self._pitch_of(record, start // hop, segment // hop)
 
 
 def whole_tokens(name: str, seconds: float, config: SparkConfig) -> int:

@@ -13,6 +13,7 @@ from spark_jax.config import SparkConfig
 from spark_jax.data import pipeline
 from spark_jax.data.config import AudioDataConfig
 from spark_jax.data.corpus_audio import UnusableAudioError, audio_lengths, read_audio
+from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.errors import SparkError
 from spark_jax.shared.files import read_json, write_text
 from spark_jax.wav2vec2.model import num_frames
@@ -89,9 +90,11 @@ class SpeechExamples:
       system: sample rate, and the front end that makes frames of samples.
       row_multiple: rows of each batch are a multiple of this (devices that share it).
       aligned: batches carry the frames' labels, `path`, from the records' `phoneme_bounds` (needs target "phonemes").
+      tracks: batches carry the frames' pitch, `f0`, from these; None: they have none.
 
     Attributes:
-      dropped: utterances that are longer than all buckets, or have more labels than frames.
+      dropped: utterances that are longer than all buckets, or have more labels than frames; aligned also those with a
+        character that the vocabulary lacks, since the times of the others would not be known.
       batch_sizes: rows of a batch of each bucket.
       target_lengths: labels of a row of each bucket.
     """
@@ -105,8 +108,9 @@ class SpeechExamples:
         system: SparkConfig,
         row_multiple: int = 1,
         aligned: bool = False,
+        tracks: PitchTracks | None = None,
     ):
-        self._records, self._system, self._aligned = records, system, aligned
+        self._records, self._system, self._aligned, self._tracks = records, system, aligned, tracks
         self._labels = [vocabulary.encode(text) for text in transcripts(records, target)]
         limits = np.asarray(data.bucket_seconds)
         durations = _durations(records, system.sample_rate)
@@ -116,6 +120,10 @@ class SpeechExamples:
         frames = durations * (system.sample_rate / system.wav2vec2.hop_length - 1)
         needed = [len(labels) + sum(a == b for a, b in itertools.pairwise(labels)) for labels in self._labels]
         self.buckets[(self.buckets == len(limits)) | (np.array(needed) >= frames)] = -1
+        if aligned:
+            texts = transcripts(records, target)
+            unknown = [len(labels) != len(text) for labels, text in zip(self._labels, texts, strict=True)]
+            self.buckets[np.array(unknown)] = -1
         self.dropped = int(np.sum(self.buckets < 0))
         self._samples = [round(limit * system.sample_rate) for limit in data.bucket_seconds]
         self.batch_sizes = [bucket_rows(limit, data.batch_seconds, row_multiple) for limit in data.bucket_seconds]
@@ -137,12 +145,18 @@ class SpeechExamples:
 
     def load(self, rows: np.ndarray, rngs: Sequence[np.random.Generator]) -> pipeline.Batch:
         """Returns `samples` [rows, samples], `lengths`, `targets` [rows, labels] and `target_lengths`; aligned also
-        `path` [rows, frames], −1 on padding. Empty rows have length 0. All rows share a bucket."""
+        `path` [rows, frames], −1 on padding; with tracks `f0` [rows, frames] in Hz, 0 on what is unvoiced and on
+        padding. Empty rows have length 0. All rows share a bucket.
+
+        Raises:
+          SparkError: audio that cannot be read, or an utterance without a pitch track.
+        """
         indices, bucket = rows[:, 0], rows[0, 1]
         samples = np.zeros((len(indices), self._samples[bucket]), np.float32)
         targets = np.zeros((len(indices), self.target_lengths[bucket]), np.int32)
         lengths, target_lengths = np.zeros((2, len(indices)), np.int32)
         path = np.full((len(indices), num_frames(samples.shape[1], self._system.wav2vec2)), -1, np.int32)
+        f0 = np.zeros(path.shape, np.float32)
         for row, index in enumerate(indices):
             if index < 0:
                 continue
@@ -154,8 +168,12 @@ class SpeechExamples:
             if self._aligned:
                 spoken = frame_labels(self._records[index]["phoneme_bounds"], labels, len(audio), self._system)
                 path[row, : len(spoken)] = spoken
+            if self._tracks is not None:
+                track = self._tracks.read(self._records[index])[: f0.shape[1]]
+                f0[row, : len(track)] = track
         batch = {"samples": samples, "lengths": lengths, "targets": targets, "target_lengths": target_lengths}
-        return batch | {"path": path} if self._aligned else batch
+        batch |= {"path": path} if self._aligned else {}
+        return batch | ({"f0": f0} if self._tracks is not None else {})
 
 
 def _durations(records: Sequence[dict[str, Any]], sample_rate: int) -> Float[np.ndarray, " records"]:

@@ -37,15 +37,6 @@ def lengths_up_to(most: int) -> tuple[int, ...]:
     return tuple(itertools.takewhile(lambda size: size <= last, _lengths()))
 
 
-def doubling(first: int, most: int) -> tuple[int, ...]:
-    """Returns lengths for a room that grows until it holds `most`: `first`, its doubles, and the table's for `most`."""
-    last, sizes = bucket(most), []
-    while first < last:
-        sizes.append(first)
-        first *= 2
-    return (*sizes, last)
-
-
 def batches(lengths: Sequence[int], capacity: int, shards: int = 1, full: bool = False) -> list[Batch]:
     """Sorts items into batches of one length each, the shortest first; within a length the order is kept.
 

@@ -29,7 +29,7 @@ from spark_jax.errors import SparkError
 from spark_jax.inference import answers, placement, scheduler, slots
 from spark_jax.inference.answers import Generation
 from spark_jax.inference.buckets import lengths_up_to
-from spark_jax.inference.sampling import RowSampling
+from spark_jax.inference.sampling import Sampling
 from spark_jax.inference.scheduler import Admission, Block, Scheduler
 from spark_jax.inference.slots import Head, Prompts, SlotState
 from spark_jax.qwen2.model import Qwen2
@@ -111,6 +111,11 @@ class Update:
     generation: Generation | None
 
 
+def capacity_of(tokens: int, block: int) -> int:
+    """Returns the capacity of slots that have room for so many tokens, in blocks of `block`."""
+    return max(scheduler.SMALLEST_WINDOW, 1 << (tokens + block - 1).bit_length())
+
+
 class Engine:
     """Answers jobs with one model; holds its compiled programs and the slots on the devices."""
 
@@ -148,7 +153,7 @@ class Engine:
         self._longest_answer = grammar.index("first_semantic") + max_semantic_tokens + 1
         self._ids, small = restrict(grammar)
         self._grammar = jax.device_put(small, replicated(mesh))
-        self._capacity = settings.capacity or self._default_capacity()
+        self._capacity = settings.capacity or capacity_of(self._longest_answer + PROMPT_ROOM, settings.block)
         # Tokens that a slot may hold in the end: whole blocks are merged into the cache.
         self._room = min(model.config.max_position_embeddings, self._capacity - settings.block)
         longest = min(MAX_PROMPT_TOKENS, self._room)
@@ -254,10 +259,6 @@ class Engine:
             self._state, codes, _ = block(self._params, self._head, self._grammar, self._state)
         codes.block_until_ready()
 
-    def _default_capacity(self) -> int:
-        needed = self._longest_answer + PROMPT_ROOM + self.settings.block
-        return max(scheduler.SMALLEST_WINDOW, 1 << (needed - 1).bit_length())
-
     def _prompt_rows(self, length: int, shards: int) -> int:
         """Returns the rows of the prefill of a length: a power of two on each shard."""
         wanted = self.settings.prompt_rows or min(8, max(1, self.settings.slots // 4))
@@ -322,7 +323,7 @@ class Engine:
             for name in ("limit", "seed", "temperature", "top_p", "top_k", "greedy"):
                 columns[name][row] = getattr(job, name)
         placed = jax.device_put({"ids": ids, **columns}, batch_sharding(self._mesh))
-        sampling = RowSampling(**{name: placed.pop(name) for name in ("temperature", "top_p", "top_k", "greedy")})
+        sampling = Sampling(**{name: placed.pop(name) for name in ("temperature", "top_p", "top_k", "greedy")})
         prompts = Prompts(sampling=sampling, **placed)
         self._state = self._read(self._params, self._head, self._grammar, self._state, prompts)
 

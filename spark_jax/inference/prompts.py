@@ -1,6 +1,7 @@
 """What a model is asked for a request: the voice, the prompt of each piece of the text, and how much it may say."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from spark_jax.errors import SparkError
@@ -17,11 +18,11 @@ from spark_jax.text.tokenizer import SparkTokenizer
 class Prompter:
     """Makes prompts of requests for one model."""
 
-    def __init__(self, codec: Codec, tokenizer: SparkTokenizer, default_voice: Voice | None):
+    def __init__(self, codec: Codec, tokenizer: SparkTokenizer, default_voice: Path | None):
         """Args:
         codec: encodes references.
         tokenizer: of the LLM.
-        default_voice: speaks where a request names no other.
+        default_voice: file of the voice that speaks where a request names no other.
         """
         self.config = codec.config
         self._codec, self._tokenizer, self._default_voice = codec, tokenizer, default_voice
@@ -61,11 +62,11 @@ class Prompter:
 
     def sampling(self, request: Request) -> dict[str, Any]:
         """Returns temperature, top-k and top-p, the request's or the model's own."""
-        own = self.config.sampling
-        return {
-            name: getattr(own, name) if getattr(request, name) is None else getattr(request, name)
-            for name in ("temperature", "top_k", "top_p")
+        own, names = self.config.sampling, ("temperature", "top_k", "top_p")
+        found = {
+            name: getattr(own, name) if getattr(request, name) is None else getattr(request, name) for name in names
         }
+        return found | {"top_k": min(found["top_k"], self.config.llm.vocab_size)}
 
     def semantic_count(self, request: Request, prompt: Prompt, room: int, pieces: int, said: int) -> int:
         """Returns the most semantic tokens that the request allows for a piece and that there is room for.
@@ -73,7 +74,7 @@ class Prompter:
         Args:
           request: what was asked for.
           prompt: of the piece.
-          room: see `Generator.room`.
+          room: see `Engine.room`.
           pieces: of the whole text.
           said: semantic tokens of the pieces before.
 

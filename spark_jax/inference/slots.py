@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from spark_jax.inference.sampling import RowSampling, choose_rows
+from spark_jax.inference.sampling import Sampling, choose
 from spark_jax.nn.linear import wide_einsum
 from spark_jax.qwen2 import slot_cache
 from spark_jax.qwen2.cache import init_cache
@@ -54,7 +54,7 @@ class Answers:
     step: Int[Array, " slots"]
     limit: Int[Array, " slots"]
     seed: UInt32[Array, " slots"]
-    sampling: RowSampling
+    sampling: Sampling
     fresh: Bool[Array, " slots"]
 
 
@@ -76,7 +76,7 @@ class Prompts:
     stage: Int[Array, " rows"]
     limit: Int[Array, " rows"]
     seed: UInt32[Array, " rows"]
-    sampling: RowSampling
+    sampling: Sampling
 
 
 def init_state(model: Qwen2, slots: int, capacity: int, done: int) -> SlotState:
@@ -89,7 +89,7 @@ def init_state(model: Qwen2, slots: int, capacity: int, done: int) -> SlotState:
         step=nothing,
         limit=nothing,
         seed=jnp.zeros(slots, jnp.uint32),
-        sampling=RowSampling(ones, ones, jnp.ones(slots, jnp.int32), jnp.zeros(slots, bool)),
+        sampling=Sampling(ones, ones, jnp.ones(slots, jnp.int32), jnp.zeros(slots, bool)),
         fresh=jnp.zeros(slots, bool),
     )
     return SlotState(slot_cache.init_slots(model.config, slots, capacity, model.dtype), answers)
@@ -174,7 +174,7 @@ def _take(
     active = _active(answers, grammar)
     keys = jax.vmap(lambda seed, step: jax.random.fold_in(jax.random.key(seed), step))(answers.seed, answers.step)
     allowed = jnp.where(grammar.mask(answers.stage), logits, -jnp.inf)
-    token = choose_rows(answers.sampling, allowed, keys, max_top_k)
+    token = choose(answers.sampling, allowed, keys, max_top_k)
     moved = answers.replace(
         token=jnp.where(active, token, answers.token),
         stage=jnp.where(active, grammar.advance(answers.stage, token), answers.stage),

@@ -3,8 +3,9 @@
 import collections
 import dataclasses
 import itertools
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from spark_jax.inference.audio import Speech
 from spark_jax.inference.buckets import Batch
 from spark_jax.inference.codec import Codec
 from spark_jax.inference.engine import Engine, Job, Update
+from spark_jax.text.prompt import Prompt
 
 VOCODED_TOGETHER = 512  # padded tokens of a batch of the vocoder on one device: 10 s at the release's rate
 PATIENCE = 32  # turns that a batch of the vocoder waits for more of its length
@@ -76,12 +78,13 @@ class _Finished:
 class SpeechEngine:
     """Speaks jobs of any thread; its own thread lives while there is work."""
 
-    def __init__(self, engine: Engine, codec: Codec):
+    def __init__(self, engine: Engine, codec: Codec, vocoded_together: int = VOCODED_TOGETHER):
         """Args:
         engine: used by nobody else from now on.
         codec: with the BiCodec.
+        vocoded_together: padded tokens of a batch of the vocoder on one device; 1: each speech on its own, at once.
         """
-        self._engine, self._codec = engine, codec
+        self._engine, self._codec, self._vocoded_together = engine, codec, vocoded_together
         self._lock = threading.Lock()
         self._inbox: collections.deque[tuple[str, Any]] = collections.deque()
         self._thread: threading.Thread | None = None
@@ -101,6 +104,45 @@ class SpeechEngine:
     def load(self) -> tuple[int, int]:
         """Returns how many jobs wait for a slot and how many are in slots."""
         return self._engine.load
+
+    def new_tokens(self, prompt: Prompt, semantic_tokens: int) -> int:
+        """Returns the limit on new tokens with which an answer holds at most this many semantic tokens."""
+        return self._engine.new_tokens(prompt, semantic_tokens)
+
+    def room(self, prompt: Prompt) -> int:
+        """Returns the most semantic tokens that an answer can hold; below 1: the prompt is too long."""
+        return self._engine.room(prompt)
+
+    def warmup(self) -> None:
+        """Compiles every program of the engine; before the first job.
+
+        Raises:
+          SparkError: jobs are at work.
+        """
+        self._engine.warmup()
+
+    def speak(self, jobs: Sequence[SpeechJob]) -> list[Speech]:
+        """Returns the speech of jobs, in their order; one that is interrupted drops them.
+
+        Raises:
+          SparkError: a job is refused; see `Engine.submit`.
+        """
+        results: queue.SimpleQueue[tuple[int, Speech | Exception]] = queue.SimpleQueue()
+        found: dict[int, Speech] = {}
+        numbers = [
+            self.submit(job, lambda speech, place=place: results.put((place, speech))) for place, job in enumerate(jobs)
+        ]
+        try:
+            while len(found) < len(jobs):
+                place, speech = results.get()
+                if isinstance(speech, Exception):
+                    raise speech
+                found[place] = speech
+        except BaseException:
+            for number in numbers:
+                self.cancel(number)
+            raise
+        return [found[place] for place in range(len(jobs))]
 
     def submit(self, job: SpeechJob, deliver: Deliver) -> int:
         """Takes a job from any thread; `deliver` gets its speech. Returns a number for `cancel`."""
@@ -192,7 +234,7 @@ class SpeechEngine:
                 del self._waiting[length]
 
     def _rows(self, length: int) -> int:
-        [batch] = buckets.batches([length], VOCODED_TOGETHER, placement.row_shards(self._codec.mesh), full=True)
+        [batch] = buckets.batches([length], self._vocoded_together, placement.row_shards(self._codec.mesh), full=True)
         return batch.rows
 
     def _deliver(self, everything: bool) -> None:

@@ -17,12 +17,11 @@ from spark_jax.inference import long_text
 from spark_jax.inference.audio import Audio, Speech
 from spark_jax.inference.checks import Finding, check_speech
 from spark_jax.inference.controls import ignored_options
-from spark_jax.inference.engine import Engine, Job
-from spark_jax.inference.generate import Generator
+from spark_jax.inference.engine import Job
 from spark_jax.inference.long_text import Piece, Plan, join_pieces, piece_seed, plan_pieces
 from spark_jax.inference.prompts import Prompter
 from spark_jax.inference.request import Request
-from spark_jax.inference.speech_engine import SpeechJob
+from spark_jax.inference.speech_engine import SpeechEngine, SpeechJob
 from spark_jax.model_directory.voice import Voice
 from spark_jax.text.reading import read_text
 
@@ -59,7 +58,7 @@ def plan_request(request: Request, config: SparkConfig) -> tuple[Plan, list[str]
 class SpokenText:
     """The pieces of one request; nothing is done before the first `next_job`."""
 
-    def __init__(self, request: Request, prompter: Prompter, speaker: Engine | Generator):
+    def __init__(self, request: Request, prompter: Prompter, speaker: SpeechEngine):
         """Args:
         request: what is said.
         prompter: makes the prompts.
@@ -135,7 +134,7 @@ class SpokenText:
         )
         tries = 1 if earlier is None else earlier.tries + 1
         found = SpokenPiece(number, piece, speech, checks, tries)
-        if earlier is not None and len(earlier.checks) <= len(checks):
+        if earlier is not None and not heard and len(earlier.checks) <= len(checks):
             found = dataclasses.replace(earlier, tries=tries)
         # Another try has no more room than this one had.
         limited = speech.reached_limit and request.max_seconds is not None

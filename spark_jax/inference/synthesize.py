@@ -1,5 +1,6 @@
 """Text to speech from a model directory: the tokenizer, the decoder LLM and the codec put together."""
 
+import dataclasses
 import functools
 import os
 import warnings
@@ -15,16 +16,14 @@ from jaxtyping import Float, Int
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 from spark_jax.inference import batch, placement
-from spark_jax.inference.audio import Audio, Speech
+from spark_jax.inference.audio import Audio
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
-from spark_jax.inference.engine import Engine, EngineSettings
-from spark_jax.inference.generate import Generator
+from spark_jax.inference.engine import MAX_PROMPT_TOKENS, PROMPT_ROOM, Engine, EngineSettings, capacity_of
 from spark_jax.inference.long_text import Plan
 from spark_jax.inference.parts import StreamSettings, check_latency
 from spark_jax.inference.prompts import Prompter
 from spark_jax.inference.request import Request
-from spark_jax.inference.sampling import Greedy, Sampling
-from spark_jax.inference.speech_engine import SpeechEngine, SpeechJob
+from spark_jax.inference.speech_engine import VOCODED_TOGETHER, SpeechEngine
 from spark_jax.inference.spoken_text import SpokenText, plan_request
 from spark_jax.inference.stream import AsyncSpeechStream, Speaking, SpeechStream
 from spark_jax.inference.stream_vocoder import StreamVocoder
@@ -63,16 +62,10 @@ class SparkTTS:
             self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
             llm = placement.place({"llm": model.variables["llm"]}, self.config, self.codec.mesh)["llm"]
             self._llm = Qwen2(self.config.llm, jnp.dtype(dtype))
+            self._llm_params = llm["params"]
             self._engine_settings, self._stream_settings = engine, stream
+            self._of_one: dict[int, SpeechEngine] = {}  # by their largest top-k
             self._prompter = Prompter(self.codec, self.tokenizer, model.default_voice)
-            self._generator = Generator(
-                self._llm,
-                llm["params"],
-                self.tokenizer,
-                self.config.bicodec.speaker_encoder.token_num,
-                max_semantic_tokens=self.config.max_semantic_tokens,
-                mesh=self.codec.mesh,
-            )
 
     @classmethod
     def load(
@@ -98,7 +91,7 @@ class SparkTTS:
           mesh: devices of this process, which divide batches and parameters by the table of `spark_jax.sharding`; None:
             the default device.
           engine: sizes of what `synthesize_batch` and `stream` run on; memory for its slots is taken when it is first
-            used.
+            used. `speak` has one slot.
           stream: sizes of the parts of a stream.
 
         Raises:
@@ -134,10 +127,11 @@ class SparkTTS:
     def speak(self, request: Request) -> Audio:
         """Answers one request; as `synthesize`."""
         placement.require(self._variables, "llm", "bicodec")
-        text, spoken = SpokenText(request, self._prompter, self._generator), []
+        engine = self._engine_of_one(request)
+        text, spoken = SpokenText(request, self._prompter, engine), []
         while (found := text.next_job()) is not None:
-            piece = text.take(found[0], self._speak_alone(found[1]))
-            if piece is not None:
+            [speech] = engine.speak([found[1]])
+            if (piece := text.take(found[0], speech)) is not None:
                 spoken.append(piece)
         audio = text.audio(spoken)
         if audio.reached_limit:
@@ -211,7 +205,7 @@ class SparkTTS:
 
     def warmup(self) -> None:
         """Compiles what `synthesize_batch` and `stream` run, but the batches of the former's vocoder."""
-        self._engine.warmup()
+        self._speech_engine.warmup()
         self._stream_vocoder.warmup()
 
     def plan(self, request: Request) -> tuple[Plan, list[str]]:
@@ -234,19 +228,6 @@ class SparkTTS:
         """Returns the speech of one item's ids, flat arrays or lists, which are checked; see `Codec.decode`."""
         return self.codec.decode([(global_ids, semantic_ids)], [None])[0]
 
-    @functools.cached_property
-    def _engine(self) -> Engine:
-        placement.require(self._variables, "llm", "bicodec")
-        return Engine(
-            self._llm,
-            self._generator.params,
-            self.tokenizer,
-            self.config.bicodec.speaker_encoder.token_num,
-            max_semantic_tokens=self.config.max_semantic_tokens,
-            settings=self._engine_settings,
-            mesh=self.codec.mesh,
-        )
-
     @property
     def engine(self) -> SpeechEngine:
         """Returns what speaks batches and streams."""
@@ -254,7 +235,37 @@ class SparkTTS:
 
     @functools.cached_property
     def _speech_engine(self) -> SpeechEngine:
-        return SpeechEngine(self._engine, self.codec)
+        """Returns what speaks batches and streams."""
+        placement.require(self._variables, "llm", "bicodec")
+        return self._make_engine(self._engine_settings, VOCODED_TOGETHER)
+
+    def _engine_of_one(self, request: Request) -> SpeechEngine:
+        """Returns what speaks one request with the least delay: with one slot on each device, and any top-k."""
+        most = max(self._engine_settings.max_top_k, self._prompter.sampling(request)["top_k"])
+        most = 1 << (most - 1).bit_length()  # few programs
+        if most not in self._of_one:
+            own, context = self._engine_settings, self.config.llm.max_position_embeddings
+            longest = min(context, MAX_PROMPT_TOKENS + PROMPT_ROOM + self.config.max_semantic_tokens)
+            settings = dataclasses.replace(
+                own,
+                slots=placement.row_shards(self.codec.mesh),
+                capacity=capacity_of(longest, own.block),
+                max_top_k=most,
+            )
+            self._of_one[most] = self._make_engine(settings, vocoded_together=1)
+        return self._of_one[most]
+
+    def _make_engine(self, settings: EngineSettings, vocoded_together: int) -> SpeechEngine:
+        engine = Engine(
+            self._llm,
+            self._llm_params,
+            self.tokenizer,
+            self.config.bicodec.speaker_encoder.token_num,
+            max_semantic_tokens=self.config.max_semantic_tokens,
+            settings=settings,
+            mesh=self.codec.mesh,
+        )
+        return SpeechEngine(engine, self.codec, vocoded_together)
 
     @functools.cached_property
     def _stream_vocoder(self) -> StreamVocoder:
@@ -266,16 +277,7 @@ class SparkTTS:
         return Speaking(text, self._speech_engine, vocoder, self.config.sample_rate, latency, wake)
 
     def _text(self, request: Request) -> SpokenText:
-        return SpokenText(request, self._prompter, self._engine)
-
-    def _speak_alone(self, wanted: SpeechJob) -> Speech:
-        job = wanted.job
-        method = Greedy() if job.greedy else Sampling(job.temperature, job.top_p, job.top_k)
-        [generation] = self._generator.generate([job.prompt], [job.seed], method, job.limit)
-        # Where no <|im_end|> came, its place holds one token more than the limit.
-        semantic_ids = generation.semantic_ids[: wanted.most]
-        samples = self.decode(generation.global_ids, semantic_ids)
-        return Speech(samples, semantic_ids, generation.global_ids, generation.reached_limit)
+        return SpokenText(request, self._prompter, self._speech_engine)
 
     def _cut_off(self, request: Request, pieces: int, said: int) -> str:
         """Returns the warning of a speech that has no end, or of a text that has no room in the time allowed."""

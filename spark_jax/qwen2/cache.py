@@ -25,11 +25,6 @@ class KVCache:
         """Returns the number of tokens that each item has room for; writes beyond it are dropped."""
         return self.keys.shape[3]
 
-    def extend(self, length: int) -> "KVCache":
-        """Returns the same tokens with room for `length` more."""
-        room = ((0, 0), (0, 0), (0, 0), (0, length), (0, 0))
-        return self.replace(keys=jnp.pad(self.keys, room), values=jnp.pad(self.values, room))
-
 
 def init_cache(config: Qwen2Config, batch: int, length: int, dtype: DTypeLike = jnp.float32) -> KVCache:
     """Returns an empty cache for `batch` items of up to `length` tokens; `dtype` is the model's compute type."""

@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from helpers.tiny_config import tiny
 
-from spark_jax.config import RELEASE, tiny
+from spark_jax.audio.normalize import highpass
+from spark_jax.config import RELEASE
 from spark_jax.data import audio_sources, codec, pipeline
+from spark_jax.data.config import CodecDataConfig
+from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.data.sources import DropCounter
 from spark_jax.errors import SparkError
 from spark_jax.wav2vec2.model import num_frames
@@ -198,3 +202,43 @@ def test_a_mixture_draws_from_its_corpora_by_weight(records):
     assert sorted(np.concatenate(examples.plan(3, 0)(0)).tolist()) == [0, 0, 1, 1, 3, 4]
     assert examples.dropped == {"too long": 2} and examples.summary()["utterances"] == 6
     assert examples.summary()["hours"] == pytest.approx(3 * 9000 / 16_000 / 3600)
+
+
+@pytest.mark.parametrize("from_tokens", [True, False])
+def test_segments_begin_with_a_token_and_have_its_pitch(records, tmp_path, from_tokens):
+    """The track tells the token's number, with which the samples must agree."""
+    hop, tokens = CONFIG.latent_hop_length, 60
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, tokens * hop)
+    soundfile.write(tmp_path / "noise.flac", noise, 16_000)
+    np.save(tmp_path / "f0.npy", np.arange(tokens, dtype=np.uint16))
+    record = {"wav_path": str(tmp_path / "noise.flac"), "duration": 1.2, "f0_start": 0, "f0_frames": tokens}
+    record |= {"semantic_ids": list(range(tokens))} if from_tokens else {}
+    source = audio_sources.FolderAudio([record], 16_000, tracks=PitchTracks(tmp_path))
+    examples = codec.CodecExamples(
+        [source], CONFIG, 0.2, 0.1, from_tokens=from_tokens, reference_clips=from_tokens, pitch=True
+    )
+    batch = examples.load(np.zeros(6, int), generators(6))
+    assert batch["f0"].shape == batch["f0_filled"].shape == (6, 10) and batch["f0_mean"].shape == (6,)
+    assert batch["reference"].shape == (6, CONFIG.ref_segment_samples) and "global_ids" not in batch
+    first = np.round(batch["f0"][:, 0] * 10).astype(int)
+    assert len(set(first)) > 3
+    whole = highpass(source.read(0)[0], 16_000).astype(np.float32)
+    for wave, token in zip(batch["wave"], first, strict=True):
+        np.testing.assert_array_equal(wave, whole[token * hop :][: 10 * hop])
+    if from_tokens:
+        np.testing.assert_array_equal(batch["semantic_ids"][:, 0], first)
+
+
+def test_pitch_is_asked_of_folders_with_tracks(records, tmp_path):
+    lines = [json.dumps(record | {"index": i, "split": "train"}) for i, record in enumerate(records)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    read = lambda: audio_sources.read_sources(str(tmp_path), CONFIG, CodecDataConfig(), "train", pitch=True)  # noqa: E731
+    with pytest.raises(SparkError, match="f0.npy: cannot be read"):
+        read()
+    np.save(tmp_path / "f0.npy", np.zeros(4, np.uint16))
+    [source] = read()
+    with pytest.raises(SparkError, match="0 has f0_start None"):
+        source.read(0)
+    (tmp_path / "metadata.jsonl").unlink()
+    with pytest.raises(SparkError, match="records have no pitch, expected a folder"):
+        read()

@@ -8,6 +8,7 @@ import soundfile
 from spark_jax.config import MelConfig, SparkConfig, Wav2Vec2Config, WaveGeneratorConfig
 from spark_jax.data import pipeline
 from spark_jax.data.config import AudioDataConfig
+from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.data.speech import SpeechExamples, Vocabulary, frame_labels
 from spark_jax.errors import SparkError
 
@@ -107,3 +108,32 @@ def test_frames_of_another_rate_have_its_length(tmp_path):
     records = [{"index": i, "wav_path": str(tmp_path / "a.flac"), "text": text} for i, text in enumerate(texts)]
     data = AudioDataConfig(bucket_seconds=(1.0,))
     assert SpeechExamples(records, "text", Vocabulary(["a", "b"]), data, system).buckets.tolist() == [0, -1]
+
+
+def test_rows_have_the_pitch_of_their_frames(records, tmp_path):
+    """Zero where the track, which may be longer or shorter than the frames, says so or ends."""
+    np.save(tmp_path / "f0.npy", np.arange(1, 201, dtype=np.uint16) * 10)
+    places = [(0, 25), (25, 10), (35, 80)]
+    tracked = [r | {"f0_start": a, "f0_frames": n} for r, (a, n) in zip(records, places, strict=False)]
+    data = AudioDataConfig(bucket_seconds=(1.0, 2.0), batch_seconds=4.0)
+    make = lambda records: SpeechExamples(  # noqa: E731
+        records, "text", Vocabulary(["a", "b"]), data, SparkConfig(), tracks=PitchTracks(tmp_path)
+    )
+    examples = make(tracked)
+    batch = examples.load(examples.plan(None)(0)[0], [])
+    assert batch["f0"].shape == (4, 49) and batch["f0"].dtype == np.float32
+    np.testing.assert_allclose(batch["f0"][0, :26], [*range(1, 26), 0])
+    np.testing.assert_allclose(batch["f0"][1, :11], [*range(26, 36), 0])
+    assert not batch["f0"][2:].any() and "path" not in batch
+    untracked = make(records)
+    with pytest.raises(SparkError, match="0 has f0_start None"):
+        untracked.load(untracked.plan(None)(0)[0], [])
+
+
+def test_aligned_utterances_with_unknown_characters_are_left_out(records):
+    data = AudioDataConfig(bucket_seconds=(1.0, 2.0), batch_seconds=4.0)
+    bounded = [r | {"phoneme_bounds": list(np.linspace(0, 0.4, len(r["text"]) + 1))} for r in records[:3]]
+    make = lambda aligned: SpeechExamples(bounded, "text", Vocabulary(["a"]), data, SparkConfig(), 1, aligned)  # noqa: E731
+    assert make(False).buckets.tolist() == [0, 0, 1]
+    examples = make(True)
+    assert examples.buckets.tolist() == [-1, -1, -1] and examples.dropped == 3

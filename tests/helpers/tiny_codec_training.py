@@ -6,9 +6,10 @@ import jax
 import numpy as np
 from helpers import tiny_model
 from helpers.quick_compile import quickly
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import DiscriminatorConfig, tiny
+from spark_jax.config import DiscriminatorConfig, SourceConfig
 from spark_jax.data.config import CodecDataConfig
 from spark_jax.training.codec.config import BiCodecTrainingConfig, DeadCodeResetConfig
 from spark_jax.training.codec.models import codec_models
@@ -18,6 +19,14 @@ from spark_jax.training.config import LoopConfig
 from spark_jax.training.optimizer import OptimizerConfig
 
 SYSTEM = tiny()
+# With a harmonic source.
+VOICED_SYSTEM = dataclasses.replace(
+    SYSTEM,
+    bicodec=dataclasses.replace(
+        SYSTEM.bicodec,
+        decoder=dataclasses.replace(SYSTEM.bicodec.decoder, source=SourceConfig(blocks=(0, 1), noise_blocks=(1,))),
+    ),
+)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, decay_steps=100)
 GAN = BiCodecTrainingConfig(
     d_vector_train_start=1,

@@ -112,7 +112,7 @@ def test_tokens_are_heard_while_they_are_made(tts, alone, vocode):
     for request, expected in zip(requests(3), alone, strict=False):
         speech, heard = listened(tts, request, vocode)
         np.testing.assert_array_equal(np.concatenate([new for _, new in heard]), expected.semantic_ids)
-        assert all(0 < len(new) <= tts._engine.settings.block + 1 for _, new in heard)
+        assert all(0 < len(new) <= tts._speech_engine._engine.settings.block + 1 for _, new in heard)
         assert all(np.array_equal(voice, expected.global_ids) for voice, _ in heard)
         np.testing.assert_array_equal(speech.semantic_ids, expected.semantic_ids)
         np.testing.assert_array_equal(speech.samples, expected.samples if vocode else [])
@@ -130,7 +130,7 @@ def test_nothing_is_heard_after_a_cancellation_and_the_slot_is_free(tts, alone):
     numbers.put(tts._speech_engine.submit(dataclasses.replace(job, on_tokens=leave), delivered.append))
     assert left.wait(60)
     check(dict(tts.synthesize_batch(requests(6))), alone)
-    assert len(heard) == 1 and delivered == [] and tts._engine.load == (0, 0)
+    assert len(heard) == 1 and delivered == [] and tts._speech_engine._engine.load == (0, 0)
 
 
 def test_an_endless_iterator_that_is_given_up(tts, alone):
@@ -147,7 +147,7 @@ def test_an_endless_iterator_that_is_given_up(tts, alone):
     assert len(taken) <= 5 + 2 * 4
     for thread in [thread for thread in threading.enumerate() if thread.name == "spark-jax engine"]:
         thread.join(60)
-    assert tts._engine.load == (0, 0) and not tts._engine.busy
+    assert tts._speech_engine._engine.load == (0, 0) and not tts._speech_engine._engine.busy
     check(dict(tts.synthesize_batch(requests(2))), alone)
 
 
@@ -179,7 +179,7 @@ def test_an_error_on_the_device_is_told_to_all_and_what_comes_later_is_spoken(tt
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tts._engine, "_read", broken)
+        patch.setattr(tts._speech_engine._engine, "_read", broken)
         with pytest.raises(RuntimeError, match="out of memory"):
             list(tts.synthesize_batch(requests(3)))
     check(dict(tts.synthesize_batch(requests(3))), alone)

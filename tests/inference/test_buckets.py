@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spark_jax.inference.buckets import batches, bucket, doubling, lengths_up_to
+from spark_jax.inference.buckets import batches, bucket, lengths_up_to
 
 
 def test_the_table():
@@ -12,11 +12,6 @@ def test_the_table():
     for length in range(1, 5000):
         assert bucket(length) >= length
         assert length <= 64 or bucket(length) < 1.5 * length
-
-
-def test_room_doubles_and_ends_in_the_table():
-    assert doubling(256, 3040) == (256, 512, 1024, 2048, 3072)
-    assert doubling(256, 100) == (128,)
 
 
 @pytest.mark.parametrize(("shards", "full"), [(1, False), (1, True), (4, False), (4, True)])

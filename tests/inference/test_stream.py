@@ -27,6 +27,10 @@ def tts(tiny_model_directory):
     return SparkTTS.load(tiny_model_directory, engine=engine, stream=StreamSettings(parts=(4, 16), look_ahead=6))
 
 
+def engine_of(tts):
+    return tts._speech_engine._engine
+
+
 def request(number=0, **options):
     options = {
         "text": f"Text {number}.",
@@ -47,7 +51,7 @@ def settled(tts):
     """Waits until the engine has nothing to do."""
     for thread in [thread for thread in threading.enumerate() if thread.name.startswith("spark-jax")]:
         thread.join(60)
-    return tts._engine.load == (0, 0) and not tts._engine.busy and not tts._stream_vocoder._open
+    return engine_of(tts).load == (0, 0) and not engine_of(tts).busy and not tts._stream_vocoder._open
 
 
 def test_streams_of_many_threads_are_their_wholes(tts):
@@ -74,7 +78,7 @@ def test_streams_of_many_threads_are_their_wholes(tts):
 
 def test_a_long_text_is_that_of_the_batch(tts):
     """In the voice that its first piece makes up, with its pauses."""
-    asked = request(text=LONG, max_seconds=8.0, seed=3)
+    asked = request(text=LONG, max_seconds=None, seed=3)
     expected = whole(tts, asked)
     with tts.stream(asked) as found:
         samples = np.concatenate([chunk.samples for chunk in found])
@@ -85,8 +89,8 @@ def test_a_long_text_is_that_of_the_batch(tts):
 
 
 def test_a_closed_stream_frees_its_slot_within_a_block(tts, monkeypatch):
-    blocks, turn = [], tts._engine.turn
-    monkeypatch.setattr(tts._engine, "turn", lambda: [blocks.append(tts._engine.load), turn()][1])
+    blocks, turn = [], engine_of(tts).turn
+    monkeypatch.setattr(engine_of(tts), "turn", lambda: [blocks.append(engine_of(tts).load), turn()][1])
     found = tts.stream(request(2, max_seconds=8.0))
     next(found)
     seen = len(blocks)
@@ -115,7 +119,7 @@ def test_a_slow_listener_has_few_pieces_ahead_and_the_rest_of_its_text_waits(tts
 
 
 def test_what_fails_is_spoken_again_before_it_is_heard(tts, monkeypatch):
-    """But the first piece, which is heard while it is spoken."""
+    """But the first piece, which is heard as soon as something is there: it may be too late for another try."""
     seen = []
 
     def check(text, *_, **__):
@@ -130,8 +134,8 @@ def test_what_fails_is_spoken_again_before_it_is_heard(tts, monkeypatch):
     with tts.stream(request(text=text, max_seconds=None, seed=7, retries=2)) as found:
         chunks = list(found)
     tries = [span.tries for span in found.spans]
-    assert tries[0] == 1 and set(tries[1:]) == {3} and len(tries) > 2
-    assert len(found.checks) == 1
+    assert 1 <= tries[0] <= 3 and set(tries[1:]) == {3} and len(tries) > 1
+    assert len(found.checks) == (tries[0] < 3)
     second = piece_seed(7, 1)
     assert {second, try_seed(second, 1), try_seed(second, 2)} <= set(seeds) and len(set(seeds)) == sum(tries)
     assert [span.start for span in found.spans] == [
@@ -174,7 +178,7 @@ def test_errors_are_raised_where_the_stream_is_read_and_the_next_one_speaks(tts,
         next(tts.stream(Request(text="Hello.")))
     with pytest.raises(SparkError, match="top_k is 1000"):
         next(tts.stream(request(top_k=1000)))
-    for owner, name in ((tts._engine, "_read"), (tts.codec, "vocode_part")):
+    for owner, name in ((engine_of(tts), "_read"), (tts.codec, "vocode_part")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
@@ -193,6 +197,9 @@ def test_errors_are_raised_where_the_stream_is_read_and_the_next_one_speaks(tts,
 
 def test_nothing_is_compiled_after_the_warm_up(tts):
     tts.warmup()
-    counts = tts.codec._detokenize_part._cache_size(), tts._engine._read._cache_size()
+    counts = tts.codec._detokenize_part._cache_size(), engine_of(tts)._read._cache_size()
     list(tts.stream(request(text="Several words in it.", seed=1)))
-    assert (tts.codec._detokenize_part._cache_size(), tts._engine._read._cache_size()) == counts and counts[0] == 2
+    assert (
+        tts.codec._detokenize_part._cache_size(),
+        engine_of(tts)._read._cache_size(),
+    ) == counts and counts[0] == 2

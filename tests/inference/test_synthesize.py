@@ -80,7 +80,7 @@ def test_encode_equals_the_reference_procedure_on_the_bare_signal(tts, length):
     assert len(np.unique(semantic_ids)) > 1  # or equality would say little
 
 
-@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.extended), 40])
 def test_decode_keeps_the_length_and_padding_changes_nothing(tts, count):
     rng = np.random.default_rng(count)
     global_ids, semantic_ids = rng.integers(64, size=32), rng.integers(64, size=count)
@@ -138,6 +138,7 @@ def test_the_limit_is_told_and_kept(tts):
     assert audio.reached_limit and len(audio.semantic_ids) == 2
 
 
+@pytest.mark.extended
 def test_an_end_is_no_limit(tts):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it speaks for long, being random
@@ -190,6 +191,7 @@ def test_a_reference_without_transcript_is_its_speakers_tokens(tts, tokens, refe
     assert len(set(prompts)) == 1
 
 
+@pytest.mark.extended
 def test_the_longest_speech_is_the_configurations(tts, tiny_model_directory):
     model = model_directory.load(tiny_model_directory)
     short = SparkTTS(dataclasses.replace(model, config=dataclasses.replace(model.config, max_semantic_tokens=3)))
@@ -200,6 +202,7 @@ def test_the_longest_speech_is_the_configurations(tts, tiny_model_directory):
         short.synthesize("Hello.", gender="male", max_seconds=1)
 
 
+@pytest.mark.extended
 def test_parts_that_a_run_lacks_come_from_the_base(tts, tiny_model_directory, tmp_path):
     model = model_directory.load(tiny_model_directory)
     llm = {"llm": model.variables["llm"]}
@@ -217,7 +220,7 @@ def test_on_a_mesh(tts, tiny_model_directory, dtype):
     """Tensor-parallel LLM and divided batches; in float32 the tokens of one device."""
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     divided = SparkTTS.load(tiny_model_directory, dtype=dtype, mesh=mesh)
-    heads = divided._generator.params["layers"]["attention"]["query"]["kernel"]
+    heads = divided._llm_params["layers"]["attention"]["query"]["kernel"]
     assert heads.dtype == dtype and heads.sharding.shard_shape(heads.shape)[2] == heads.shape[2] // 2
     request = {"gender": "female", "seed": 3, "max_seconds": 0.5}
     audio = quiet(divided, "Hello.", **request)

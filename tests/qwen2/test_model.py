@@ -98,7 +98,7 @@ def test_right_padded_batch_with_cache_equals_single_items():
     for row, prompt in enumerate(prompts):
         padded[row, : len(prompt)], segments[row, : len(prompt)] = prompt, 1
     following = rng.integers(2, CONFIG.vocab_size, (3, 2))
-    hidden, _, cache = forward(PARAMS, padded, segment_ids=segments, cache=init_cache(CONFIG, 3, 8).extend(2))
+    hidden, _, cache = forward(PARAMS, padded, segment_ids=segments, cache=init_cache(CONFIG, 3, 10))
     assert cache.lengths.tolist() == [3, 7, 5]
     batched = []
     for time in range(2):
@@ -118,6 +118,7 @@ def test_packed_segments_equal_single_items():
     assert_close(logits.reshape(2, ids.shape[1], -1), GOLDEN["logits"])
 
 
+@pytest.mark.extended
 def test_untied_head_and_bfloat16():
     config = dataclasses.replace(CONFIG, tie_word_embeddings=False)
     untied = {**PARAMS, "head": PARAMS["embed"]["embedding"].T}

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax import config, sharding
+from spark_jax import sharding
 from spark_jax.config import Qwen2Config
 from spark_jax.qwen2 import slot_cache
 from spark_jax.qwen2.cache import init_cache
@@ -36,17 +37,24 @@ def made(sizes, dtype=jnp.float32):
 def blocks(model, window, params, cache, ids):
     """Feeds each slot the tokens of its row, in blocks; returns the logits and the cache after them."""
     added = jnp.full(ids.shape[0], BLOCK, jnp.int32)
-    logits = []
-    for start in range(0, ids.shape[1], BLOCK):
-        recent, longest = slot_cache.init_recent(cache, BLOCK), jnp.max(cache.lengths)
-        for offset in range(BLOCK):
-            embedded = params["embed"]["embedding"][ids[:, start + offset]][:, None]
+
+    def block(cache, ids):
+        longest = jnp.max(cache.lengths)
+
+        def step(recent, inputs):
+            offset, tokens = inputs
+            embedded = params["embed"]["embedding"][tokens][:, None]
             hidden, recent = model.apply(
-                {"params": params}, embedded, cache, recent, jnp.int32(offset), longest, window, method=Qwen2.decode
+                {"params": params}, embedded, cache, recent, offset, longest, window, method=Qwen2.decode
             )
-            logits.append(model.apply({"params": params}, hidden[:, 0], method=Qwen2.logits))
-        cache = slot_cache.merge(cache, recent, added)
-    return jnp.stack(logits, axis=1), cache
+            return recent, model.apply({"params": params}, hidden[:, 0], method=Qwen2.logits)
+
+        steps = jnp.arange(BLOCK, dtype=jnp.int32), ids
+        recent, logits = jax.lax.scan(step, slot_cache.init_recent(cache, BLOCK), steps)
+        return slot_cache.merge(cache, recent, added), logits
+
+    cache, logits = jax.lax.scan(block, cache, jnp.reshape(jnp.asarray(ids).T, (-1, BLOCK, len(ids))))
+    return logits.reshape(ids.shape[1], len(ids), -1).swapaxes(0, 1), cache
 
 
 def filled(model, params, prompts, lengths, slots, count=SLOTS):
@@ -64,7 +72,9 @@ def draw(vocabulary):
     return rng.integers(vocabulary, size=(3, 40)), np.array([40, 7, 23]), rng.integers(vocabulary, size=(3, 8))
 
 
-@pytest.mark.parametrize("sizes", [config.tiny().llm, QWEN3], ids=["qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param(tiny().llm, id="qwen2"), pytest.param(QWEN3, id="qwen3", marks=pytest.mark.extended)]
+)
 def test_logits_are_those_of_the_plain_cache(sizes):
     model, params = made(sizes)
     prompts, lengths, said = draw(sizes.vocab_size)
@@ -76,7 +86,8 @@ def test_logits_are_those_of_the_plain_cache(sizes):
 
     @jax.jit
     def expected(params, plain, said):
-        plain = plain.extend(said.shape[1])
+        room = [(0, 0)] * 3 + [(0, said.shape[1]), (0, 0)]
+        plain = plain.replace(keys=jnp.pad(plain.keys, room), values=jnp.pad(plain.values, room))
         logits = []
         for step in range(said.shape[1]):
             hidden, plain = model.apply({"params": params}, said[:, step : step + 1], cache=plain)
@@ -92,26 +103,28 @@ def test_logits_are_those_of_the_plain_cache(sizes):
         np.testing.assert_allclose(kept, plain.keys[:, row, :, :length], atol=2e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.extended)])
 def test_windows_and_slots_do_not_change_a_bit(dtype):
-    model, params = made(config.tiny().llm, jnp.dtype(dtype))
+    model, params = made(tiny().llm, jnp.dtype(dtype))
     prompts, lengths, said = draw(model.config.vocab_size)
     fill = jax.jit(partial(filled, model))
+    run = {window: jax.jit(partial(blocks, model, window)) for window in (128, 256, 512)}
     rng = np.random.default_rng(1)
     results = []
     for window, slots in ((128, [0, 1, 2]), (256, [0, 1, 2]), (512, [0, 1, 2]), (128, [3, 1, 0]), (256, [1, 3, 2])):
         cache, _ = fill(params, prompts, lengths, np.array(slots))
         said_by_slot = rng.integers(64, size=(SLOTS, said.shape[1]))  # neighbors say anything
         said_by_slot[slots] = said
-        logits, _ = jax.jit(partial(blocks, model, window))(params, cache, said_by_slot)
+        logits, _ = run[window](params, cache, said_by_slot)
         results.append(np.asarray(logits)[slots])
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
 
 
+@pytest.mark.extended
 def test_numbers_of_slots_change_rounding_only():
     """A sequence alone, in 8 and in 64 slots."""
-    model, params = made(config.tiny().llm)
+    model, params = made(tiny().llm)
     prompts, lengths, said = draw(model.config.vocab_size)
     found = []
     for count in (1, 8, 64):
@@ -125,7 +138,7 @@ def test_numbers_of_slots_change_rounding_only():
 
 
 def test_slots_without_a_new_token_keep_all_and_the_end_is_not_overwritten():
-    sizes = config.tiny().llm
+    sizes = tiny().llm
     cache = slot_cache.init_slots(sizes, SLOTS, 8)
     cache = cache.replace(keys=cache.keys + 1, lengths=jnp.array([0, 4, 6, 8]))
     recent = tuple(buffer + 2 for buffer in slot_cache.init_recent(cache, BLOCK))
@@ -136,7 +149,7 @@ def test_slots_without_a_new_token_keep_all_and_the_end_is_not_overwritten():
 
 
 def test_rows_that_aim_nowhere_are_dropped():
-    sizes = config.tiny().llm
+    sizes = tiny().llm
     cache = slot_cache.init_slots(sizes, SLOTS, 8)
     rows = jnp.ones((sizes.num_hidden_layers, 3, sizes.num_key_value_heads, 2, sizes.head_dim))
     found = jax.jit(slot_cache.insert)(cache, jnp.array([4, 2, 4]), rows, rows, jnp.array([5, 2, 5]))
@@ -144,9 +157,10 @@ def test_rows_that_aim_nowhere_are_dropped():
     assert np.asarray(found.values)[0, :, 0, 0].tolist() == [[0] * 8, [0] * 8, [1, 1] + [0] * 6, [0] * 8]
 
 
+@pytest.mark.extended
 def test_divided_over_devices_as_on_one():
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
-    model, params = made(config.tiny().llm)
+    model, params = made(tiny().llm)
     prompts, lengths, said = draw(model.config.vocab_size)
     slots = np.array([2, 0, 3])
     said_by_slot = np.zeros((SLOTS, said.shape[1]), np.int32)

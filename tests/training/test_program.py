@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 from helpers import tiny_model
+from helpers.tiny_codec_training import VOICED_SYSTEM
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import tiny
 from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
 from spark_jax.data.config import AudioDataConfig, CodecDataConfig, TokenDataConfig
+from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.data.speech import SpeechExamples, Vocabulary
 from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.data.tokens import TokenSequences
@@ -63,16 +65,20 @@ def test_the_language_models_batch_is_what_its_data_gives():
     assert shapes(llm_program(LLM, SYSTEM).batch) == shapes(loaded)
 
 
-@pytest.mark.parametrize("aligned", [False, True])
-def test_the_recognizers_batch_is_what_its_data_gives(tmp_path, aligned):
+@pytest.mark.parametrize(("aligned", "pitch"), [(False, False), (True, False), (True, True)])
+def test_the_recognizers_batch_is_what_its_data_gives(tmp_path, aligned, pitch):
     """Of the longest bucket; where the corpus is not at hand, with as many labels as speech usually has."""
     soundfile.write(tmp_path / "0.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 6400), 16_000)
     record = {"index": "0", "wav_path": str(tmp_path / "0.flac"), "duration": 0.4, "phonemes": "ab"}
-    record["phoneme_bounds"] = [0.0, 0.1, 0.2]
+    record |= {"phoneme_bounds": [0.0, 0.1, 0.2], "f0_start": 0, "f0_frames": 20}
+    np.save(tmp_path / "f0.npy", np.full(20, 1000, np.uint16))
+    tracks = PitchTracks(tmp_path) if pitch else None
     data = AudioDataConfig(bucket_seconds=(0.2, 0.5), batch_seconds=5.0)
-    config = CTCTrainingConfig(aligned=aligned, data=data, optimizer=OptimizerConfig(warmup_steps=0))
+    config = CTCTrainingConfig(
+        aligned=aligned, pitch_weight=0.5 * pitch, data=data, optimizer=OptimizerConfig(warmup_steps=0)
+    )
     vocabulary = Vocabulary(["a", "b"])
-    examples = SpeechExamples([record], "phonemes", vocabulary, config.data, SYSTEM, 8, aligned)
+    examples = SpeechExamples([record], "phonemes", vocabulary, config.data, SYSTEM, 8, aligned, tracks)
     loaded = examples.load(examples.plan(0)(0)[0], [])
     program = ctc_program(config, SYSTEM, None, len(vocabulary), examples.target_lengths[-1])
     assert shapes(program.batch) == shapes(loaded)
@@ -85,8 +91,9 @@ def test_the_recognizers_batch_is_what_its_data_gives(tmp_path, aligned):
         check(LoopConfig(keep_best=1, best_metric="mel"))
 
 
-@pytest.mark.parametrize("kind", ["segments", "whole", "wave"])
+@pytest.mark.parametrize("kind", ["segments", "whole", "wave", "clips", "segments with pitch", "clips with pitch"])
 def test_the_codecs_batch_is_what_its_data_gives(tmp_path, kind):
+    kind, pitch = kind.split()[0], kind.endswith("pitch")
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 1600)
     soundfile.write(tmp_path / "0.flac", samples, 16_000)
     record = {"index": "0", "wav_path": str(tmp_path / "0.flac"), "duration": 0.1}
@@ -95,20 +102,28 @@ def test_the_codecs_batch_is_what_its_data_gives(tmp_path, kind):
         config = dataclasses.replace(
             config, phase="features", data=dataclasses.replace(config.data, whole_utterances=True)
         )
-    if kind == "wave":
+    if kind in ("wave", "clips"):
         record |= {"semantic_ids": list(range(5)), "global_ids": [1] * 32}
-        config = dataclasses.replace(config, phase="wave")
+        config = dataclasses.replace(config, phase="wave", reference_clips=kind == "clips")
+    system, tracks = SYSTEM, None
+    if pitch:
+        np.save(tmp_path / "f0.npy", np.full(5, 1000, np.uint16))
+        record |= {"f0_start": 0, "f0_frames": 5}
+        system, tracks = VOICED_SYSTEM, PitchTracks(tmp_path)
+    assert config.needs_pitch(system) == pitch
     data = config.data
     examples = CodecExamples(
-        [FolderAudio([record] * 8, SYSTEM.sample_rate)],
+        [FolderAudio([record] * 8, SYSTEM.sample_rate, tracks=tracks)],
         SYSTEM,
         data.segment_seconds,
         data.context_seconds,
         whole_utterances=data.whole_utterances,
-        from_tokens=kind == "wave",
+        from_tokens=kind in ("wave", "clips"),
+        reference_clips=kind == "clips",
+        pitch=pitch,
     )
     loaded = examples.load(np.arange(8), [np.random.default_rng(0)] * 8)
-    assert shapes(codec_program(config, SYSTEM).batch) == shapes(loaded)
+    assert shapes(codec_program(config, system).batch) == shapes(loaded)
 
 
 def test_discriminators_join_at_their_step():

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from spark_jax.config import DiscriminatorConfig
+from spark_jax.config import DiscriminatorConfig, SparkConfig
 from spark_jax.data.config import CodecDataConfig, Sources
 from spark_jax.dataclass_reader import PlainNumbers
 from spark_jax.errors import SparkError
@@ -11,6 +11,7 @@ from spark_jax.training.config import LoopConfig, MeshConfig
 from spark_jax.training.optimizer import OptimizerConfig
 
 PARTS = ("encoder", "quantizer", "speaker_encoder", "prenet", "postnet", "wave_generator")
+PITCH_HEAD = "pitch_head"  # a part where the model has a harmonic source
 
 # AdamW (0.8, 0.9), clip 1.0, 1,000 steps to 1e-4, linear to 1e-5 over 500,000 (authors' configuration).
 _OPTIMIZER = OptimizerConfig(
@@ -32,6 +33,11 @@ class LossWeights(PlainNumbers):
     # one size). The paper has none: its codes may spread what they carry over their neighbors, which the decoder's
     # context undoes, and which a small language model cannot predict. With this loss a code says what its frame is.
     codes: float = 0.0
+    # Of a model with a harmonic source, in phases that make a waveform: what it predicts of the pitch within the
+    # utterance, of voicing, and of the utterance's mean pitch (bicodec/pitch.py).
+    f0: float = 0.3
+    voicing: float = 0.3
+    mean_f0: float = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +58,11 @@ class BiCodecTrainingConfig(PlainNumbers):
 
     Phases: "full" is the paper's. "features" leaves the wave generator out: quantizer, feature reconstruction and
     speaker loss settle the semantic codes at little cost. "wave" trains prenet and wave generator from the ids in
-    `tokens`, those that whole utterances have at inference; nothing else of the codec runs.
+    `tokens`, those that whole utterances have at inference; nothing else of the codec runs, but with `reference_clips`
+    the speaker branch.
+
+    A model with a harmonic source is given the recordings' own pitch where it makes a waveform: its corpus is a folder
+    with pitch tracks (data/pitch_tracks.py).
 
     Every step is one batch: batch norms and code usage are the whole batch's, so that micro-batches would be another
     training. What does not fit takes `remat`, more devices or fewer `data.batch_segments`.
@@ -70,6 +80,9 @@ class BiCodecTrainingConfig(PlainNumbers):
     phase: Literal["full", "features", "wave"] = "full"
     # From `spark-jax prepare encode`, for phase "wave"; None where the corpus is of records that hold them.
     tokens: str | None = None
+    # In phase "wave" voices are heard in clips of the utterances by the speaker branch, which is trained with all else,
+    # in place of the global ids in `tokens`.
+    reference_clips: bool = False
     freeze: tuple[str, ...] = ()
     adversarial_start: int | None = 0
     d_vector_train_start: int = 1000  # until this step the decoder hears the x-vector
@@ -88,22 +101,32 @@ class BiCodecTrainingConfig(PlainNumbers):
 
     @property
     def frozen_parts(self) -> tuple[str, ...]:
-        """Names the parts of the codec that this run does not train.
+        """Names the parts of the codec that this run does not train; the pitch head among them only if there is one.
 
         Raises:
           SparkError: a part that does not exist, or nothing is left to train; codes shall be reset that are frozen.
         """
-        unknown = sorted(set(self.freeze) - set(PARTS))
+        parts = (*PARTS, PITCH_HEAD)
+        unknown = sorted(set(self.freeze) - set(parts))
         if unknown:
-            raise SparkError(f"freeze: unknown part {unknown[0]!r}, expected some of {', '.join(PARTS)}")
-        left_out = {"features": ("wave_generator",), "wave": ("encoder", "quantizer", "speaker_encoder", "postnet")}
-        frozen = tuple(part for part in PARTS if part in self.freeze + left_out.get(self.phase, ()))
-        if len(frozen) == len(PARTS):
+            raise SparkError(f"freeze: unknown part {unknown[0]!r}, expected some of {', '.join(parts)}")
+        if self.reference_clips and self.phase != "wave":
+            raise SparkError(f'reference_clips: phase is {self.phase!r}, expected "wave"; the others have them anyway')
+        left_out = {"features": ("wave_generator", PITCH_HEAD), "wave": ("encoder", "quantizer", "postnet")}
+        without = left_out.get(self.phase, ()) + ("speaker_encoder",) * (
+            self.phase == "wave" and not self.reference_clips
+        )
+        frozen = tuple(part for part in parts if part in self.freeze + without)
+        if set(PARTS) <= set(frozen):
             raise SparkError("freeze: no part is left to train")
         if self.dead_code_reset.every and "quantizer" in frozen:
             every = self.dead_code_reset.every
             raise SparkError(f"dead_code_reset.every is {every}, expected 0: the quantizer is frozen")
         return frozen
+
+    def needs_pitch(self, system: SparkConfig) -> bool:
+        """Returns whether batches carry the pitch of the recordings: a model with a source makes waveforms."""
+        return self.phase != "features" and system.bicodec.decoder.source is not None
 
     @property
     def adversarial(self) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from spark_jax.bicodec.pitch import pitch_errors
 from spark_jax.config import SparkConfig
 from spark_jax.training.codec import reconstruction
 from spark_jax.training.codec.config import BiCodecTrainingConfig
@@ -19,6 +20,9 @@ def codec_evaluation(
     models: CodecModels, config: BiCodecTrainingConfig, system: SparkConfig
 ) -> Callable[[TrainState, Batch], Metrics]:
     """Returns (state, batch) → mean losses of inference mode, `loss` their weighted sum.
+
+    A harmonic source is given the predicted pitch, as at inference; the prediction's errors are metrics as well
+    (`bicodec.pitch.pitch_errors`).
 
     With a wave generator also `samples` [2, rows, samples]: the first rows' originals and reconstructions.
     """
@@ -38,8 +42,11 @@ def codec_evaluation(
                 mask=mask,
                 condition_on_x_vector=state.step < config.d_vector_train_start,
             )
-        terms = reconstruction.reconstruction_losses(outputs, features, batch["wave"], system.sample_rate, mask)
+        target = reconstruction.pitch_target(batch)
+        terms = reconstruction.reconstruction_losses(outputs, features, batch["wave"], system.sample_rate, mask, target)
         metrics = terms | {"loss": sum(getattr(config.losses, name) * term for name, term in terms.items())}
+        if target is not None:
+            metrics |= pitch_errors(outputs.pitch, target)
         if features is not None:
             metrics["perplexity"] = outputs.perplexity
         if outputs.recons is not None:

@@ -82,13 +82,16 @@ def _batch(config: BiCodecTrainingConfig, system: SparkConfig) -> dict[str, jax.
     context = whole_tokens("data.context_seconds", data.context_seconds, system)
     floats = lambda *shape: jax.ShapeDtypeStruct((rows, *shape), jnp.float32)  # noqa: E731
     ids = lambda *shape: jax.ShapeDtypeStruct((rows, *shape), jnp.int32)  # noqa: E731
+    tokens, reference = segment // system.latent_hop_length, floats(system.ref_segment_samples)
+    pitch = {}
+    if config.needs_pitch(system):
+        pitch = {"f0": floats(tokens), "f0_filled": floats(tokens), "f0_mean": floats()}
     if config.phase == "wave":
-        return {
-            "wave": floats(segment),
-            "semantic_ids": ids(segment // system.latent_hop_length),
-            "global_ids": ids(system.bicodec.speaker_encoder.token_num),
-        }
-    batch = {"wave": floats(segment), "reference": floats(system.ref_segment_samples)}
+        batch = {"wave": floats(segment), "semantic_ids": ids(tokens)} | pitch
+        if config.reference_clips:
+            return batch | {"reference": reference}
+        return batch | {"global_ids": ids(system.bicodec.speaker_encoder.token_num)}
+    batch = {"wave": floats(segment), "reference": reference} | pitch
     if data.whole_utterances:
         return batch | {"input_values": floats(segment), "lengths": ids()}
     return batch | {"input_values": floats(segment + 2 * context)}

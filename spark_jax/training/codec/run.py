@@ -39,10 +39,10 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
     program = codec_program(config, system)
     program.check_best_metric(config.loop)
 
-    data, wave = config.data, config.phase == "wave"
+    data, wave, pitch = config.data, config.phase == "wave", config.needs_pitch(system)
     examples, validation = (
         CodecExamples(
-            audio_sources.read_sources(config.corpus, system, data, split, config.tokens if wave else None),
+            audio_sources.read_sources(config.corpus, system, data, split, config.tokens if wave else None, pitch),
             system,
             data.segment_seconds,
             data.context_seconds,
@@ -50,6 +50,8 @@ def train(config: BiCodecTrainingConfig, output: Path) -> TrainState:
             data.keep_in_memory,
             data.whole_utterances,
             from_tokens=wave,
+            reference_clips=config.reference_clips,
+            pitch=pitch,
         )
         for split in (data.train_split, data.evaluation_split)
     )

@@ -24,7 +24,7 @@ def init_state(models: CodecModels, config: BiCodecTrainingConfig, system: Spark
     reference = jnp.zeros((1, system.ref_segment_samples))
     variables = dict(models.codec.init(keys[0], features, reference, train=False))
     params = dict(variables.pop("params"))
-    frozen = {name: params.pop(name) for name in config.frozen_parts}
+    frozen = {name: params.pop(name) for name in config.frozen_parts if name in params}
     params = {"generator": params, "frozen": frozen}
     if models.extractor is not None:
         params["wav2vec2"] = models.extractor.init(keys[1], samples)["params"]

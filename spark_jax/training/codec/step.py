@@ -20,7 +20,7 @@ from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.codec.dead_codes import reset_dead_codes, reset_is_due
 from spark_jax.training.codec.features import batch_features
 from spark_jax.training.codec.models import CodecModels
-from spark_jax.training.codec.reconstruction import reconstruct_from_tokens, reconstruction_losses
+from spark_jax.training.codec.reconstruction import pitch_target, reconstruction_losses, train_from_tokens
 from spark_jax.training.state import Batch, Metrics, TrainState, advance, guarded_update
 
 
@@ -33,16 +33,19 @@ def codec_step(
       adversarial: whether discriminators take part.
     """
     weights = config.losses
+    trains_speaker = "speaker_encoder" not in config.frozen_parts
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         params, real = state.params, batch["wave"]
         features, mask = batch_features(models, config, system, params, batch)
         on_x_vector = state.step < config.d_vector_train_start
+        pitch = pitch_target(batch)
+        noise_key = jax.random.fold_in(jax.random.key(config.loop.seed), state.step)
 
         def forward(generator: Any) -> tuple[BiCodecOutput, Any]:
             variables = {"params": {**generator, **params["frozen"]}, **state.collections}
             if features is None:
-                return reconstruct_from_tokens(models.codec, variables, batch), state.collections
+                return train_from_tokens(models.codec, variables, batch, trains_speaker, noise_key)
             outputs, collections = models.codec.apply(
                 variables,
                 features,
@@ -52,6 +55,8 @@ def codec_step(
                 wave=config.phase == "full",
                 frozen=config.frozen_parts,
                 mask=mask,
+                pitch=pitch,
+                noise_key=noise_key,
                 mutable=list(state.collections),
             )
             return outputs.replace(semantic_ids=None, global_ids=None), collections  # integers have no gradient
@@ -78,8 +83,8 @@ def codec_step(
             skipped = report["skipped"]
 
         def generator_loss(outputs: BiCodecOutput) -> tuple[Array, Metrics]:
-            terms = reconstruction_losses(outputs, features, real, system.sample_rate, mask)
-            factors = {"vq": weights.vq, "features": weights.features, "codes": weights.codes, "mel": weights.mel}
+            terms = reconstruction_losses(outputs, features, real, system.sample_rate, mask, pitch)
+            factors = {name: getattr(weights, name) for name in terms}
             if features is not None:
                 x_vector = jax.lax.stop_gradient(outputs.x_vector)
                 terms["speaker"] = jnp.mean(jnp.square(outputs.d_vector - x_vector))

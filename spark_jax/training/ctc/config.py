@@ -17,6 +17,9 @@ class CTCTrainingConfig(PlainNumbers):
     model: str | None = None  # YAML of a SparkConfig, or a model directory; None: the release's sizes
     target: Literal["phonemes", "text"] = "phonemes"
     aligned: bool = False  # the corpus says when each phoneme is spoken: tools/tiny_en/align_corpus.py
+    # Of squared error and cross-entropy of pitch and voicing, which a linear head hears in the tapped features: without
+    # it they carry little pitch. The corpus has pitch tracks then (data/pitch_tracks.py); 0: no head.
+    pitch_weight: float = 0.0
     fourier_front_end: bool = False  # the first convolution starts as a Fourier bank: wav2vec2/fourier.py
     data: AudioDataConfig = AudioDataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -45,7 +45,7 @@ def ctc_program(
       SparkError: a mesh that does not fit the devices.
     """
     mesh = program.make_mesh(config.mesh, devices)
-    model = Wav2Vec2ForCTC(system.wav2vec2, vocabulary_size)
+    model = Wav2Vec2ForCTC(system.wav2vec2, vocabulary_size, pitch_head=config.pitch_weight > 0)
     optimizer = make_optimizer(config.optimizer, config.loop.steps)
 
     def init() -> TrainState:
@@ -58,7 +58,7 @@ def ctc_program(
     return program.Program(
         mesh=mesh,
         init=init,
-        step=step.ctc_step(model, optimizer, system.sample_rate),
+        step=step.ctc_step(model, optimizer, system.sample_rate, config.pitch_weight),
         evaluation=step.ctc_evaluation(model),
         batch=_batch(config, system, program.row_multiple(mesh), target_length),
         rate="audio_seconds",
@@ -96,4 +96,9 @@ def _batch(
         "targets": ids(target_length),
         "target_lengths": ids(),
     }
-    return batch | {"path": ids(num_frames(samples, system.wav2vec2))} if config.aligned else batch
+    frames = num_frames(samples, system.wav2vec2)
+    if config.aligned:
+        batch["path"] = ids(frames)
+    if config.pitch_weight > 0:
+        batch["f0"] = jax.ShapeDtypeStruct((rows, frames), jnp.float32)
+    return batch

@@ -7,6 +7,7 @@ vocabulary.json, and `wav2vec2`, the first max(feature_layers) layers, which the
 them: checkpoints and metrics.jsonl.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 from spark_jax import sharding
 from spark_jax.config import Wav2Vec2Config
 from spark_jax.data import manifest, pipeline, speech
+from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.model_directory.directory import read_system
 from spark_jax.shared import distributed
 from spark_jax.training import loop
@@ -28,6 +30,7 @@ from spark_jax.training.state import TrainState
 from spark_jax.wav2vec2.ctc import greedy_decode
 
 METRICS = ("loss", "label_error_rate", "items")
+PITCH_METRICS = ("voicing_accuracy", "f0_r2")  # shares of frames, and of the variance of relative pitch
 
 
 def train(config: CTCTrainingConfig, output: Path) -> TrainState:
@@ -39,6 +42,7 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
     system = read_system(config.model)
     mesh = make_mesh(config.mesh, None)
 
+    tracks = PitchTracks(config.corpus) if config.pitch_weight > 0 else None
     data, fields = config.data, [config.target] + ["phoneme_bounds"] * config.aligned
     train_records, validation_records = (
         manifest.read_corpus(config.corpus, split, fields) for split in (data.train_split, data.evaluation_split)
@@ -47,7 +51,9 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
     if distributed.is_primary():
         vocabulary.save(output / "vocabulary.json")
     examples, validation = (
-        speech.SpeechExamples(records, config.target, vocabulary, data, system, row_multiple(mesh), config.aligned)
+        speech.SpeechExamples(
+            records, config.target, vocabulary, data, system, row_multiple(mesh), config.aligned, tracks
+        )
         for records in (train_records, validation_records)
     )
     distributed.log(
@@ -57,7 +63,8 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
 
     # Only now is it known how many labels there are.
     program = ctc_program(config, system, None, len(vocabulary), examples.target_lengths[-1])
-    program.check_best_metric(config.loop, lambda values: dict.fromkeys(METRICS, values["loss"]))
+    names = METRICS + PITCH_METRICS * (tracks is not None)
+    program.check_best_metric(config.loop, lambda values: dict.fromkeys(names, values["loss"]))
     run = Run(output, program, system, config.loop)
     batches = run.batches(examples.plan(config.loop.seed), examples.load, data)
     validation_batches = pipeline.evaluation_batches(validation.plan(None), validation.load, data.evaluation_batches)
@@ -67,17 +74,24 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
         extractor = extractor_params(state.params, system.wav2vec2)
-        run.write_parts({"recognizer": {"params": state.params}, "wav2vec2": {"params": extractor}})
+        recognizer = {name: part for name, part in state.params.items() if name != "pitch_head"}
+        run.write_parts({"recognizer": {"params": recognizer}, "wav2vec2": {"params": extractor}})
         losses, items, errors, labels = 0.0, 0, 0, 0
+        pitch: Counter[str] = Counter()
         for batch in validation_batches:
             result = jax.device_get(evaluate_batch(state, sharding.put_whole_batch(run.mesh, batch)))
             losses += float(result["loss"]) * int(result["items"])
             items += int(result["items"])
+            pitch.update({name: float(value) for name, value in result.get("pitch", {}).items()})
             decoded = greedy_decode(result["logits"], result["frames"])
             for ids, target, length in zip(decoded, batch["targets"], batch["target_lengths"], strict=True):
                 errors += edit_distance(np.asarray(ids, np.int32), target[:length])
                 labels += int(length)
-        return dict(zip(METRICS, (losses / items, errors / labels, items), strict=True))
+        values = (losses / items, errors / labels, items)
+        if pitch:
+            correct = pitch["voicing_correct"] / pitch["valid"]
+            values += (correct, 1 - pitch["squared_error"] / max(pitch["squares"], 1e-9))
+        return dict(zip(names, values, strict=True))
 
     state = loop.fit(run, state, program.jit_step_at(shardings), batches, evaluate)
     run.close()

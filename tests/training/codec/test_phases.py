@@ -5,9 +5,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from helpers.tiny_codec_training import FEATURES, GAN, SYSTEM, equal, host, make_batch, start
+from helpers.quick_compile import quick_jit
+from helpers.tiny_codec_training import FEATURES, GAN, SYSTEM, VOICED_SYSTEM, equal, host, make_batch, start
 
+from spark_jax.bicodec import losses
 from spark_jax.training.codec.config import LossWeights
+from spark_jax.training.codec.evaluation import codec_evaluation
+from spark_jax.training.codec.models import codec_models
 
 
 @pytest.mark.extended
@@ -87,6 +91,55 @@ def test_waveform_from_tokens():
             np.testing.assert_allclose(metrics[name], value, rtol=1e-3 if name == "grad_norm" else 1e-4, err_msg=name)
     assert equal(host(state.params["frozen"]), before.params["frozen"])
     assert equal(host(state.collections), before.collections)
+
+
+def voiced_batch():
+    rng = np.random.default_rng(0)
+    f0 = np.where(rng.random((8, 5)) < 0.7, rng.uniform(80, 300, (8, 5)), 0).astype(np.float32)
+    return {
+        "wave": rng.normal(0, 0.3, (8, 1600)).astype(np.float32),
+        "semantic_ids": rng.integers(0, SYSTEM.bicodec.quantizer.codebook_size, (8, 5), np.int32),
+        "reference": rng.normal(0, 0.3, (8, SYSTEM.ref_segment_samples)).astype(np.float32),
+        "f0": f0,
+        "f0_filled": np.maximum(f0, 80),
+        "f0_mean": rng.uniform(80, 300, 8).astype(np.float32),
+    }
+
+
+@pytest.mark.extended
+def test_voices_and_pitch_are_trained_with_the_waveform(monkeypatch):
+    """Phase "wave" of a codec with a harmonic source, from reference clips: the speaker branch and the pitch head learn
+    too, and at the validation the source is given what the codec predicts."""
+    monkeypatch.setattr(losses, "MEL_WINDOWS", losses.MEL_WINDOWS[3:4])  # less to compile
+    monkeypatch.setattr(losses, "MEL_BANDS", losses.MEL_BANDS[3:4])
+    weights = LossWeights(f0=0.5, voicing=0.25, mean_f0=0.75)
+    config = dataclasses.replace(
+        GAN, phase="wave", freeze=(), adversarial_start=None, reference_clips=True, losses=weights
+    )
+    state, step = start(config, 1, False, VOICED_SYSTEM)
+    before = host(state)
+    assert set(state.params["generator"]) == {"prenet", "wave_generator", "pitch_head", "speaker_encoder"}
+    batch, history = voiced_batch(), []
+    for _ in range(2):
+        state, metrics = step(state, batch)
+        history.append(host(metrics))
+    first, second = history
+    terms = {"mel": 15.0, "f0": 0.5, "voicing": 0.25, "mean_f0": 0.75}
+    assert set(first) == {"loss", *terms, "grad_norm", "skipped", "audio_seconds"}
+    np.testing.assert_allclose(first["loss"], sum(weight * first[name] for name, weight in terms.items()), rtol=1e-5)
+    assert second["voicing"] < first["voicing"] and second["mean_f0"] < first["mean_f0"]
+    after = host(state)
+    for name, part in after.params["generator"].items():
+        assert not equal(part, before.params["generator"][name]), name
+    assert equal(after.params["frozen"], before.params["frozen"])
+    assert not equal(after.collections["batch_stats"], before.collections["batch_stats"])
+    assert equal(after.collections["code_statistics"], before.collections["code_statistics"])
+
+    models = codec_models(config, VOICED_SYSTEM)
+    evaluate = quick_jit(codec_evaluation(models, config, VOICED_SYSTEM))
+    ours, told = evaluate(after, batch), evaluate(after, batch | {"f0_filled": 2 * batch["f0_filled"]})
+    assert {"voicing_accuracy", "f0_semitones", "mean_f0_semitones", *terms} < set(ours)
+    np.testing.assert_array_equal(ours["samples"], told["samples"])
 
 
 @pytest.mark.extended

@@ -230,7 +230,12 @@ def test_stopped_run_resumes_exactly(tmp_path):
 def test_parts_are_checked():
     with pytest.raises(SparkError, match=r"dead_code_reset.every is 2, expected 0: the quantizer is frozen"):
         _ = dataclasses.replace(FEATURES, freeze=("quantizer",)).frozen_parts
-    assert dataclasses.replace(GAN, phase="features").frozen_parts == ("encoder", "wave_generator")
+    assert dataclasses.replace(GAN, phase="features").frozen_parts == ("encoder", "wave_generator", "pitch_head")
+    voices = dataclasses.replace(GAN, phase="wave", reference_clips=True)
+    assert voices.frozen_parts == ("encoder", "quantizer", "postnet")
+    assert dataclasses.replace(voices, freeze=("speaker_encoder",)).frozen_parts[-2:] == ("speaker_encoder", "postnet")
+    with pytest.raises(SparkError, match="reference_clips: phase is 'full', expected \"wave\""):
+        _ = dataclasses.replace(voices, phase="full").frozen_parts
     with pytest.raises(SparkError, match="freeze: unknown part 'decoder'"):
         _ = dataclasses.replace(GAN, freeze=("decoder",)).frozen_parts
 
