@@ -99,8 +99,7 @@ class Api:
         warming = asyncio.create_task(self.speaker.warm_up())
         yield
         warming.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await warming
+        await asyncio.wait([warming])
 
     async def speech(self, request: Request) -> Response:
         """Speaks a text, by OpenAI's contract."""

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterator
 
 import numpy as np
+from helpers.tiny_config import tiny
 
-from spark_jax import config
 from spark_jax.audio.reference import load_reference
 from spark_jax.inference.codec import Codec
 from spark_jax.inference.long_text import Span, piece_seed
@@ -23,7 +23,7 @@ class FakeCodec(Codec):
     """Takes voices from recordings that it reads and checks, as a codec does."""
 
     def __init__(self):
-        self.config = config.tiny()
+        self.config = tiny()
 
     def voice(self, path, transcript=None):
         samples = load_reference(path, self.config.sample_rate, spoken=transcript is not None)
@@ -55,7 +55,7 @@ class FakeTTS(SparkTTS):
     """
 
     def __init__(self, default_voice=None):
-        self.config, self.codec = config.tiny(), FakeCodec()
+        self.config, self.codec = tiny(), FakeCodec()
         self.tokenizer = build_tokenizer("bytes", 64, 64)
         self.default_voice = default_voice
         self.fake_engine = FakeEngine()

@@ -4,21 +4,18 @@ SPARK_JAX_SOAK scales the number of requests (default 400).
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
 import random
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
-import numpy as np
 import pytest
 from served import served, wait_until_ready
-
-from spark_jax.inference.engine import EngineSettings
-from spark_jax.inference.request import Request
-from spark_jax.inference.synthesize import SparkTTS
 
 COUNT = int(os.environ.get("SPARK_JAX_SOAK", "400"))
 AT_ONCE = 24
@@ -32,15 +29,29 @@ def cases():
     return [(text, seed) for text in TEXTS for seed in range(4)]
 
 
+OFFLINE = """
+import base64, json, sys
+import numpy as np
+from spark_jax.inference.engine import EngineSettings
+from spark_jax.inference.request import Request
+from spark_jax.inference.synthesize import SparkTTS
+
+slots, cases = json.loads(sys.argv[1])
+tts = SparkTTS.load(engine=EngineSettings(slots=slots))
+for text, seed in cases:
+    with tts.stream(Request(text=text, seed=seed, retries=0)) as stream:
+        samples = np.concatenate([chunk.samples for chunk in stream])
+    content = np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+    print(json.dumps([text, seed, base64.b64encode(content).decode()]))
+"""
+
+
 def offline():
-    """The bytes of each case, without a server."""
-    tts = SparkTTS.load(engine=EngineSettings(slots=SLOTS))
-    found = {}
-    for text, seed in cases():
-        with tts.stream(Request(text=text, seed=seed, retries=0)) as stream:
-            samples = np.concatenate([chunk.samples for chunk in stream])
-        found[text, seed] = np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
-    return found
+    """The bytes of each case, without a server, in a process of its own: rounding depends on the devices of one."""
+    command = [sys.executable, "-c", OFFLINE, json.dumps([SLOTS, cases()])]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("[")]
+    return {(text, seed): base64.b64decode(content) for text, seed, content in lines}
 
 
 def head(content, kind="application/json"):

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from helpers import tiny_model
 from helpers.fake_tts import FakeTTS
+from helpers.tiny_config import tiny
 
-from spark_jax import config
 from spark_jax.bicodec.fsq import FiniteScalarQuantizer
 from spark_jax.bicodec.speaker import SpeakerEncoder
 from spark_jax.errors import SparkError
@@ -61,7 +61,7 @@ def test_a_voice_is_kept_named_and_forgotten(fake, tmp_path, new_client):
     assert f"{made['id']}.json" in files
     about = json.loads((tmp_path / "voices" / f"{made['id']}.about.json").read_text())
     assert about["consent"] == CONSENT
-    assert isinstance(Voice.load(tmp_path / "voices" / f"{made['id']}.json", config.tiny()), Voice)
+    assert isinstance(Voice.load(tmp_path / "voices" / f"{made['id']}.json", tiny()), Voice)
     (tmp_path / "voices" / "junk.json").write_text("{")
     (tmp_path / "voices" / f"{made['id']}.json").rename(tmp_path / "voices" / "kept.json")
     with pytest.warns(UserWarning, match="no voice is taken from it"):
@@ -95,7 +95,7 @@ def test_a_mix_lies_between_its_voices(fake):
 
 def test_mixing_is_the_mean_of_what_the_decoder_knows():
     """The codes of the mix are nearest to the weighted mean of codes; one voice alone is itself."""
-    own = config.tiny().bicodec.speaker_encoder
+    own = tiny().bicodec.speaker_encoder
     draw = np.random.default_rng(0)
     voices = [Voice(draw.integers(0, 64, own.token_num).astype(np.int32), np.zeros(0, np.int32)) for _ in range(3)]
     np.testing.assert_array_equal(mix_voices(voices[:1], [0.3], own).global_ids, voices[0].global_ids)
@@ -170,7 +170,7 @@ def test_limits_of_uploads(fake):
 
 
 def test_there_is_room_for_so_many_voices(tmp_path):
-    store = VoiceStore(config.tiny(), None, None, 2)
+    store = VoiceStore(tiny(), None, None, 2)
     voice = Voice(np.arange(4, dtype=np.int32), np.zeros(0, np.int32))
     for name in ("a", "b"):
         store.add(name, voice, CONSENT)
