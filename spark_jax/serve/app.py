@@ -16,7 +16,6 @@ from spark_jax.serve.schema import check_consent, check_size, parse_json, read_o
 from spark_jax.serve.session import ClientGoneError, Session
 from spark_jax.serve.settings import ServerSettings
 from spark_jax.serve.speaker import Speaker
-from spark_jax.serve.uploads import voice_of_upload
 from spark_jax.shared.extra import needs_extra
 
 with needs_extra("serve"):
@@ -197,10 +196,7 @@ class Api:
         if content is None:
             raise bad_request("audio_sample", "audio_sample is missing: a recording of the voice", "missing_field")
         check_size(content, "audio_sample", self.settings)
-        longest = self.settings.max_upload_seconds
-        voice, told = await asyncio.to_thread(
-            voice_of_upload, content, transcript, self.tts.codec, longest, "audio_sample"
-        )
+        voice, told = await self.speaker.clone(content, transcript, "audio_sample")
         if not self.tts.config.text.acts_on("cloning"):
             told.append("the model has not learned to clone voices; its own voice speaks")
         stored = await asyncio.to_thread(self.voices.add, name, voice, consent)

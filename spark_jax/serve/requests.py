@@ -12,7 +12,6 @@ from spark_jax.serve.schema import PARAMS, SpeechBody, decode_recording
 from spark_jax.serve.settings import ServerSettings
 from spark_jax.serve.speaker import Speaker
 from spark_jax.serve.style import MADE_UP, Style, resolve_style
-from spark_jax.serve.uploads import voice_of_upload
 from spark_jax.serve.voices import VoiceStore
 
 _SAME = ("seed", "temperature", "top_k", "top_p", "greedy", "max_seconds", "normalize")
@@ -64,7 +63,7 @@ async def prepare(
     voice, found = await _voice(body, style, speaker, voices, settings)
     try:
         request = _request(body, style, voice)
-        _, ignored = speaker.tts.plan(request)
+        _, ignored = await asyncio.to_thread(speaker.tts.plan, request)  # it may put numbers into words
         tokens = len(speaker.tts.tokenizer.encode_text(body.input))
     except SparkError as error:
         raise from_spark_error(error, PARAMS, "input") from error
@@ -89,8 +88,7 @@ async def _voice(
             other = "voice" if body.voice is not None else "gender"
             raise bad_request("reference", f"{other} and reference exclude each other: give one of them")
         content = decode_recording(body.reference, settings)
-        codec, longest = speaker.tts.codec, settings.max_upload_seconds
-        return await asyncio.to_thread(voice_of_upload, content, body.transcript, codec, longest, "reference")
+        return await speaker.clone(content, body.transcript, "reference")
     if named and body.gender is not None:
         raise bad_request("gender", "voice and gender exclude each other: give one of them")
     if named:

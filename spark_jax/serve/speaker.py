@@ -12,11 +12,13 @@ from typing import Any
 from spark_jax.errors import SparkError
 from spark_jax.inference.request import Request
 from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.model_directory.voice import Voice
 from spark_jax.serve.errors import ApiError, from_spark_error
 from spark_jax.serve.metrics import Metrics
 from spark_jax.serve.parts import Part, stream_parts
 from spark_jax.serve.schema import PARAMS
 from spark_jax.serve.settings import ServerSettings
+from spark_jax.serve.uploads import voice_of_upload
 
 _SOON = {"Retry-After": "5"}
 _WARM_TEXT = "The children played in the water all day."
@@ -41,7 +43,7 @@ class Speaker:
         self.slots = tts.engine.slots
         self.metrics = Metrics(self.slots, lambda: tts.engine.load)
         self.ready = False
-        self._active = 0
+        self._active, self._cloning = 0, asyncio.Lock()
         self._seconds = 1.0  # that a request took of late
         self._failure: Exception | None = None
 
@@ -119,6 +121,19 @@ class Speaker:
                 seconds += len(part.samples) / self.tts.config.sample_rate
                 yield part
         self._finish(now - begin, seconds)
+
+    async def clone(self, content: bytes, transcript: str | None, param: str) -> tuple[Voice, list[str]]:
+        """Returns the voice of a recording, and what may be wrong with it; one recording at a time.
+
+        Args:
+          content, transcript, param: see `voice_of_upload`.
+
+        Raises:
+          ApiError: it cannot be used.
+        """
+        async with self._cloning:  # those who wait hold no thread
+            codec, longest = self.tts.codec, self._settings.max_upload_seconds
+            return await asyncio.to_thread(voice_of_upload, content, transcript, codec, longest, param)
 
     def _finish(self, took: float, seconds: float) -> None:
         self._seconds += 0.1 * (took - self._seconds)

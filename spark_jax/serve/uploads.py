@@ -10,7 +10,7 @@ from spark_jax.model_directory.voice import Voice
 from spark_jax.serve.errors import ApiError, bad_request
 from spark_jax.text.clean import has_speech
 
-_lock = threading.Lock()  # one recording at a time: the speech of others goes on beside it
+_lock = threading.Lock()  # what is warned of is caught, which two at once would mix up
 
 
 def voice_of_upload(

@@ -1,13 +1,17 @@
 """The WebSocket: sentences as they are complete, one voice for all of them, errors that are told."""
 
 import json
+import time
 
 import numpy as np
 import pytest
+from helpers import live_server
 from helpers.fake_tts import FakeTTS
+from websockets.sync.client import connect
 
 from spark_jax.inference.long_text import PAUSES, piece_seed
 from spark_jax.inference.request import Request
+from spark_jax.serve.app import create_app
 from spark_jax.serve.session import Sentences
 
 ROUTE = "/v1/audio/speech/stream"
@@ -109,6 +113,30 @@ def test_a_client_that_leaves_frees_its_slot(new_client):
         while model.engine.running:
             pass
         assert client.post("/v1/audio/speech", json={"input": "Hi.", "voice": "male"}).status_code == 200
+
+
+def test_over_a_real_connection():
+    model = FakeTTS()
+    with live_server.running(create_app(model, model="tiny")) as url:
+        with connect(url.replace("http", "ws") + ROUTE) as socket:
+            for message in (START, text("Hello there. And"), {"type": "end"}):
+                socket.send(json.dumps(message))
+            found = list(socket)
+        told = [json.loads(item) for item in found if isinstance(item, str)]
+        assert [item["type"] for item in told][:: len(told) - 1] == ["started", "speech.audio.done"]
+        assert sum(len(item) for item in found if isinstance(item, bytes)) > 10_000
+        assert socket.close_code == 1000
+        model.pace = 0.05
+        with connect(url.replace("http", "ws") + ROUTE) as socket:
+            for message in ({**START, "max_seconds": 20.0}, text("A long text. " * 30)):
+                socket.send(json.dumps(message))
+            while isinstance(socket.recv(), str):
+                pass
+            assert model.engine.running == 1
+            socket.socket.shutdown(2)  # gone without a word
+        end = time.monotonic() + 5
+        while model.engine.running:
+            assert time.monotonic() < end
 
 
 def test_sentences():
