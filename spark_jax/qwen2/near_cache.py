@@ -15,8 +15,8 @@ from spark_jax.config import Qwen2Config
 
 PLACES = 256  # of each slot, as far as it has so many; what lies behind is read from the whole cache
 
-Keys = Float[Array, "slots kv_heads head_dim time"]
-Values = Float[Array, "slots kv_heads time head_dim"]
+Keys = Float[Array, "slots kv_heads head_dim places"]
+Values = Float[Array, "slots kv_heads places head_dim"]
 NearRecent = tuple[Keys, Values]  # of a layer: those of the block that runs, at their places in the block
 
 

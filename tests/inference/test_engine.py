@@ -1,6 +1,8 @@
 """The engine: an answer depends on its own job alone; nothing compiles after the warm-up; little comes to the host."""
 
+import math
 import random
+import re
 
 import flax.linen as nn
 import jax
@@ -142,6 +144,31 @@ def test_only_codes_and_flags_come_to_the_host(params, monkeypatch):
     assert blocks > 10 and sorted(shapes) == sorted([(size.slots, size.block + 1), (size.slots,)] * blocks)
     int(jnp.ones(()))
     assert shapes[-1] == ()  # other reads would have been seen
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_block_writes_its_tokens_into_the_cache_in_place(params, devices):
+    """Of the cache's arrays there are no other instructions than one write to each, whose memory is the input's."""
+    mesh = sharding.make_mesh(data=devices)
+    placed = jax.device_put(params, sharding.replicated(mesh))
+    engine = make(placed, mesh=mesh)
+    [block] = engine._blocks.values()
+    program = block.lower(engine._decoding_params, engine._head, engine._grammar, engine._state).compile()
+    text, cache = program.as_text(), engine._state.cache
+    assert len(cache.near) == (MODEL.config.num_hidden_layers if devices == 1 else 0)  # both forms
+    arrays = [leaf for leaf in jax.tree.leaves(cache) if leaf.ndim > 1]
+    shapes = [leaf.sharding.shard_shape(leaf.shape) for leaf in arrays]
+    for shape in set(shapes):
+        written = (
+            re.escape(f"f32[{','.join(map(str, shape))}]") + r"\S* (?!parameter|get-tuple-element|bitcast)([\w-]+)\("
+        )
+        entry = text[text.index("\nENTRY") :]
+        assert re.findall(written, entry) == ["fusion"] * shapes.count(shape)
+        rest = text[: text.index("\nENTRY")]
+        assert set(re.findall(written, rest)) <= {"scatter", "dynamic-update-slice", "select"}  # inside these fusions
+    assert program.memory_analysis().alias_size_in_bytes >= sum(
+        leaf.dtype.itemsize * math.prod(shape) for leaf, shape in zip(arrays, shapes, strict=True)
+    )
 
 
 def scores_of(params, job, said):
