@@ -7,8 +7,8 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax import config
 from spark_jax.config import Qwen2Config, SamplingConfig, SparkConfig, WaveGeneratorConfig, from_mapping, to_mapping
 from spark_jax.data.config import AudioDataConfig, CodecDataConfig, TokenDataConfig
 from spark_jax.dataclass_reader import plain_data, plain_number
@@ -89,5 +89,5 @@ def test_what_is_no_number_stays():
     for value in (None, "a", 3, 2.5, decimal.Decimal(1), [1], {"a": (1, 2)}, np.array([1.0])):
         assert plain_number(value) is value
     assert plain_data({"a": [np.int64(1), (np.float32(0.5), None)]}) == {"a": [1, (0.5, None)]}
-    assert config.tiny() == from_mapping(SparkConfig, to_mapping(config.tiny()), "here")
+    assert tiny() == from_mapping(SparkConfig, to_mapping(tiny()), "here")
     assert dataclasses.replace(LLMTrainingConfig(), accumulate=np.int64(2)).accumulate == 2

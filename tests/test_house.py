@@ -167,6 +167,28 @@ def test_files_are_short():
     )
 
 
+def public_functions(parent: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions and methods with public names, but properties and what only Flax and typing need."""
+    for node in ast.iter_child_nodes(parent):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            decorators = " ".join(ast.unparse(decorator) for decorator in node.decorator_list)
+            if not re.match("_|setup$", node.name) and not re.search(r"property|overload", decorators):
+                yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+
+
+def test_docstrings_of_functions_begin_with_a_verb():
+    """In the third person: "Returns the …", not "The …" and not "Bytes of …". Those of commands are their help."""
+    violations = []
+    for path in (path for module, path in PACKAGE.items() if room(module) != "cli"):
+        for node in public_functions(ast.parse(path.read_text(encoding="utf-8"))):
+            words = (ast.get_docstring(node) or "").split()[:2]
+            if not words or not re.fullmatch("[A-Z][a-z]+s,?", words[0]) or words[1:] == ["of"]:
+                violations.append(f"{place(path, node.lineno)}: {node.name}: {' '.join(words) or 'no docstring'}")
+    report(violations)
+
+
 @pytest.mark.parametrize(
     ("name", "pattern"), [("british", rf"\b({BRITISH})\w*"), ("skipped", r"#\s*fmt:\s*skip"), ("noqa", r"#\s*noqa\s*$")]
 )

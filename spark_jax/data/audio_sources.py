@@ -37,6 +37,7 @@ class AudioSource(Protocol):
     def __len__(self) -> int: ...
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        """Returns the weights of some utterances."""
         """Returns how often each utterance of a range comes in an epoch; see `pipeline.weighted_order`."""
 
     def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
@@ -122,9 +123,11 @@ class FolderAudio:
         return len(self._records)
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        """Returns the weights of some utterances."""
         return np.full(stop - start, self._weight)
 
     def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
+        """Returns the samples of an utterance and its line of the metadata."""
         record = self._records[number]
         pitch = {} if self._tracks is None else {"f0": self._tracks.read(record)}
         return read_audio(record["wav_path"], self._sample_rate), record | pitch
@@ -166,9 +169,15 @@ class RecordAudio:
         return len(self._reader)
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        """Returns the weights of some utterances."""
         return np.full(stop - start, self._weight)
 
     def read(self, number: int) -> tuple[Float[np.ndarray, " samples"], dict[str, Any]]:
+        """Returns the samples of an utterance and the fields of its record.
+
+        Raises:
+          SparkError: the record is damaged, or holds no audio that can be read.
+        """
         [record] = self._reader.read([number])
         if isinstance(record, SparkError):
             raise record

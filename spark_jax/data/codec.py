@@ -99,6 +99,7 @@ class CodecExamples:
         return {"utterances": utterances, "hours": hours, "dropped": self.dropped}
 
     def plan(self, batch_segments: int, seed: int) -> pipeline.Plan:
+        """Plans batches of segments, in random order and as often as the weights of their parts say."""
         return pipeline.weighted_plan(self._weights, batch_segments, seed)
 
     def _weights(self) -> Iterator[np.ndarray]:

@@ -87,6 +87,7 @@ class DropCounter:
         self._lock = threading.Lock()
 
     def add(self, reason: str, count: int = 1) -> None:
+        """Counts examples that are left out for a reason."""
         if count:
             with self._lock:
                 self.counts[reason] += count

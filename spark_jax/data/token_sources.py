@@ -177,12 +177,15 @@ class MemoryTokens:
         return len(self._lengths)
 
     def lengths(self, numbers: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
+        """Returns how many tokens some examples have."""
         return self._lengths[numbers]
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        """Returns the weights of some examples."""
         return self._weights[start:stop]
 
     def read(self, numbers: Int[np.ndarray, " some"]) -> list[tokens.Example]:
+        """Returns some examples."""
         spans = [slice(self._starts[number], self._starts[number + 1]) for number in numbers]
         return [
             tokens.Example(self._ids[span], self._classes[span], int(self._tasks[number]))
@@ -239,11 +242,13 @@ class RecordTokens:
         return len(self._reader) * len(self._tasks)
 
     def lengths(self, numbers: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
+        """Returns how many tokens some examples have."""
         record, which = np.divmod(numbers, len(self._tasks))
         extra = np.array([self._extra[task] for task, _ in self._tasks], np.int32)
         return self._reader.columns["tokens"][record] + extra[which]
 
     def weights(self, start: int, stop: int) -> Float[np.ndarray, " some"]:
+        """Returns the weights of some examples."""
         numbers = np.arange(start, stop)
         record, which = np.divmod(numbers, len(self._tasks))
         task = np.array([task for task, _ in self._tasks])[which]
@@ -252,6 +257,11 @@ class RecordTokens:
         return np.array([weight for _, weight in self._tasks])[which] * (fits & possible)
 
     def read(self, numbers: Int[np.ndarray, " some"]) -> list[tokens.Example | None]:
+        """Reads some examples; None: one that is left out, and counted.
+
+        Raises:
+          SparkError: an example cannot be used, and `on_error` is not skip; or the index is that of another tokenizer.
+        """
         examples: list[tokens.Example | None] = []
         records, tasks = np.divmod(numbers, len(self._tasks))
         lengths = self.lengths(numbers)

@@ -171,13 +171,13 @@ def class_table(tokenizer: SparkTokenizer) -> Int8[np.ndarray, " vocab"]:
 
 
 def typical_utterance(records: Sequence[dict[str, Any]]) -> int:
-    """The index of the record whose global ids are the commonest ones of all, position by position."""
+    """Returns the index of the record whose global ids are the commonest ones of all, position by position."""
     ids = np.array([record["global_ids"] for record in records])
     return int(np.argmax(sum(np.bincount(column)[column] for column in ids.T)))
 
 
 def common_globals(records: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
-    """The global ids of each voice's typical utterance, by the records' field `voice`.
+    """Returns the global ids of each voice's typical utterance, by the records' field `voice`.
 
     Raises:
       SparkError: a record without the field.

@@ -55,7 +55,7 @@ class EngineSettings:
         longest answer.
       prompt_rows: prompts that are read together, at most; None: a quarter of the slots, up to 8.
       prompt_tokens: padded tokens that are read together, at most; a longer prompt is read alone.
-      max_top_k: the largest top-k of a request.
+      max_top_k: the largest top-k of a request; a larger one costs time at every step, whoever asks for it.
       behind: blocks that the host is behind the device; None: one, on CPUs, which are the same processors, none. It
         changes nothing of what a request gets.
 
@@ -68,7 +68,7 @@ class EngineSettings:
     capacity: int | None = None
     prompt_rows: int | None = None
     prompt_tokens: int = 2048
-    max_top_k: int = 128
+    max_top_k: int = 64
     behind: int | None = None
 
     def __post_init__(self):
@@ -161,7 +161,7 @@ class Engine:
         lengths = [length for length in lengths_up_to(longest) if length <= self._capacity]
         self._longest_prompt = min(longest, lengths[-1])
         rows = [self._prompt_rows(length, shards) for length in lengths]
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        on_cpu = placement.on_cpu(mesh)
         self._behind = int(not on_cpu) if settings.behind is None else settings.behind
         # On CPUs one program reads as much of the cache as the longest slot needs; see `slot_cache`.
         windows = (self._capacity,) if on_cpu else scheduler.windows(self._capacity)
@@ -272,7 +272,7 @@ class Engine:
         mesh, model, size = self._mesh, self._model, self.settings
         rows, whole = batch_sharding(mesh), replicated(mesh)
         keys_and_values = NamedSharding(mesh, spec(mesh, *KEY_AXES))
-        apart = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+        apart = mesh.size == 1 and placement.on_cpu(mesh)  # see `decoding`
         self._decoding_params = decoding.take_apart(self._params, mesh) if apart else self._params
         near_block, done = size.block if apart else 0, self._grammar.index("done")
         start = partial(slots.init_state, model, size.slots, self._capacity, done, near_block)

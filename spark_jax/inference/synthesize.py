@@ -198,8 +198,9 @@ class SparkTTS:
 
     @functools.cached_property
     def _speech_engine(self) -> SpeechEngine:
-        """Returns what speaks batches."""
-        return self._make_engine(self._engine_settings, VOCODED_TOGETHER)
+        """Returns what speaks batches; the model's own top-k is always possible."""
+        most = max(self._engine_settings.max_top_k, min(self.config.sampling.top_k, self.config.llm.vocab_size))
+        return self._make_engine(dataclasses.replace(self._engine_settings, max_top_k=most), VOCODED_TOGETHER)
 
     def _engine_of_one(self, request: Request) -> SpeechEngine:
         """Returns what speaks one request with the least delay: with one slot on each device, and any top-k."""

@@ -53,7 +53,7 @@ class Instruction:
     attributes: str
 
     def called(self, key: str) -> list[str]:
-        """Computations that the attribute `key` names."""
+        """Returns the computations that the attribute `key` names."""
         found = re.search(rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
         return [] if found is None else re.findall(r"[\w.\-]+", found[1])
 
@@ -118,7 +118,7 @@ def traffic(text: str) -> Traffic:
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Computations by name, and the name of the entry."""
+    """Returns the instructions of each computation by its name, and the name of the entry."""
     computations: dict[str, list[Instruction]] = {}
     current: list[Instruction] = []
     entry = ""
@@ -133,7 +133,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def shape_bytes(shape: str, memory_space: int | None = None) -> float:
-    """Bytes of a type, tuples with all their parts.
+    """Returns the bytes of a type, tuples with all their parts.
 
     Args:
       memory_space: count only arrays there (0: main memory); None: all.
@@ -147,7 +147,7 @@ def shape_bytes(shape: str, memory_space: int | None = None) -> float:
 
 
 def group_size(attributes: str) -> int:
-    """Devices that one collective runs over, from any of the ways in which replica_groups is written."""
+    """Returns how many devices a collective runs over, by any of the ways in which replica_groups is written."""
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return found[1].count(",") + 1
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes):

@@ -184,7 +184,7 @@ def temporary_name(target: Path) -> Path:
 
 
 def is_device(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names what no file can replace: a device, a pipe, a socket or a descriptor of this process."""
+    """Returns whether a path names what no file can replace: a device, pipe, socket, or descriptor of this process."""
     if _descriptor(path) is not None:
         return True
     try:
@@ -195,7 +195,7 @@ def is_device(path: str | os.PathLike[str]) -> bool:
 
 
 def is_standard_output(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names this process's standard output, where messages would mix with what is written."""
+    """Returns whether a path names this process's standard output, where messages would mix with what is written."""
     return _descriptor(path) == 1
 
 

@@ -19,9 +19,11 @@ class DataPosition:
         self._data = data
 
     async def save(self, directory: Any) -> Awaitable[None]:
+        """Writes the position, as Orbax's `StatefulCheckpointable` asks."""
         return await self._data.save(directory)
 
     async def load(self, directory: Any) -> Awaitable[None]:
+        """Moves the data to the position that was written, as Orbax's `StatefulCheckpointable` asks."""
         state = read_position(Path(directory))
 
         async def move() -> None:
@@ -31,7 +33,7 @@ class DataPosition:
 
 
 def read_position(folder: Path) -> Any:
-    """The position of the data that a checkpoint holds: this process's, or another's where it has none.
+    """Reads the position of the data that a checkpoint holds: this process's, or another's where it has none.
 
     Raises:
       OSError, ValueError: it is missing, or cannot be read.

@@ -76,10 +76,7 @@ def feature_pitch_sums(
 ) -> dict[str, Float[Array, ""]]:
     """Returns sums to be added over batches, from which accuracy and explained variance follow.
 
-    Args:
-      pitch: output of `FeaturePitchHead`.
-      f0: fundamental frequency of the recordings in Hz, 0 where unvoiced.
-      valid: True for frames that are no padding and whose pitch is known.
+    The arguments are those of `feature_pitch_losses`.
 
     Returns:
       `valid`, `voiced` and `voicing_correct`: numbers of frames; `squared_error` of the relative pitch and its

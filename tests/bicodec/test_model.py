@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.quick_compile import quick_jit
+from helpers.tiny_config import tiny
 
 from spark_jax.audio.mel import mel_spectrogram
 from spark_jax.bicodec.fsq import FiniteScalarQuantizer
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.bicodec.quantize import code_distances
 from spark_jax.bicodec.wave_generator import WaveGenerator
-from spark_jax.config import WaveGeneratorConfig, tiny
+from spark_jax.config import WaveGeneratorConfig
 
 # Golden → (module whose output it is, index into a tuple of outputs, transposed to [batch, channel, time]).
 INTERMEDIATES = {

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from helpers import tiny_model
 from helpers.quick_compile import quick_jit
+from helpers.tiny_config import tiny
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.bicodec.pitch import PitchPrediction, PitchTarget, pitch_errors, pitch_losses
 from spark_jax.bicodec.source import Pitch
-from spark_jax.config import SourceConfig, tiny
+from spark_jax.config import SourceConfig
 from spark_jax.model_directory import directory as model_directory
 
 PLAIN = tiny().bicodec
@@ -118,6 +119,7 @@ def test_the_predicted_pitch_is_what_detokenize_tells_its_source(voiced, inputs)
     assert np.max(np.abs(run(variables, *ids, other) - wave)) > 1e-4
 
 
+@pytest.mark.extended
 def test_padding_changes_neither_pitch_nor_samples(voiced, inputs):
     codec, variables = voiced
     run = quick_jit(lambda v, a, b, m: codec.apply(v, a, b, m, method="detokenize"))
@@ -126,6 +128,7 @@ def test_padding_changes_neither_pitch_nor_samples(voiced, inputs):
     np.testing.assert_allclose(padded[:, :1280], run(variables, ids[:, :4], speaker, None), atol=1e-5)
 
 
+@pytest.mark.extended
 def test_training_tells_the_source_the_recording_s_pitch_and_both_losses_reach_their_parts(voiced, inputs):
     codec, variables = voiced
 
@@ -151,6 +154,7 @@ def test_training_tells_the_source_the_recording_s_pitch_and_both_losses_reach_t
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(pitch_gradient["wave_generator"]))
 
 
+@pytest.mark.extended
 def test_the_full_pass_predicts_too(voiced, inputs):
     codec, variables = voiced
     run = quick_jit(lambda v, f, r, p: codec.apply(v, f, r, train=False, pitch=p))

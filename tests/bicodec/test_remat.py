@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
 from spark_jax.bicodec.decoder import Decoder
 from spark_jax.bicodec.discriminator import Discriminators
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.bicodec.wave_generator import WaveGenerator
-from spark_jax.config import DiscriminatorConfig, tiny
+from spark_jax.config import DiscriminatorConfig
 
 SYSTEM = tiny()
 SMALL = DiscriminatorConfig(

@@ -87,7 +87,9 @@ def test_the_pulse_train_is_the_sum_of_its_harmonics_and_continuous_in_the_pitch
 def test_channels_have_the_asked_fundamental_at_every_rate_and_are_silent_where_unvoiced():
     f0, frames = 210.0, 50  # 200 would put a harmonic onto half of every sample rate
     voicing = jnp.asarray(np.arange(frames)[None] < 40, jnp.float32)
-    channels = source_channels(SourceConfig(), jnp.full((1, frames), f0 / RATE), voicing, RATES)
+    channels = jax.jit(lambda *pitch: source_channels(SourceConfig(), *pitch, RATES))(
+        jnp.full((1, frames), f0 / RATE), voicing
+    )
     assert {block: x.shape for block, x in channels.items()} == {
         1: (1, 2000, 4),
         2: (1, 8000, 5),
@@ -158,6 +160,7 @@ def test_padding_changes_nothing(generator):
     assert not np.any(padded[:, 17 * 8 :])
 
 
+@pytest.mark.extended
 def test_parts_give_the_samples_of_the_whole(generator):
     """With more context than the convolutions hear: 20 frames of 8 samples."""
     model, variables, latents, pitch = generator
@@ -181,14 +184,16 @@ def test_a_source_without_pitch_is_an_error_and_a_pitch_without_source_is_not_he
     with pytest.raises(ValueError, match="no pitch"):
         model.apply(variables, latents)
     plain = WaveGenerator(SMALL)
-    own = plain.init(jax.random.key(0), latents)
-    np.testing.assert_array_equal(plain.apply(own, latents), plain.apply(own, latents, None, pitch))
+    own = jax.jit(plain.init)(jax.random.key(0), latents)
+    run = jax.jit(plain.apply)
+    np.testing.assert_array_equal(run(own, latents), run(own, latents, None, pitch))
 
 
+@pytest.mark.extended
 def test_remat_changes_no_sample(generator):
     model, variables, latents, pitch = generator
-    again = WaveGenerator(VOICED, remat=True).apply(variables, latents, None, pitch)
-    np.testing.assert_allclose(again, model.apply(variables, latents, None, pitch), atol=1e-6)
+    again = jax.jit(WaveGenerator(VOICED, remat=True).apply)(variables, latents, None, pitch)
+    np.testing.assert_allclose(again, jax.jit(model.apply)(variables, latents, None, pitch), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_pauses_and_warnings_of_a_text(run, folder):
     assert not samples[:8000].any() and samples[8000:].any() and len(samples) >= 8000 + 4000
 
 
+@pytest.mark.extended
 def test_the_codec_works_without_the_llm(folder, tiny_model_directory, monkeypatch):
     """Each command asks for the parts it needs, and works with no more than them."""
     monkeypatch.chdir(folder)
@@ -310,67 +311,80 @@ def test_export_and_convert_back(run, fails, folder):
     assert "nowhere: no such directory" in fails("export", "MODEL", "more", "--llm", "nowhere")
 
 
-WITHOUT_JAX = (
-    "import sys, spark_jax.cli.main as cli\n"
-    "try: cli.main(sys.argv[1:])\n"
-    "finally: assert not {'jax', 'flax', 'orbax', 'transformers', 'rich'} & set(sys.modules), 'slow imports'"
-)
+HELP = [
+    ((), "synthesize"),
+    (("--version",), "0."),
+    (("synthesize", "--help"), "--pitch-hz"),
+    (("train", "--help"), f"Default: {HEARTBEAT_SECONDS}."),
+    (("plan", "--help"), "--topology"),
+    (("prepare",), "token-records"),
+    (("evaluate",), "words"),
+]
+MISTAKES = [
+    (("synthesize", "Hello.", "-o", "absent/out.wav"), "absent/out.wav: the folder absent does not exist"),
+    (
+        ("train", "llm", "tiny_lm", "-o", "run"),
+        "tiny_lm: cannot be read (no such file); expected a YAML file or one",
+    ),
+    (("train", "voice", "tiny_llm", "-o", "run"), "'voice' is not one of 'llm', 'codec', 'ctc'"),
+    (("train", "llm", "tiny_llm"), "Missing option '--output' / '-o'"),
+    (("train", "llm", "tiny_llm", "-o", "run", "--profile", "5:3"), "--profile is '5:3', expected START:STOP"),
+    (("plan", "tiny_lm", "--cpu-devices", "1"), "tiny_lm: cannot be read (no such file)"),
+    (("plan", "tiny_llm"), "expected --topology or --cpu-devices"),
+    (("plan", "tiny_llm", "--cpu-devices", "1", "--effort", "-2"), "--effort is -2.0, expected -1 to 0"),
+    (("plan", "tiny_llm", "--cpu-devices", "1", "--mfu", "0"), "--mfu is 0.0, expected a number above 0"),
+    (("plan", "tiny_llm", "--cpu-devices", "1", "--tokens", "1", "--hours-of-audio", "1"), "exclude each other"),
+    (("prepare", "token-records", "nowhere.jsonl", "out", "--tokenizer", "bytes"), "nowhere.jsonl: no such file"),
+    (("prepare", "audio-records", "nowhere", "out"), "nowhere/metadata.jsonl: no such file"),
+    (
+        ("prepare", "audio-records", "nowhere", "out", "--on-error", "ask"),
+        "--on-error is 'ask', expected raise or skip",
+    ),
+    (("assemble", "out", "--wav2vec2", "a", "--bicodec", "b", "--llm", "c", "--tokens", "no"), "no: no such file"),
+    (("evaluate", "words", "--text-file", "nowhere.txt"), "nowhere.txt: no such file"),
+    (("evaluate", "words", "--measures", "beauty"), "measure 'beauty' is unknown"),
+]
+
+WITHOUT_JAX = """
+import contextlib, io, json, sys
+import spark_jax.cli.main as cli
+
+answers = []
+for arguments in json.load(sys.stdin):
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            cli.main(arguments)
+        except SystemExit as stop:
+            code = stop.code or 0
+    slow = {'jax', 'flax', 'orbax', 'transformers', 'rich'} & set(sys.modules)
+    answers.append((code, out.getvalue(), errors.getvalue(), sorted(slow)))
+json.dump(answers, sys.stdout)
+"""
 
 
-def start(*arguments):
-    command = [sys.executable, "-c", WITHOUT_JAX, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+@pytest.fixture(scope="module")
+def answer():
+    """What commands answer in a fresh process, all in the same: exit code, output, errors, and slow imports so far."""
+    commands = [arguments for arguments, _ in HELP + MISTAKES]
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT_JAX], input=json.dumps(commands), capture_output=True, text=True, timeout=60
+    )
+    return dict(zip(commands, json.loads(process.stdout), strict=True)).__getitem__
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ((), "synthesize"),
-        (("--version",), "0."),
-        (("synthesize", "--help"), "--pitch-hz"),
-        (("train", "--help"), f"Default: {HEARTBEAT_SECONDS}."),
-        (("plan", "--help"), "--topology"),
-        (("prepare",), "token-records"),
-        (("evaluate",), "words"),
-    ],
-)
-def test_help_and_version_answer_without_jax(arguments, expected):
-    process = start(*arguments)
-    assert process.returncode == 0, process.stderr
-    assert expected in process.stdout and process.stderr == ""
+@pytest.mark.parametrize(("arguments", "expected"), HELP)
+def test_help_and_version_answer_without_jax(answer, arguments, expected):
+    code, out, errors, slow = answer(arguments)
+    assert (code, errors, slow) == (0, "", [])
+    assert expected in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("synthesize", "Hello.", "-o", "absent/out.wav"), "absent/out.wav: the folder absent does not exist"),
-        (
-            ("train", "llm", "tiny_lm", "-o", "run"),
-            "tiny_lm: cannot be read (no such file); expected a YAML file or one",
-        ),
-        (("train", "voice", "tiny_llm", "-o", "run"), "'voice' is not one of 'llm', 'codec', 'ctc'"),
-        (("train", "llm", "tiny_llm"), "Missing option '--output' / '-o'"),
-        (("train", "llm", "tiny_llm", "-o", "run", "--profile", "5:3"), "--profile is '5:3', expected START:STOP"),
-        (("plan", "tiny_lm", "--cpu-devices", "1"), "tiny_lm: cannot be read (no such file)"),
-        (("plan", "tiny_llm"), "expected --topology or --cpu-devices"),
-        (("plan", "tiny_llm", "--cpu-devices", "1", "--effort", "-2"), "--effort is -2.0, expected -1 to 0"),
-        (("plan", "tiny_llm", "--cpu-devices", "1", "--mfu", "0"), "--mfu is 0.0, expected a number above 0"),
-        (("plan", "tiny_llm", "--cpu-devices", "1", "--tokens", "1", "--hours-of-audio", "1"), "exclude each other"),
-        (("prepare", "token-records", "nowhere.jsonl", "out", "--tokenizer", "bytes"), "nowhere.jsonl: no such file"),
-        (("prepare", "audio-records", "nowhere", "out"), "nowhere/metadata.jsonl: no such file"),
-        (
-            ("prepare", "audio-records", "nowhere", "out", "--on-error", "ask"),
-            "--on-error is 'ask', expected raise or skip",
-        ),
-        (("assemble", "out", "--wav2vec2", "a", "--bicodec", "b", "--llm", "c", "--tokens", "no"), "no: no such file"),
-        (("evaluate", "words", "--text-file", "nowhere.txt"), "nowhere.txt: no such file"),
-        (("evaluate", "words", "--measures", "beauty"), "measure 'beauty' is unknown"),
-    ],
-)
-def test_mistakes_on_the_command_line_answer_without_jax(arguments, message):
-    process = start(*arguments)
-    assert process.returncode == 2 and process.stdout == ""
-    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1 and message in process.stderr
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_mistakes_on_the_command_line_answer_without_jax(answer, arguments, message):
+    code, out, errors, slow = answer(arguments)
+    assert (code, out, slow) == (2, "", [])
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and message in errors
 
 
 def test_the_process_ends_with_code_2_and_one_line(tmp_path):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny_model
+from helpers.tiny_config import tiny
 
 from spark_jax import config as config_lib
 from spark_jax.cli import main as cli
@@ -14,7 +15,7 @@ from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.layout import read_config
 from spark_jax.model_directory.voice import Voice
 
-TINY = config_lib.tiny()
+TINY = tiny()
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def test_the_runs_make_a_model(assemble, runs, tmp_path):
     assert voice.global_ids.tolist() == [7] * 32 and voice.semantic_ids.tolist() == [7, 2]
 
 
+@pytest.mark.extended
 def test_weights_take_half_the_room_by_default(assemble, runs, tmp_path):
     voice = Voice(np.full(32, 9), np.arange(4), "Four.")
     voice.save(tmp_path / "voice.json", 16_000)

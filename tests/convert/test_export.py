@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers import official_layout
+from helpers.tiny_config import tiny
 from helpers.tiny_model import draw
 from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file
@@ -154,7 +155,7 @@ def test_goldens_pass_through_both_directions(tmp_path, part):
         own = configuration.read_llm_config(folder / "config.json")
         configuration.write_llm_config(tmp_path, own, "float32", end=1, padding=0)
         assert configuration.read_llm_config(tmp_path / "config.json") == own
-    system = dataclasses.replace(config_lib.tiny(), **{part: own})
+    system = dataclasses.replace(tiny(), **{part: own})
     target = abstract_part(part, own)
     variables = official.read_variables(part, folder / "model.safetensors", system, target)
     job = Export(release.table(part, system), target, np.dtype("float32"))
@@ -172,6 +173,7 @@ def test_goldens_pass_through_both_directions(tmp_path, part):
         np.testing.assert_array_equal(exported[name], values)
 
 
+@pytest.mark.extended
 def test_straight_from_runs(tmp_path, tiny_model_directory):
     """The model directories of runs, alone and in place of a model's parts."""
     model = model_directory.load(tiny_model_directory)
@@ -259,6 +261,7 @@ def test_bad_arguments_and_values_leave_nothing(tmp_path, tiny_model_directory):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "model"]
 
 
+@pytest.mark.extended
 def test_a_codec_with_a_harmonic_source_has_no_official_form(tmp_path, tiny_model_directory):
     model = model_directory.load(tiny_model_directory)
     codec = model.config.bicodec
@@ -280,7 +283,7 @@ def test_a_codec_with_a_harmonic_source_has_no_official_form(tmp_path, tiny_mode
 
 
 def test_other_decoders_have_no_official_form(tmp_path):
-    llama = dataclasses.replace(config_lib.tiny().llm, attention_bias=False)
+    llama = dataclasses.replace(tiny().llm, attention_bias=False)
     with pytest.raises(SparkError, match="attention_bias False with qk_norm False is neither Qwen2 nor Qwen3"):
         configuration.write_llm_config(tmp_path, llama, "float32", 1, 0)
 

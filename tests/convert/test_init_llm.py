@@ -134,6 +134,7 @@ def test_an_untied_head_grows_too(tmp_path):
     assert (head[KNOWN:] != embedding[KNOWN:]).all()
 
 
+@pytest.mark.extended
 def test_training_begins_there_and_its_output_is_exported(start, tmp_path, monkeypatch):
     """The training with the three settings of configs/llm_0_5b.yaml; one step, one export."""
     rng = np.random.default_rng(0)

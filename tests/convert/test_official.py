@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers import official_layout
+from helpers.tiny_config import tiny
 from safetensors.numpy import load_file, save_file
 
 from spark_jax import config as config_lib
@@ -88,6 +89,7 @@ def test_converted_directory_loads_with_the_source_s_values(layout, converted):
     assert {leaf.dtype for leaf in jax.tree.leaves(model.variables)} == {np.dtype("float32")}
 
 
+@pytest.mark.extended
 def test_safetensors_and_pickle_give_the_same_model(layout, converted, tmp_path):
     """Pre-training pickle with prefix and old weight norm names = safetensors without and with new ones."""
     official_layout.write(tmp_path / "official", official_layout.tiny(), pickled=False)
@@ -235,7 +237,7 @@ def test_rotary_settings_of_transformers_5(copy):
     del content["rope_scaling"]
     content["rope_parameters"] = {"rope_type": "default", "rope_theta": content.pop("rope_theta") + 1}
     path.write_text(json.dumps(content))
-    assert configuration.read_llm_config(path).rope_theta == config_lib.tiny().llm.rope_theta + 1
+    assert configuration.read_llm_config(path).rope_theta == tiny().llm.rope_theta + 1
 
 
 @pytest.mark.extended
@@ -363,7 +365,7 @@ def test_arguments(layout, tmp_path):
 
 def golden_part(part: str, file: Path, config, **sizes):
     """Converts one golden weight file, within a system whose other parts are tiny."""
-    system = dataclasses.replace(config_lib.tiny(), **sizes)
+    system = dataclasses.replace(tiny(), **sizes)
     variables = official.read_variables(part, file, system, model_directory.abstract_part(part, config))
     return jax.tree.map(jnp.asarray, variables)
 

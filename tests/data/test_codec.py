@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from helpers.tiny_config import tiny
 
 from spark_jax.audio.normalize import highpass
-from spark_jax.config import RELEASE, tiny
+from spark_jax.config import RELEASE
 from spark_jax.data import audio_sources, codec, pipeline
 from spark_jax.data.config import CodecDataConfig
 from spark_jax.data.pitch_tracks import PitchTracks

@@ -4,9 +4,9 @@ import types
 import numpy as np
 import pytest
 import soundfile
+from helpers.tiny_config import tiny
 
 from spark_jax.cli import main as cli
-from spark_jax.config import tiny
 from spark_jax.errors import SparkError
 from spark_jax.evaluation import judges, protocols
 from spark_jax.inference import synthesize

@@ -18,6 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import yaml
+from helpers import tiny_config
 
 from spark_jax import config as config_lib
 from spark_jax.config import SparkConfig
@@ -35,8 +36,8 @@ _CODEC_SECTIONS = ("mel_params", "encoder", "decoder", "quantizer", "speaker_enc
 
 
 def tiny() -> SparkConfig:
-    """`spark_jax.config.tiny()` with the taps that the release's code has fixed, and a layer above them."""
-    config = config_lib.tiny()
+    """`tiny_config.tiny()` with the taps that the release's code has fixed, and a layer above them."""
+    config = tiny_config.tiny()
     features = dataclasses.replace(config.wav2vec2, num_hidden_layers=17, feature_layers=(11, 14, 16))
     return dataclasses.replace(config, wav2vec2=features)
 

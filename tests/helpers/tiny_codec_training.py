@@ -6,9 +6,10 @@ import jax
 import numpy as np
 from helpers import tiny_model
 from helpers.quick_compile import quickly
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import DiscriminatorConfig, SourceConfig, tiny
+from spark_jax.config import DiscriminatorConfig, SourceConfig
 from spark_jax.data.config import CodecDataConfig
 from spark_jax.training.codec.config import BiCodecTrainingConfig, DeadCodeResetConfig
 from spark_jax.training.codec.models import codec_models

@@ -1,12 +1,12 @@
-"""A model directory of random weights at `config.tiny()`'s sizes: everything runs, nothing makes sense."""
+"""A model directory of random weights at `tiny()`'s sizes: everything runs, nothing makes sense."""
 
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from helpers.tiny_config import tiny
 
-from spark_jax import config
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.text.tokenizer import build_tokenizer
 
@@ -25,7 +25,7 @@ _CONSTANTS = {
 
 def variables(seed: int = 0) -> dict:
     """Random arrays of about unit gain, so that ids and samples depend on their inputs."""
-    return draw(model_directory.abstract_variables(config.tiny()), seed)
+    return draw(model_directory.abstract_variables(tiny()), seed)
 
 
 def draw(abstract: Any, seed: int = 0) -> Any:
@@ -43,10 +43,10 @@ def draw(abstract: Any, seed: int = 0) -> Any:
 
 def write(directory: Path, tokenizer_directory: Path) -> None:
     """Writes the model directory; `tokenizer_directory` is a folder to make the tokenizer in."""
-    codec = config.tiny().bicodec
+    codec = tiny().bicodec
     codes = codec.quantizer.codebook_size, int(np.prod(codec.speaker_encoder.fsq_levels))
     build_tokenizer("bytes", *codes).save(tokenizer_directory)
-    model_directory.save(directory, config.tiny(), variables(), tokenizer_directory)
+    model_directory.save(directory, tiny(), variables(), tokenizer_directory)
 
 
 def speech(seconds: float = 1.0, seed: int = 0) -> np.ndarray:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax import config, sharding
+from spark_jax import sharding
 from spark_jax.errors import SparkError
 from spark_jax.inference.engine import Engine, EngineSettings, Job
 from spark_jax.inference.sampling import Sampling, warp
@@ -20,9 +21,9 @@ from spark_jax.text.prompt import cloning_prompt, creation_prompt
 from spark_jax.text.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer("bytes", semantic_codes=64, global_codes=64)
-MODEL = Qwen2(config.tiny().llm)
+MODEL = Qwen2(tiny().llm)
 GLOBAL = [5, 60, 0, 33]
-SETTINGS = EngineSettings(slots=4, block=4, capacity=256, prompt_rows=2, behind=1)  # as on accelerators
+SETTINGS = EngineSettings(slots=4, block=4, capacity=256, prompt_rows=2, max_top_k=128, behind=1)  # as on accelerators
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def run(engine, chosen, arrivals=None):
     return [found[number] for number in range(len(chosen))]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.extended)])
 def test_an_answer_depends_on_its_job_alone(params, dtype):
     engine = make(params, model=Qwen2(MODEL.config, jnp.dtype(dtype)))
     chosen = jobs(14)
@@ -223,16 +224,17 @@ def tokens_of(engine, chosen):
     return [said[number] for number in range(len(chosen))]
 
 
+@pytest.mark.extended
 def test_numbers_of_slots_and_devices_part_answers_at_near_ties_only(params, record_property):
     chosen = jobs(100, seed=4)
     expected = tokens_of(make(params), chosen)
     mesh = sharding.make_mesh(data=8)
     others = [
-        make(params, EngineSettings(slots=1, block=4, capacity=256)),  # the host is not behind
-        make(params, EngineSettings(slots=64, block=8, capacity=256)),
+        make(params, EngineSettings(slots=1, block=4, capacity=256, max_top_k=128)),  # the host is not behind
+        make(params, EngineSettings(slots=64, block=8, capacity=256, max_top_k=128)),
         make(
             jax.device_put(params, sharding.replicated(mesh)),
-            EngineSettings(slots=8, block=4, capacity=256),
+            EngineSettings(slots=8, block=4, capacity=256, max_top_k=128),
             mesh=mesh,
         ),
     ]

@@ -2,8 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax.config import RELEASE, tiny
+from spark_jax.config import RELEASE
 from spark_jax.inference.long_text import PAUSES, Piece, Plan, join_pieces, max_length, piece_seed, plan_pieces
 from spark_jax.text.reading import read_text
 from spark_jax.text_config import TextConfig

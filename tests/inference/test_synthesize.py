@@ -79,7 +79,7 @@ def test_encode_equals_the_reference_procedure_on_the_bare_signal(tts, length):
     assert len(np.unique(semantic_ids)) > 1  # or equality would say little
 
 
-@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.extended), 40])
 def test_decode_keeps_the_length_and_padding_changes_nothing(tts, count):
     rng = np.random.default_rng(count)
     global_ids, semantic_ids = rng.integers(64, size=32), rng.integers(64, size=count)
@@ -144,6 +144,7 @@ def test_the_limit_is_told_and_kept(tts):
     assert audio.reached_limit and len(audio.semantic_ids) == 2
 
 
+@pytest.mark.extended
 def test_an_end_is_no_limit(tts):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it speaks for long, being random
@@ -196,6 +197,7 @@ def test_a_reference_without_transcript_is_its_speakers_tokens(tts, tokens, refe
     assert len(set(prompts)) == 1
 
 
+@pytest.mark.extended
 def test_the_longest_speech_is_the_configurations(tts, tiny_model_directory):
     model = model_directory.load(tiny_model_directory)
     short = SparkTTS(dataclasses.replace(model, config=dataclasses.replace(model.config, max_semantic_tokens=3)))
@@ -206,6 +208,7 @@ def test_the_longest_speech_is_the_configurations(tts, tiny_model_directory):
         short.synthesize("Hello.", gender="male", max_seconds=1)
 
 
+@pytest.mark.extended
 def test_parts_that_a_run_lacks_come_from_the_base(tts, tiny_model_directory, tmp_path):
     model = model_directory.load(tiny_model_directory)
     llm = {"llm": model.variables["llm"]}

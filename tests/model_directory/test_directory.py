@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
 from spark_jax import config as config_lib
 from spark_jax.errors import ManyFaultsError, SparkError
@@ -15,7 +16,7 @@ from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared.files import new_directory
 from spark_jax.text.tokenizer import build_tokenizer
 
-TINY = config_lib.tiny()
+TINY = tiny()
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def test_round_trip(saved, variables, tokenizer):
     assert model.voices == {} and model.default_voice is None
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_storage_type_shortens_matrices_only(tmp_path, variables, tokenizer, dtype):
     (tmp_path / "voice.json").write_text("{}")

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax import config, sharding
+from spark_jax import sharding
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory import manifest
@@ -32,7 +33,7 @@ def test_a_mesh_gets_the_same_parameters_divided_as_the_table_says(tiny_model_di
     mesh = sharding.make_mesh(**({"data": 1} | sizes))
     loaded = flatten(model_directory.load(tiny_model_directory, mesh=mesh).variables)
     # The table's word on each axis, from the models' own names, not from what `load` made of them.
-    boxed = flatten_boxes(config.tiny())
+    boxed = flatten_boxes(tiny())
     assert loaded.keys() == flatten(alone).keys() == boxed.keys()
     divided = 0
     for name, values in flatten(alone).items():
@@ -78,6 +79,7 @@ def flatten_boxes(settings):
     return found
 
 
+@pytest.mark.extended
 def test_types_go_with_the_mesh(tiny_model_directory, alone):
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2)
     llm = model_directory.load(tiny_model_directory, llm_dtype=jnp.bfloat16, parts=("llm",), mesh=mesh).variables[
@@ -92,7 +94,7 @@ def test_types_go_with_the_mesh(tiny_model_directory, alone):
 @pytest.mark.parametrize("parts", [("bicodec",), ("bicodec", "wav2vec2"), ("llm",), ()])
 def test_only_the_parts_asked_for_are_read(tiny_model_directory, alone, parts):
     loaded = model_directory.load(tiny_model_directory, parts=parts)
-    assert tuple(loaded.variables) == parts and loaded.config == config.tiny()
+    assert tuple(loaded.variables) == parts and loaded.config == tiny()
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, {part: alone[part] for part in parts})
 
 

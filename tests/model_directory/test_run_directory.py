@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny_model
+from helpers.tiny_config import tiny
 from orbax.checkpoint import v1 as ocp
 
 from spark_jax import config as config_lib
@@ -25,7 +26,7 @@ from spark_jax.model_directory import manifest
 from spark_jax.model_directory.parameters import abstract_part, target_variables
 from spark_jax.shared.files import read_json
 
-TINY = config_lib.tiny()
+TINY = tiny()
 LABELS = 5
 
 
@@ -149,9 +150,9 @@ import sys
 
 import helpers.tiny_model
 import jax
+from helpers.tiny_config import tiny
 from orbax.checkpoint import v1 as ocp
 
-from spark_jax import config
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared import files
 
@@ -162,11 +163,11 @@ if moment == "finalize":
     ocp.partial.finalize = kill
 else:
     model_directory.replace_directory = kill
-model_directory.write_parts(folder, config.tiny(), {"llm": doubled})
+model_directory.write_parts(folder, tiny(), {"llm": doubled})
 """
 
 
-@pytest.mark.parametrize("moment", ["finalize", "replace"])
+@pytest.mark.parametrize("moment", [pytest.param("finalize", marks=pytest.mark.extended), "replace"])
 def test_a_kill_leaves_the_older_part_and_the_next_write_cleans_up(tmp_path, variables, moment):
     model_directory.write_parts(tmp_path, TINY, {"llm": variables["llm"]})
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
@@ -188,14 +189,15 @@ from pathlib import Path
 import jax
 import numpy as np
 from helpers import tiny_model
+from helpers.tiny_config import tiny
 
-from spark_jax import config, sharding
+from spark_jax import sharding
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.parameters import target_variables
 from spark_jax.shared import distributed
 
 distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), 20)
-folder, system = Path(sys.argv[3]), config.tiny()
+folder, system = Path(sys.argv[3]), tiny()
 wanted = target_variables(system, ("llm",), mesh=sharding.make_mesh(data=1, fsdp=2, tensor=2))
 host = {part: tiny_model.variables()[part] for part in wanted}
 for factor in (1, 2):  # the second replaces the first

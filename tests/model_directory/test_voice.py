@@ -3,12 +3,13 @@ import json
 
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
 from spark_jax import config
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.voice import Voice, check_ids, load_tokens, save_tokens
 
-CONFIG = config.tiny()  # 32 global ids below 64, semantic ids below 64
+CONFIG = tiny()  # 32 global ids below 64, semantic ids below 64
 GLOBAL = np.arange(32, dtype=np.int32)
 SEMANTIC = np.array([0, 63, 7], np.int32)
 

@@ -53,7 +53,10 @@ def assert_equal(ours, theirs, tolerance):
         assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
 
 
-@pytest.mark.parametrize(("rows", "block"), [(1, 4), (3, 7), (2, 64)])
+@pytest.mark.parametrize(
+    ("rows", "block"),
+    [pytest.param(1, 4, marks=pytest.mark.extended), (3, 7), pytest.param(2, 64, marks=pytest.mark.extended)],
+)
 def test_blockwise_attention_is_attention(rows, block):
     query, key, value, weight, segments = random_inputs(rows, 18, 4, 2, 8)
     blockwise = partial(blockwise_attention, mask=causal_mask(segments), block=block)
@@ -61,6 +64,7 @@ def test_blockwise_attention_is_attention(rows, block):
     assert_equal(value_and_gradients(blockwise, query, key, value, weight), expected, 1e-6)
 
 
+@pytest.mark.extended
 def test_blockwise_attention_in_bfloat16():
     query, key, value, weight, segments = random_inputs(3, 18, 4, 2, 8, jnp.bfloat16)
     blockwise = partial(blockwise_attention, mask=causal_mask(segments), block=7)
@@ -101,7 +105,9 @@ def blockwise(query, key, value, segment_ids):
     return self_attention("blockwise", query, key, value, segment_ids, causal_mask(segment_ids))
 
 
-@pytest.mark.parametrize("backend", [partial(splash_attention, interpret=True), blockwise])
+@pytest.mark.parametrize(
+    "backend", [pytest.param(partial(splash_attention, interpret=True), marks=pytest.mark.extended), blockwise]
+)
 def test_attention_under_a_mesh(backend):
     """Each device has its rows and heads, and nothing is exchanged."""
     mesh = sharding.make_mesh(2, 2, 2)

@@ -52,7 +52,9 @@ def test_transposed_equals_dilated_input(kernel, stride, padding, output_padding
     np.testing.assert_allclose(jax.jit(lambda x, w: conv_transpose(x, w, **lengths))(x, weights), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("ratio", [2, 3, 5])
+@pytest.mark.parametrize(
+    "ratio", [pytest.param(2, marks=pytest.mark.extended), 3, pytest.param(5, marks=pytest.mark.extended)]
+)
 def test_depthwise_equals_grouped(ratio):
     x = jax.random.normal(jax.random.key(0), (2, 17, 6))
     kernel = jax.random.normal(jax.random.key(1), (2 * ratio, 1, 6))

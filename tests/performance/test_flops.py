@@ -5,9 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import Qwen2Config, tiny
+from spark_jax.config import Qwen2Config
 from spark_jax.data.config import TokenDataConfig
 from spark_jax.performance import flops
 from spark_jax.training.config import MeshConfig

@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 import pytest
 import yaml
+from helpers.tiny_config import tiny
 
 from spark_jax.cli import main as cli
-from spark_jax.config import SparkConfig, from_mapping, tiny, to_mapping
+from spark_jax.config import SparkConfig, from_mapping, to_mapping
 from spark_jax.data.config import AudioDataConfig, TokenDataConfig
 from spark_jax.errors import SparkError
 from spark_jax.performance import hlo
@@ -258,6 +259,7 @@ def test_the_recognizer(run):
     assert "all-reduce" in out  # of the gradients
 
 
+@pytest.mark.extended
 def test_the_program_s_text_is_kept(run, config, tmp_path):
     code, _, _ = run(config, "--cpu-devices", "8", "--save-hlo", str(tmp_path / "step.txt"))
     assert code == 0 and (tmp_path / "step.txt").read_text().startswith("HloModule")

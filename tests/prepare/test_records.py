@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 from helpers import record_files
+from helpers.tiny_config import tiny
 
 from spark_jax.cli import main as cli
-from spark_jax.config import tiny
 from spark_jax.data import audio_sources, pipeline, records
 from spark_jax.data.codec import CodecExamples
 from spark_jax.data.config import CodecDataConfig

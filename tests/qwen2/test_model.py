@@ -118,6 +118,7 @@ def test_packed_segments_equal_single_items():
     assert_close(logits.reshape(2, ids.shape[1], -1), GOLDEN["logits"])
 
 
+@pytest.mark.extended
 def test_untied_head_and_bfloat16():
     config = dataclasses.replace(CONFIG, tie_word_embeddings=False)
     untied = {**PARAMS, "head": PARAMS["embed"]["embedding"].T}

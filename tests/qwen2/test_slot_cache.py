@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax import config, sharding
+from spark_jax import sharding
 from spark_jax.config import Qwen2Config
 from spark_jax.qwen2 import decoding, near_cache, slot_cache
 from spark_jax.qwen2.cache import init_cache
@@ -39,14 +40,22 @@ def made(sizes, dtype=jnp.float32):
 def blocks(model, window, params, cache, ids):
     """Feeds each slot the tokens of its row, in blocks; returns the logits and the cache after them."""
     added = jnp.full(ids.shape[0], BLOCK, jnp.int32)
-    logits, table = [], params["embed"]["embedding"]
-    for start in range(0, ids.shape[1], BLOCK):
-        recent, step = decoding.begin(model, params, cache, BLOCK, jnp.max(cache.lengths), window)
-        for offset in range(BLOCK):
-            hidden, recent = step(table[ids[:, start + offset]][:, None], recent, jnp.int32(offset))
-            logits.append(jnp.einsum("sd,vd->sv", hidden[:, 0].astype(jnp.float32), table))
-        cache = slot_cache.merge(cache, recent, added)
-    return jnp.stack(logits, axis=1), cache
+    table = params["embed"]["embedding"]
+
+    def block(cache, ids):
+        empty, decode = decoding.begin(model, params, cache, BLOCK, jnp.max(cache.lengths), window)
+
+        def step(recent, inputs):
+            offset, tokens = inputs
+            hidden, recent = decode(table[tokens][:, None], recent, offset)
+            return recent, jnp.einsum("sd,vd->sv", hidden[:, 0].astype(jnp.float32), table)
+
+        steps = jnp.arange(BLOCK, dtype=jnp.int32), ids
+        recent, logits = jax.lax.scan(step, empty, steps)
+        return slot_cache.merge(cache, recent, added), logits
+
+    cache, logits = jax.lax.scan(block, cache, jnp.reshape(jnp.asarray(ids).T, (-1, BLOCK, len(ids))))
+    return logits.reshape(ids.shape[1], len(ids), -1).swapaxes(0, 1), cache
 
 
 def filled(model, params, prompts, lengths, slots, count=SLOTS, near=0):
@@ -68,10 +77,12 @@ def apart(params):
     return decoding.take_apart(params, sharding.make_mesh(data=1))
 
 
-@pytest.mark.parametrize("sizes", [config.tiny().llm, QWEN3], ids=["qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param(tiny().llm, id="qwen2"), pytest.param(QWEN3, id="qwen3", marks=pytest.mark.extended)]
+)
 @pytest.mark.parametrize("near", [0, BLOCK])
 def test_logits_are_those_of_the_plain_cache(sizes, near):
-    """Three slots: in the middle of the near places, across their end, and behind it."""
+    """Three slots: across the end of the near places, in their middle, and behind them."""
     model, params = made(sizes)
     prompts, lengths, said = draw(sizes.vocab_size, (near_cache.PLACES - 2, 7, near_cache.PLACES + 9))
     slots = np.array([2, 0, 3])
@@ -101,7 +112,7 @@ def test_logits_are_those_of_the_plain_cache(sizes, near):
 
 
 def test_layers_apart_lie_in_the_same_memory():
-    params = made(config.tiny().llm)[1]
+    params = made(tiny().llm)[1]
     for number, layer in enumerate(apart(params)["layers"]):
         for leaf, whole in zip(jax.tree.leaves(layer), jax.tree.leaves(params["layers"]), strict=True):
             np.testing.assert_array_equal(leaf, whole[number])
@@ -109,30 +120,32 @@ def test_layers_apart_lie_in_the_same_memory():
             assert offset == number * leaf.nbytes or leaf.nbytes % 64  # where it is not aligned, it is a copy
 
 
-@pytest.mark.parametrize(("dtype", "near"), [("float32", 0), ("bfloat16", 0), ("float32", BLOCK)])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.extended)])
+@pytest.mark.parametrize("near", [0, BLOCK])
 def test_windows_and_slots_do_not_change_a_bit(dtype, near):
-    model, params = made(config.tiny().llm, jnp.dtype(dtype))
+    model, params = made(tiny().llm, jnp.dtype(dtype))
     prompts, lengths, said = draw(model.config.vocab_size)
     fill = jax.jit(partial(filled, model, near=near))
+    run = {window: jax.jit(partial(blocks, model, window)) for window in (128, 256, 512)}
     own = apart(params) if near else params
     rng = np.random.default_rng(1)
     results = []
-    run = jax.jit(partial(blocks, model), static_argnums=0)
-    for window, slots in ((128, [0, 1, 2]), (512, [0, 1, 2]), (128, [3, 1, 0]), (512, [1, 3, 2])):
+    for window, slots in ((128, [0, 1, 2]), (256, [0, 1, 2]), (512, [0, 1, 2]), (128, [3, 1, 0]), (256, [1, 3, 2])):
         cache, _ = fill(params, prompts, lengths, np.array(slots))
-        free = [slot for slot in range(SLOTS) if slot not in slots]
-        cache = cache.replace(lengths=cache.lengths.at[jnp.array(free)].set(window - said.shape[1]))
+        free = np.array([slot for slot in range(SLOTS) if slot not in slots])
+        cache = cache.replace(lengths=cache.lengths.at[free].set(window - said.shape[1]))
         said_by_slot = rng.integers(64, size=(SLOTS, said.shape[1]))  # neighbors say anything
         said_by_slot[slots] = said
-        logits, _ = run(512 if near else window, own, cache, said_by_slot)
+        logits, _ = run[512 if near else window](own, cache, said_by_slot)
         results.append(np.asarray(logits)[slots])
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
 
 
+@pytest.mark.extended
 def test_numbers_of_slots_change_rounding_only():
     """A sequence alone, in 8 and in 64 slots."""
-    model, params = made(config.tiny().llm)
+    model, params = made(tiny().llm)
     prompts, lengths, said = draw(model.config.vocab_size)
     found = []
     for count in (1, 8, 64):
@@ -146,7 +159,7 @@ def test_numbers_of_slots_change_rounding_only():
 
 
 def test_slots_without_a_new_token_keep_all_and_the_end_is_not_overwritten():
-    sizes = config.tiny().llm
+    sizes = tiny().llm
     cache = slot_cache.init_slots(sizes, SLOTS, 8)
     cache = cache.replace(keys=cache.keys + 1, lengths=jnp.array([0, 4, 6, 8]))
     recent = tuple(buffer + 2 for buffer in slot_cache.init_recent(cache, BLOCK))
@@ -157,7 +170,7 @@ def test_slots_without_a_new_token_keep_all_and_the_end_is_not_overwritten():
 
 
 def test_rows_that_aim_nowhere_are_dropped():
-    sizes = config.tiny().llm
+    sizes = tiny().llm
     cache = slot_cache.init_slots(sizes, SLOTS, 8)
     rows = jnp.ones((sizes.num_hidden_layers, 3, sizes.num_key_value_heads, 2, sizes.head_dim))
     found = jax.jit(slot_cache.insert)(cache, jnp.array([4, 2, 4]), rows, rows, jnp.array([5, 2, 5]))
@@ -165,9 +178,10 @@ def test_rows_that_aim_nowhere_are_dropped():
     assert np.asarray(found.values)[0, :, 0, 0].tolist() == [[0] * 8, [0] * 8, [1, 1] + [0] * 6, [0] * 8]
 
 
+@pytest.mark.extended
 def test_divided_over_devices_as_on_one():
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
-    model, params = made(config.tiny().llm)
+    model, params = made(tiny().llm)
     prompts, lengths, said = draw(model.config.vocab_size)
     slots = np.array([2, 0, 3])
     said_by_slot = np.zeros((SLOTS, said.shape[1]), np.int32)

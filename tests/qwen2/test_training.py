@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import tiny
 from spark_jax.nn import attention
 from spark_jax.nn.fused_attention import splash_attention
 from spark_jax.performance.flops import traced_flops

@@ -75,6 +75,7 @@ def test_loss_and_gradients_equal_the_golden(variant):
     jax.tree.map(assert_close, first_layer, reference.to_tree(golden, variant.config, layers=1))
 
 
+@pytest.mark.extended
 def test_greedy_decoding_through_the_cache_equals_the_golden(variant):
     """The prompt at once, then token by token: ids of transformers' uncached loop, and its logits."""
     prompt = variant.golden["in/input_ids"][:1]

@@ -5,8 +5,9 @@ import sys
 import benchmark_training
 import pytest
 import yaml
+from helpers.tiny_config import tiny
 
-from spark_jax.config import tiny, to_mapping
+from spark_jax.config import to_mapping
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 import verify_reference
+from helpers.tiny_config import tiny
 
-from spark_jax import config
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.errors import SparkError
 
@@ -30,7 +30,7 @@ def test_missing_packages_are_named(tmp_path):
 
 @pytest.mark.extended
 def test_every_stage_is_a_module_of_ours():
-    settings = config.tiny().bicodec
+    settings = tiny().bicodec
     codec, inputs = BiCodec(settings), (jnp.zeros((1, 8, 16)), jnp.zeros((1, 4096)))
     variables = jax.eval_shape(lambda: codec.init(jax.random.key(0), *inputs, train=False))
     _, captured = jax.eval_shape(

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import tiny
 from spark_jax.data import pipeline
 from spark_jax.training import loop
 from spark_jax.training.config import LoopConfig

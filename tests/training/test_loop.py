@@ -154,6 +154,7 @@ def test_updates_left_out_are_told_and_a_run_of_them_ends_with_the_state_saved(t
     assert int(state.skipped) == 6 and int(state.step) == 10
 
 
+@pytest.mark.extended
 def test_the_best_parts_and_checkpoints_stay(toy, tmp_path):
     losses = {5: 3.0, 10: 1.0, 15: 2.0, 20: 4.0}
     part = tmp_path / "params" / "part"

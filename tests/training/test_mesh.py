@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 from helpers.quick_compile import quickly
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import DiscriminatorConfig, Qwen2Config, VocosConfig, tiny
+from spark_jax.config import DiscriminatorConfig, Qwen2Config, VocosConfig
 from spark_jax.data import tokens
 from spark_jax.data.config import AudioDataConfig, CodecDataConfig, TokenDataConfig
 from spark_jax.shared.pytree import flatten

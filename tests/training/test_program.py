@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from helpers import tiny_model
 from helpers.tiny_codec_training import VOICED_SYSTEM
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import tiny
 from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
 from spark_jax.data.config import AudioDataConfig, CodecDataConfig, TokenDataConfig

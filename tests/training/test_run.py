@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny_model
+from helpers.tiny_config import tiny
 
-from spark_jax.config import Wav2Vec2Config, tiny, to_mapping
+from spark_jax.config import Wav2Vec2Config, to_mapping
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.training.config import LoopConfig

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from helpers import record_files
+from helpers.tiny_config import tiny
 from safetensors.numpy import load_file
 
 from spark_jax import config
@@ -73,7 +74,7 @@ def settings(tmp_path_factory):
         for i in range(60)
     ]
     (folder / "tokens.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (folder / "model.yaml").write_text(json.dumps(config.to_mapping(config.tiny())))  # JSON is YAML
+    (folder / "model.yaml").write_text(json.dumps(config.to_mapping(tiny())))  # JSON is YAML
     run = {
         "tokens": str(folder / "tokens.jsonl"),
         "model": os.path.relpath(folder / "model.yaml", ROOT),
@@ -95,7 +96,7 @@ def codec_settings(tmp_path_factory):
             soundfile.write(folder / f"{i}.flac", rng.uniform(-0.5, 0.5, 3000 + 500 * i), 16_000)
             record = {"index": str(i), "split": "train" if i < 16 else "validation", "wav_path": f"{i}.flac"}
             lines.write(json.dumps(record | {"duration": (3000 + 500 * i) / 16_000}) + "\n")
-    (folder / "model.yaml").write_text(json.dumps(config.to_mapping(config.tiny())))
+    (folder / "model.yaml").write_text(json.dumps(config.to_mapping(tiny())))
     optimizer = {"warmup_steps": 0, "decay_steps": 100, "eps": 1e-4}
     run = {
         "corpus": str(folder),
@@ -130,7 +131,7 @@ def recognizer_settings(tmp_path_factory):
             soundfile.write(folder / f"{i}.flac", rng.uniform(-0.5, 0.5, 4000), 16_000)
             record = {"index": str(i), "split": "train" if i < 5 else "validation", "wav_path": f"{i}.flac"}
             lines.write(json.dumps(record | {"duration": 0.25, "text": "ba b"[: 1 + i % 4]}) + "\n")
-    system = config.to_mapping(config.tiny())
+    system = config.to_mapping(tiny())
     system["wav2vec2"] |= {"num_hidden_layers": 1, "feature_layers": [1]}
     (folder / "model.yaml").write_text(json.dumps(system))
     run = {
@@ -208,12 +209,12 @@ def whole(settings, tmp_path_factory):
 @pytest.mark.extended
 def test_an_output_folder_is_exported_from_any_working_directory(settings, whole, tmp_path, monkeypatch):
     assert not os.path.isabs(json.loads((whole / "training.json").read_text())["model"])
-    assert read_config(whole).llm == config.tiny().llm and (whole / "tokenizer").is_dir()
+    assert read_config(whole).llm == tiny().llm and (whole / "tokenizer").is_dir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main(["export", str(whole), "exported"])
     assert ended.value.code in (0, None)
-    llm = config.tiny().llm
+    llm = tiny().llm
     assert read_llm_config(tmp_path / "exported" / "LLM" / "config.json") == llm
     embedding = read_part(whole, "llm")["params"]["embed"]["embedding"]
     exported = load_file(tmp_path / "exported" / "LLM" / "model.safetensors")["model.embed_tokens.weight"]
@@ -230,7 +231,7 @@ def test_killed_after_12_steps_and_resumed_is_the_run_that_was_not(settings, who
 @pytest.mark.extended
 def test_records_that_a_stopped_run_has_skipped_are_counted(settings, tmp_path):
     """In data.json and in the metrics, by the time that it ends."""
-    system = config.tiny()
+    system = tiny()
     lines = [json.loads(line) for line in (settings.parent / "tokens.jsonl").read_text().splitlines()]
     for split in ("train", "validation"):
         chosen = [line for line in lines if line["split"] == split]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from helpers.quick_compile import quick_jit
+from helpers.tiny_config import tiny
 
-from spark_jax import config as config_lib
 from spark_jax.wav2vec2 import ctc, model
 
-TINY = config_lib.tiny().wav2vec2
+TINY = tiny().wav2vec2
 
 
 def collapse(path):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers.tiny_config import tiny
 from safetensors.flax import load_file
 
 from spark_jax import config as config_lib
@@ -17,7 +18,7 @@ from spark_jax.wav2vec2 import ctc, model, positional
 
 ASSETS = pathlib.Path(__file__).parents[1] / "assets" / "wav2vec2"
 TOLERANCE = 1e-5  # relative to the largest value
-TINY = config_lib.tiny().wav2vec2
+TINY = tiny().wav2vec2
 
 
 def close(actual, expected, tolerance=TOLERANCE):
@@ -133,6 +134,7 @@ def test_features_stop_at_the_last_tap(golden, tensors):
     close(apply({"params": params}, golden["batch_padded/input_values"]), golden["batch_padded/feats_mix"])
 
 
+@pytest.mark.extended
 def test_final_norm_of_the_ctc_model(golden, tensors):
     config = reference_config()
     head = {"kernel": np.zeros((32, 4), np.float32), "bias": np.zeros(4, np.float32)}
@@ -146,6 +148,7 @@ def test_final_norm_of_the_ctc_model(golden, tensors):
         assert logits.shape[1:] == (27, 4) and frames.tolist() == [27] * len(logits)
 
 
+@pytest.mark.extended
 def test_masked_batch_equals_single_items():
     module = model.Wav2Vec2(TINY)
     samples = np.random.default_rng(0).normal(size=(2, 6000)).astype(np.float32)
@@ -175,6 +178,7 @@ def test_taps_beyond_the_layers_are_an_error():
         model.Wav2Vec2(TINY, num_layers=1).init(jax.random.key(0), jnp.zeros((1, 400)))
 
 
+@pytest.mark.extended
 def test_bfloat16_computation_keeps_float32_parameters():
     module = model.Wav2Vec2(TINY, dtype=jnp.bfloat16)
     samples = np.random.default_rng(1).normal(size=(1, 2000)).astype(np.float32)

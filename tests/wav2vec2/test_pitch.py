@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.quick_compile import quick_jit
+from helpers.tiny_config import tiny
 
-from spark_jax.config import tiny
 from spark_jax.wav2vec2.ctc import Wav2Vec2ForCTC
 from spark_jax.wav2vec2.model import Wav2Vec2
 from spark_jax.wav2vec2.pitch import FeaturePitch, feature_pitch_losses, feature_pitch_sums, relative_pitch

@@ -42,7 +42,7 @@ class Aligner:
         self._session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
 
     def bounds(self, phonemes: str) -> list[float]:
-        """Seconds at which the phonemes begin, and at which the last one ends."""
+        """Returns the seconds at which the phonemes begin, and at which the last one ends."""
         ids = self._voice.ids(phonemes)  # with a pause at both ends
         if len(ids) != len(phonemes) + 2:
             raise SparkError(f"phonemes {phonemes!r}: not all are in the engine's alphabet")

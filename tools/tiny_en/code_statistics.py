@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -53,7 +54,7 @@ def code_statistics(
 def _pitch(
     frames: Mapping[str, np.ndarray],
 ) -> tuple[Float[np.ndarray, "rows frames"], Bool[np.ndarray, "rows frames"]]:
-    relative, voiced = relative_pitch(frames["f0"], frames["mask"])
+    relative, voiced = relative_pitch(jnp.asarray(frames["f0"]), jnp.asarray(frames["mask"]))
     return np.asarray(relative), np.asarray(voiced)
 
 

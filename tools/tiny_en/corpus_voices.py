@@ -19,10 +19,10 @@ class Voice(Protocol):
     sample_rate: int
 
     def speak(self, text: str, seed: int, speed: float) -> np.ndarray:
-        """Float32 samples `[time]` at `sample_rate`; the same arguments give the same samples."""
+        """Returns float32 samples `[time]` at `sample_rate`; the same arguments give the same samples."""
 
     def phonemes(self, text: str) -> str | None:
-        """The engine's phonemes of the text, None where it does not say."""
+        """Returns the engine's phonemes of the text, None where it does not say."""
 
 
 class HibariVoice:
@@ -97,7 +97,7 @@ VOICES = {
 
 
 def open_voice(name: str) -> Voice:
-    """The voice of that name; CorpusError when it is unknown or its engine is not installed."""
+    """Returns the voice of that name; CorpusError when it is unknown or its engine is not installed."""
     if name not in VOICES:
         raise CorpusError(f"voice {name!r} is unknown; choose one of {', '.join(VOICES)}")
     make, remedy = VOICES[name]

@@ -124,7 +124,7 @@ class LatentAxes:
 
     def targets(self, frames: Frames) -> Float[np.ndarray, "rows frames dim"]:
         """Returns the latents that the encoder shall give."""
-        relative, voiced = jax.device_get(relative_pitch(frames["f0"], frames["mask"]))
+        relative, voiced = jax.device_get(relative_pitch(jnp.asarray(frames["f0"]), jnp.asarray(frames["mask"])))
         pitch = self.pitch * np.stack([relative, VOICING_SCALE * voiced], axis=-1)
         constant = np.full((*voiced.shape, 1), CONSTANT, np.float32)
         components = (frames["features"] - self.mean) @ self.basis

@@ -65,7 +65,7 @@ def main(
 def corpus_latents(
     config: SparkConfig, extractor: dict, variables: dict, examples: CodecExamples, count: int
 ) -> Float[np.ndarray, "latents dim"]:
-    """The quantizer's inputs of whole utterances."""
+    """Computes the quantizer's inputs of whole utterances."""
 
     @jax.jit
     def encode(values, lengths):
@@ -86,14 +86,14 @@ def _directions(vectors: np.ndarray) -> np.ndarray:
 
 
 def fit(latents: Float[np.ndarray, "latents dim"], codebook: Float[np.ndarray, "codes dim"]) -> float:
-    """Mean cosine of the angle between latents and their codes."""
+    """Returns the mean cosine of the angle between latents and their codes."""
     return float((_directions(latents) @ _directions(codebook).T).max(axis=1).mean())
 
 
 def refit(
     latents: Float[np.ndarray, "latents dim"], codebook: Float[np.ndarray, "codes dim"], steps: int, seed: int = 0
 ) -> Float[np.ndarray, "codes dim"]:
-    """The codebook after some steps of spherical k-means; a code that no latent chooses moves onto a random one."""
+    """Returns the codebook after steps of spherical k-means; a code that no latent chooses moves onto a random one."""
     rng = np.random.default_rng(seed)
     directions, lengths = _directions(latents), np.linalg.norm(latents, axis=1)
     codes = _directions(codebook)

@@ -197,6 +197,7 @@ def test_what_is_no_tensor_is_a_fault_of_its_own(tmp_path):
     assert tensors["step"].fault == "is no tensor" and not tensors["w"].fault
 
 
+@pytest.mark.extended
 def test_compressed_entries_are_refused(tmp_path):
     """A bomb: a gigabyte of zeros in a megabyte, as the description and as a storage."""
     zeros = zlib.compressobj(wbits=-15)

@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
+from helpers.tiny_config import tiny
 
-from spark_jax.config import tiny
 from spark_jax.data.config import CodecDataConfig
 from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.codec.program import codec_step_flops

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 from helpers.stopped_run import read_metrics, whole_and_stopped
+from helpers.tiny_config import tiny
 
-from spark_jax.config import tiny, to_mapping
+from spark_jax.config import to_mapping
 from spark_jax.data.config import AudioDataConfig
 from spark_jax.data.speech import Vocabulary
 from spark_jax.model_directory.directory import read_config, read_part

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers import record_files
 from helpers.quick_compile import quick_jit, quickly
+from helpers.tiny_config import tiny
 
 from spark_jax import sharding
-from spark_jax.config import tiny
 from spark_jax.data import tokens
 from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.errors import SparkError

@@ -1,0 +1,138 @@
+"""Make the embedded voice, from packages to a model directory, with the recipes beside this file.
+
+    python tools/tiny_en/make_voice.py WORK [--until STEP] [--dry-run]
+
+The steps are commands of this project that go on where a kill left them: corpus, wav2vec2, codes, ids, voices, tokens,
+wave, llm, model. Everything lies in WORK: `corpus/`, a folder for each training in `runs/`, and the model directory
+`model/`. WORK/STEP.done marks a finished step, which is not run again. On two free cores all takes some 20 hours. The
+last trainings need nothing of each other: `--only wave` and `--only llm` may run at the same time.
+
+The corpus needs the packages of the extra `corpus` and WordNet (apt install wordnet-base).
+"""
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spark_jax.shared.files import write_text
+
+TOOLS = Path(__file__).parent
+RECIPES = TOOLS / "recipes"
+MODEL = RECIPES / "model.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+      name: of the step.
+      command: run in the work folder, from which its paths are.
+      result: a file or folder that it makes.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    result: str
+
+
+def plan(jobs: int) -> list[Step]:
+    """Returns the steps in their order."""
+    tool = lambda name, *arguments: (sys.executable, str(TOOLS / name), *arguments)  # noqa: E731
+    spark = lambda *arguments: (sys.executable, "-m", "spark_jax.cli.main", *arguments)  # noqa: E731
+
+    def train(kind: str, recipe: str, name: str) -> Step:
+        path, run = str(RECIPES / f"{recipe}.yaml"), f"runs/{name}"
+        return Step(name, spark("train", kind, path, "--output", run, "--set", f"model={MODEL}"), run)
+
+    def encode(name: str, codec: str) -> Step:
+        output = f"runs/{name}.jsonl"
+        options = ("--model", f"runs/{codec}", "--wav2vec2", "runs/wav2vec2", "--threads", "1")
+        return Step(name, spark("prepare", "encode", "corpus", output, *options), output)
+
+    codes = ("runs/codes", "--corpus", "corpus", "--wav2vec2", "runs/wav2vec2", "--model", str(MODEL))
+    # The codec of `wave` has the speaker branch of `voices`, and so its tokens.
+    parts = "--wav2vec2 runs/wav2vec2 --bicodec runs/wave --llm runs/llm --tokens runs/tokens.jsonl".split()
+    return [
+        Step("corpus", tool("make_virtual_corpus.py", "corpus", "--jobs", str(jobs)), "corpus/metadata.jsonl"),
+        train("ctc", "wav2vec2", "wav2vec2"),
+        Step("codes", tool("fit_codes.py", *codes), "runs/codes"),
+        encode("ids", "codes"),
+        train("codec", "voices", "voices"),
+        encode("tokens", "voices"),
+        train("codec", "wave", "wave"),
+        train("llm", "llm", "llm"),
+        Step("model", spark("assemble", "model", *parts, "--model", str(MODEL)), "model"),
+    ]
+
+
+def chosen(steps: Sequence[Step], only: str | None, until: str | None) -> list[Step]:
+    """Returns the steps that are asked for.
+
+    Raises:
+      typer.BadParameter: there is no such step.
+    """
+    names = [step.name for step in steps]
+    for name in (only, until):
+        if name is not None and name not in names:
+            raise typer.BadParameter(f"{name}: expected one of {', '.join(names)}")
+    if only is not None:
+        return [step for step in steps if step.name == only]
+    return list(steps[: names.index(until) + 1] if until is not None else steps)
+
+
+def run(work: Path, step: Step) -> None:
+    """Runs a step unless it is done.
+
+    Raises:
+      typer.Exit: its command failed, or was stopped.
+    """
+    done = work / f"{step.name}.done"
+    if done.exists():
+        typer.echo(f"{step.name}: done before")
+        return
+    typer.echo(f"{step.name}: {shlex.join(step.command)}")
+    code = subprocess.run(step.command, cwd=work, check=False).returncode
+    if code or not is_complete(work / step.result):
+        typer.echo(f"error: {step.name}: not finished, exit code {code}; the same command goes on from here", err=True)
+        raise typer.Exit(code or 1)
+    write_text(done, shlex.join(step.command) + "\n")
+
+
+def is_complete(result: Path) -> bool:
+    """Returns whether a step's result is there; of a training, whether it made all of its steps."""
+    settings, metrics = result / "training.json", result / "metrics.jsonl"
+    if not settings.exists():
+        return result.exists()
+    wanted = json.loads(settings.read_text(encoding="utf-8"))["loop"]["steps"]
+    made = [json.loads(line)["step"] for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return bool(made) and made[-1] == wanted
+
+
+def main(
+    work: Annotated[Path, typer.Argument(help="folder of everything that is made; an unfinished one is continued")],
+    only: Annotated[str | None, typer.Option(metavar="STEP", help="this step alone")] = None,
+    until: Annotated[str | None, typer.Option(metavar="STEP", help="the last step to run")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="processes that speak the corpus")] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only print the commands")] = False,
+) -> None:
+    """Make the embedded voice."""
+    steps = chosen(plan(jobs), only, until)
+    if dry_run:
+        for step in steps:
+            typer.echo(f"{step.name}: {shlex.join(step.command)}")
+        return
+    (work / "runs").mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        run(work, step)
+
+
+if __name__ == "__main__":
+    typer.run(main)
