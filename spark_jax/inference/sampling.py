@@ -47,7 +47,9 @@ def warp(
     return jnp.where(kept, scores, -jnp.inf), ids
 
 
-def draw_noise(seeds: UInt32[Array, "*rows"], steps: Int[Array, "*rows"], max_top_k: int) -> Float[Array, "*rows top"]:
+def draw_noise(
+    seeds: UInt32[Array, " rows"], steps: Int[Array, "*steps rows"], max_top_k: int
+) -> Float[Array, "*steps rows top"]:
     """Returns what decides the draw of a request with this seed at this step: noise for each rank of its candidates.
 
     That of a rank does not depend on `max_top_k`, the largest top-k.

@@ -65,16 +65,18 @@ def test_a_row_draws_by_its_own_values_whatever_the_others_and_the_largest_top_k
     mixed = Sampling(*(jnp.array(column) for column in zip(*values, strict=True)))
     draw = jax.jit(choose)
     together = draw(mixed, logits, noise(6)).tolist()
+    programs = set()
     for row, own in enumerate(values):
         for most in (128, 256):
             assert draw(rows(6, *own), logits, noise(6, most))[row] == together[row]
-    assert draw._cache_size() == 2  # other values compile nothing
+        programs.add(draw._cache_size())
+    assert len(programs) == 1  # other values compile nothing
 
 
 def test_noise_is_of_its_seed_and_step():
-    seeds, steps = jnp.array([7, 7, 2**32 - 1], jnp.uint32), jnp.array([[0], [1]])
+    seeds, steps = jnp.array([7, 7, 2**32 - 1], jnp.uint32), jnp.array([[0] * 3, [1] * 3])
     found = draw_noise(seeds, steps, 5)
     assert found.shape == (2, 3, 5)
     np.testing.assert_array_equal(found[:, 0], found[:, 1])
     assert len({tuple(row) for row in found[:, 1:].reshape(-1, 5).tolist()}) == 4
-    np.testing.assert_array_equal(draw_noise(seeds[2:], steps[1], 9)[0, :5], found[1, 2])
+    np.testing.assert_array_equal(draw_noise(seeds[2:], steps[1, 2:], 9)[0, :5], found[1, 2])
