@@ -14,7 +14,8 @@ from spark_jax.bicodec.decoder import Decoder
 from spark_jax.bicodec.encoder import Encoder
 from spark_jax.bicodec.pitch import PitchHead, PitchPrediction, PitchTarget, pitch_to_feed
 from spark_jax.bicodec.quantize import FactorizedVectorQuantizer
-from spark_jax.bicodec.source import Anchor, Pitch
+from spark_jax.bicodec.receptive_field import Context
+from spark_jax.bicodec.source import Anchor, Phase, Pitch, phase_starts
 from spark_jax.bicodec.speaker import SpeakerEncoder
 from spark_jax.bicodec.wave_generator import WaveGenerator
 from spark_jax.config import BiCodecConfig
@@ -155,6 +156,49 @@ class BiCodec(nn.Module):
         if pitch is None:
             pitch = pitch_to_feed(self._predict_pitch(latents, condition), None)
         return self._generate(latents, frame_mask, pitch, anchor, noise_key)
+
+    def detokenize_part(
+        self,
+        semantic_ids: Int[Array, "batch window"],
+        global_ids: Int[Array, "batch global"],
+        mask: Bool[Array, "batch window"],
+        phase: Phase,
+        place: Int[Array, " batch"],
+        advance: Int[Array, " batch"],
+        prenet: Context,
+        generator: Context,
+    ) -> tuple[Float[Array, "batch samples"], Phase]:
+        """Returns the samples of a part of an utterance, those that `detokenize` gives of the whole.
+
+        Only the prenet sees all of the window: the wave generator, which costs far more, sees its own context.
+
+        Args:
+          semantic_ids: the prenet's context, the generator's, the tokens of the part, and both contexts again.
+          global_ids: who says it.
+          mask: True for tokens of the utterance: what lies before its beginning or after its end is padding.
+          phase: of a harmonic source at the start of the part; zeros at the beginning.
+          place: number of the part's first token in the utterance.
+          advance: how many tokens after it the next part begins.
+          prenet, generator: static; contexts of `receptive_field`, or shorter ones for an approximation.
+
+        Returns:
+          Samples, zeros outside of the mask, and the phase at the start of the next part.
+        """
+        condition = self.speaker_encoder.detokenize(global_ids)
+        latents, frame_mask = self._latents(self.quantizer.detokenize(semantic_ids), condition, mask)
+        ratio, tokens = math.prod(self.config.prenet.sample_ratios), semantic_ids.shape[1]
+        heard = slice(prenet.before * ratio, (tokens - prenet.after) * ratio)
+        latents, frame_mask = latents[:, heard], frame_mask[:, heard]
+        anchor = Anchor(phase, place * ratio, origin=generator.before * ratio)
+        pitch = pitch_to_feed(self._predict_pitch(latents, condition), None)
+        samples = self._generate(latents, frame_mask, pitch, anchor)
+        hop = math.prod(self.config.decoder.rates)
+        if pitch is not None:
+            starts = phase_starts(pitch.f0 / self.config.mel_params.sample_rate, hop, frame_mask, anchor)
+            following = (generator.before + advance) * ratio
+            phase = jnp.take_along_axis(starts, following[:, None], axis=1)[:, 0]
+        own = slice(generator.before * ratio * hop, samples.shape[1] - generator.after * ratio * hop)
+        return samples[:, own], phase
 
     def predict_pitch(
         self,

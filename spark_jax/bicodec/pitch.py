@@ -8,17 +8,22 @@ generator learns far more slowly.
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from spark_jax.bicodec.source import Pitch
-from spark_jax.nn.linear import Linear
+from spark_jax.nn.linear import Linear, no_single_row
 from spark_jax.nn.mask import Mask
 
 # 148 Hz and its spread between speakers and within an utterance, in logarithms.
 CENTER = 5.0
 SPEAKER_SCALE = 0.4
 FRAME_SCALE = 0.2
+
+LOG_LOWEST, LOG_HIGHEST = 3.0, 8.0  # 20 and 2981 Hz
+STEPS = 1024  # per unit of the logarithm: of 1.7 cents, a third of what can be heard
+F0_TABLE = np.exp(np.linspace(LOG_LOWEST, LOG_HIGHEST, 5 * STEPS + 1)).astype(np.float32)
 
 
 @flax.struct.dataclass
@@ -36,9 +41,15 @@ class PitchPrediction:
     voicing: Float[Array, "batch frames"]
 
     def decide(self) -> Pitch:
-        """Returns the most likely pitch, in which a frame is either voiced or not."""
+        """Returns the most likely pitch, in which a frame is either voiced or not.
+
+        It is one of `F0_TABLE`. The phase of a source adds up the pitch of all frames, and with it rounding errors that
+        depend on the shapes of a program: speech that is made in parts would differ from the whole.
+        """
         logarithm = CENTER + SPEAKER_SCALE * self.speaker[:, None] + FRAME_SCALE * self.frame
-        return Pitch(jnp.exp(logarithm), (self.voicing > 0).astype(jnp.float32))
+        number = jnp.round((logarithm - LOG_LOWEST) * STEPS).astype(jnp.int32)
+        f0 = jnp.take(jnp.asarray(F0_TABLE), number, mode="clip")
+        return Pitch(f0, (self.voicing > 0).astype(jnp.float32))
 
 
 @flax.struct.dataclass
@@ -67,7 +78,8 @@ class PitchHead(nn.Module):
     def __call__(
         self, latents: Float[Array, "batch frames channels"], d_vector: Float[Array, "batch channels"]
     ) -> PitchPrediction:
-        speaker = Linear(1, axes=("embed", None), name="speaker")(d_vector.astype(jnp.float32))
+        d_vectors = no_single_row(d_vector.astype(jnp.float32))
+        speaker = Linear(1, axes=("embed", None), name="speaker")(d_vectors)[: len(d_vector)]
         frame = Linear(2, axes=("embed", None), name="frame")(latents.astype(jnp.float32))
         return PitchPrediction(speaker[..., 0], frame[..., 0], frame[..., 1])
 

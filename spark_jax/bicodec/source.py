@@ -5,7 +5,7 @@ because the latents carry no phase, and this sounds like whispering. The source'
 
 The phase is the only state in the decoder without a finite memory. To make an utterance in parts, compute
 `phase_starts` of a part with one frame of context on either side, and give the phase at which the next part begins to
-the generator as an `Anchor`.
+the generator as an `Anchor`. `BiCodec.detokenize_part` does so.
 
 Phases are unsigned integers in units of 2⁻³² cycles: their sum wraps at the end of a cycle, is exact, and does not
 depend on the order of summation.
@@ -52,14 +52,14 @@ class Anchor:
 
     Attributes:
       phase: phase at the start of frame `origin`.
-      frame: number of frame `origin` in the utterance, which determines the noise.
+      frame: number of frame `origin` in the utterance, which determines the noise; one for all or for each item.
       origin: static; number of frames of context before it. The first one lacks its left neighbor, so that its
         interpolated pitch differs from that in the whole utterance: the context must exceed the generator's receptive
         field by one frame for equal samples.
     """
 
     phase: Phase
-    frame: Int[Array, ""]
+    frame: Int[Array, "*batch"]
     origin: int = flax.struct.field(pytree_node=False, default=0)
 
 
@@ -69,12 +69,14 @@ def interpolate(values: Float[Array, "batch frames"], hop: int, mask: Mask = Non
     Args:
       values: one for each frame; values outside the mask are ignored.
       hop: number of samples per frame.
-      mask: True for frames that are no padding, which follows them; None: all.
+      mask: True for frames that are no padding, which comes before and after them; None: all.
     """
     left = jnp.concatenate([values[:, :1], values[:, :-1]], axis=1)
     right = jnp.concatenate([values[:, 1:], values[:, -1:]], axis=1)
     if mask is not None:
+        preceding = jnp.pad(mask[:, :-1], ((0, 0), (1, 0)))
         following = jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+        left = jnp.where(preceding, left, values)
         right = jnp.where(following, right, values)
     offset = (jnp.arange(hop) + 0.5) / hop - 0.5
     left, center, right = left[..., None], values[..., None], right[..., None]
@@ -137,7 +139,7 @@ def pulse_train(cycles: Float[Array, "..."], frequency: Float[Array, "..."]) -> 
 
 def source_noise(
     frames: int, samples: int, stream: int, anchor: Anchor | None = None, key: Array | None = None
-) -> Float[Array, "frames samples"]:
+) -> Float[Array, "*batch frames samples"]:
     """Returns Gaussian noise that depends only on the number of each frame in the utterance.
 
     Args:
@@ -148,8 +150,11 @@ def source_noise(
       key: random key; None: a fixed one, so that the same tokens give the same samples.
     """
     key = jax.random.fold_in(jax.random.key(NOISE_SEED) if key is None else key, stream)
-    numbers = jnp.arange(frames) + (0 if anchor is None else anchor.frame - anchor.origin)
-    return jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), (samples,)))(numbers)
+    numbers = jnp.arange(frames)
+    if anchor is not None:
+        numbers = numbers + (anchor.frame[..., None] - anchor.origin)
+    drawn = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), (samples,)))(numbers.reshape(-1))
+    return drawn.reshape(*numbers.shape, samples)
 
 
 def source_channels(

@@ -13,7 +13,7 @@ from spark_jax.bicodec.ecapa import Ecapa
 from spark_jax.bicodec.fsq import ResidualFSQ
 from spark_jax.bicodec.perceiver import PerceiverResampler
 from spark_jax.config import SpeakerEncoderConfig
-from spark_jax.nn.linear import Linear
+from spark_jax.nn.linear import Linear, no_single_row
 
 
 @flax.struct.dataclass
@@ -52,8 +52,9 @@ class SpeakerEncoder(nn.Module):
 
     def detokenize(self, ids: Int[Array, "batch global"]) -> Float[Array, "batch out"]:
         """Returns the d-vector of global tokens."""
-        ids = ids.reshape(ids.shape[0], self.config.fsq_num_quantizers, self.config.token_num)
-        return self._d_vector(self.quantizer.decode(ids))
+        padded = no_single_row(ids)
+        padded = padded.reshape(padded.shape[0], self.config.fsq_num_quantizers, self.config.token_num)
+        return self._d_vector(self.quantizer.decode(padded))[: ids.shape[0]]
 
     def _d_vector(self, codes: Float[Array, "batch tokens latent"]) -> Float[Array, "batch out"]:
         # Flattened channel-major, as the reference flattens [batch, latent, tokens].

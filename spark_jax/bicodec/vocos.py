@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from spark_jax.nn.convolution import Conv, DepthwiseConv
 from spark_jax.nn.gelu import gelu
-from spark_jax.nn.linear import Linear
+from spark_jax.nn.linear import Linear, no_single_row
 from spark_jax.nn.mask import Mask, zero_padding
 from spark_jax.nn.norm import LayerNorm, standardize
 
@@ -30,10 +30,11 @@ class AdaLayerNorm(nn.Module):
     def __call__(
         self, inputs: Float[Array, "batch time channels"], condition: Float[Array, "batch condition"]
     ) -> Float[Array, "batch time channels"]:
-        axes = ("mlp", "embed")
+        axes, rows = ("mlp", "embed"), condition.shape[0]
         ones = nn.initializers.ones
-        scale = Linear(self.features, axes, kernel_init=BACKBONE_INIT, bias_init=ones, name="scale")(condition)
-        shift = Linear(self.features, axes, kernel_init=BACKBONE_INIT, name="shift")(condition)
+        condition = no_single_row(condition)
+        scale = Linear(self.features, axes, kernel_init=BACKBONE_INIT, bias_init=ones, name="scale")(condition)[:rows]
+        shift = Linear(self.features, axes, kernel_init=BACKBONE_INIT, name="shift")(condition)[:rows]
         return (standardize(inputs, EPS) * scale[:, None] + shift[:, None]).astype(self.dtype)
 
 

@@ -2,8 +2,9 @@
 
 import sys
 import time
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,10 @@ from spark_jax.cli.options import (
 from spark_jax.errors import SparkError
 from spark_jax.shared.files import decode_text, read_text
 from spark_jax.text.clean import has_speech
+
+if TYPE_CHECKING:
+    from spark_jax.inference.long_text import Span
+    from spark_jax.inference.stream import SpeechStream
 
 MODELS_OWN = "Default: the model's own, the release's"
 LEVELS = "very_low, low, moderate, high or very_high"
@@ -75,6 +80,31 @@ def synthesize(
             "was trained: on for the embedded voice, off for converted weights.",
         ),
     ] = "auto",
+    retries: Annotated[
+        int,
+        typer.Option(
+            help="How often a piece of the text whose speech fails a check is spoken again; the best try is kept."
+        ),
+    ] = 2,
+    subtitles: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="When each piece of the text is heard: .srt, .vtt or .json."),
+    ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Write while it is spoken: a .wav that grows, or 16-bit samples without a header to .pcm or to "
+            "standard output. Needs no more memory for long texts.",
+        ),
+    ] = False,
+    latency: Annotated[
+        str,
+        typer.Option(
+            metavar="exact|low",
+            help="Of --stream. exact: the speech is the same as without; low: it begins earlier, and is nearly so.",
+        ),
+    ] = "exact",
     format: AudioFormat = None,
 ) -> None:
     """Speak TEXT, or a text file.
@@ -85,6 +115,7 @@ def synthesize(
     model's default voice.
     """
     from spark_jax.inference.request import Request
+    from spark_jax.inference.subtitles import check_subtitles, write_subtitles
 
     request = Request(
         text=_text(text, text_file),
@@ -103,15 +134,23 @@ def synthesize(
         greedy=greedy,
         max_seconds=max_seconds,
         normalize=normalize,
+        retries=retries,
     )
-    output = check_output_audio(output, format)
+    output = check_output_audio(output, format) if not stream else _check_stream(output, format, latency)
+    if subtitles is not None:
+        check_subtitles(check_output_file(subtitles))
     check_input_files(voice, reference)
     _check_length(reference, transcript)
-    tts = _load(model, "bicodec", "wav2vec2", "llm")
+    tts = _load(model, "bicodec", "wav2vec2", "llm", slots=1 if stream else None)
     start = time.perf_counter()
-    audio = tts.speak(request)
-    audio.save(output, format)
-    seconds = len(audio.samples) / audio.sample_rate
+    if stream:
+        seconds, spans = _stream(tts.stream(request, latency), output)
+    else:
+        audio = tts.speak(request)
+        audio.save(output, format)
+        seconds, spans = len(audio.samples) / audio.sample_rate, audio.spans
+    if subtitles is not None:
+        write_subtitles(subtitles, spans, tts.config.sample_rate)
     say(f"{output}: {seconds:.2f} s of speech in {time.perf_counter() - start:.2f} s", output)
 
 
@@ -172,6 +211,36 @@ def decode(
     say(f"{output}: {len(samples) / tts.config.sample_rate:.2f} s", output)
 
 
+def _check_stream(output: Path, format: str | None, latency: str) -> Path:
+    """Checks where a stream goes, before the model is loaded."""
+    from spark_jax.audio.growing import check_growing
+    from spark_jax.inference.parts import check_latency
+
+    if format is not None:
+        raise SparkError("--format does not go with --stream: that writes .wav, .pcm, or samples to standard output")
+    check_latency(latency)
+    output = check_output_file(output)
+    check_growing(output)
+    return output
+
+
+def _stream(stream: "SpeechStream", output: Path) -> "tuple[float, tuple[Span, ...]]":
+    """Writes speech while it is made; returns its seconds, and where each piece is heard."""
+    from spark_jax.audio.growing import GrowingAudio
+
+    samples = 0
+    with stream:
+        chunk = next(stream, None)  # before a file is opened: the request may be wrong
+        with GrowingAudio(output, stream.sample_rate) as file:
+            while chunk is not None:
+                file.write(chunk.samples)
+                samples += len(chunk.samples)
+                chunk = next(stream, None)
+    for finding in stream.checks:
+        warnings.warn(finding.message, stacklevel=3)
+    return samples / stream.sample_rate, stream.spans
+
+
 def _check_length(reference: Path | None, transcript: str | None) -> None:
     if reference is not None and transcript is not None:
         from spark_jax.audio.reference import check_length
@@ -193,7 +262,8 @@ def _text(text: str | None, file: Path | None) -> str:
     return decode_text(sys.stdin.buffer.read(), "standard input")
 
 
-def _load(directory: Path | None, *parts: str):
+def _load(directory: Path | None, *parts: str, slots: int | None = None):
+    from spark_jax.inference.engine import EngineSettings
     from spark_jax.inference.synthesize import SparkTTS
 
-    return SparkTTS.load(directory, parts)
+    return SparkTTS.load(directory, parts, engine=EngineSettings() if slots is None else EngineSettings(slots=slots))

@@ -215,6 +215,11 @@ class Codec:
             mask[row, : len(said)] = True
         return self._detokenize(self.variables["bicodec"], semantic_ids, global_ids, mask)
 
+    def vocode_part(self, **arrays: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Starts to compute parts of speech and their next phases; see `speech_tokens.detokenize_part`."""
+        names = ("semantic_ids", "global_ids", "mask", "phase", "place", "advance")
+        return self._detokenize_part(self.variables["bicodec"], *(arrays[name] for name in names))
+
     def _start_encoding(self, batch: PaddedSpeech) -> tuple[jax.Array, jax.Array]:
         arrays = (batch[name] for name in ("samples", "lengths", "clips"))
         return self._tokenize(self.variables["wav2vec2"], self.variables["bicodec"], *arrays)
@@ -241,6 +246,10 @@ class Codec:
     @functools.cached_property
     def _detokenize(self) -> Callable[..., Any]:
         return self._compile(partial(speech_tokens.detokenize, dtype=self._dtype), ("bicodec",), 3)
+
+    @functools.cached_property
+    def _detokenize_part(self) -> Callable[..., Any]:
+        return self._compile(partial(speech_tokens.detokenize_part, dtype=self._dtype), ("bicodec",), 6)
 
     def _compile(self, function: Callable[..., Any], parts: tuple[str, ...], arrays: int) -> Callable[..., Any]:
         """Returns a compiled function of parts of the model and of arrays, whose rows, as its results', are divided."""

@@ -21,6 +21,7 @@ PAUSES: dict[Boundary, float] = {"paragraph": 0.5, "sentence": 0.2, "clause": 0.
 CHARACTERS_PER_SECOND = 10.0  # of slow speech: so much text fits into the longest answer with certainty
 _SEEDS = 2**32
 _SEED_STEP = 0x9E3779B1  # odd, so that no two pieces of a text have the same seed
+_TRY_STEP = 0x85EBCA6B
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +57,13 @@ class Span:
     Attributes:
       text: of the piece, as it was spoken.
       start, end: its samples are `samples[start:end]`; the pause after it is not among them.
+      tries: how often it was spoken until nothing was wrong with it, or no try was left.
     """
 
     text: str
     start: int
     end: int
+    tries: int = 1
 
 
 def max_length(config: SparkConfig) -> int:
@@ -91,6 +94,11 @@ def plan_pieces(reading: Reading, config: SparkConfig) -> Plan:
 def piece_seed(seed: int, number: int) -> int:
     """Returns the seed of a piece, counted from 0: the first has the request's, each another one of its own."""
     return (seed + number * _SEED_STEP) % _SEEDS
+
+
+def try_seed(seed: int, number: int) -> int:
+    """Returns the seed of a piece that is spoken again, of its own one: try 0 has that."""
+    return (seed + number * _TRY_STEP) % _SEEDS
 
 
 def join_pieces(

@@ -13,6 +13,7 @@ from spark_jax.text.clean import has_speech
 from spark_jax.text.reading import NORMALIZE, shown
 
 MAX_PITCH_HZ = 1000.0  # 1000 mel, the highest of the pitch tokens
+MAX_RETRIES = 100
 _LEVELS = f"one of {', '.join(LEVELS)}"
 
 
@@ -39,6 +40,8 @@ class Request(PlainNumbers):
         model allows (60 in the release), or its context holds.
       normalize: "on": numbers, abbreviations and the like are written in words before they are spoken; "off": the text
         stays as it is; "auto": as the model's configuration says (`TextConfig.normalize`).
+      retries: how often a piece of the text whose speech fails a check is spoken again, with another seed; the best try
+        is kept. 0: never.
 
     Numbers of numpy are taken as Python's.
 
@@ -62,6 +65,7 @@ class Request(PlainNumbers):
     greedy: bool = False
     max_seconds: float | None = None
     normalize: str = "auto"
+    retries: int = 2
 
     def __post_init__(self):
         if not isinstance(self.text, str):
@@ -72,6 +76,7 @@ class Request(PlainNumbers):
         self._check_voice()
         self._check_style()
         _check_whole("seed", self.seed, 0, 2**32 - 1)
+        _check_whole("retries", self.retries, 0, MAX_RETRIES)
         if self.top_k is not None:
             _check_whole("top_k", self.top_k, 1, None)
         if self.temperature is not None:

@@ -112,6 +112,14 @@ class SpeechEngine:
         """Returns the most semantic tokens that an answer can hold; below 1: the prompt is too long."""
         return self._engine.room(prompt)
 
+    def warmup(self) -> None:
+        """Compiles every program of the engine; before the first job.
+
+        Raises:
+          SparkError: jobs are at work.
+        """
+        self._engine.warmup()
+
     def speak(self, jobs: Sequence[SpeechJob]) -> list[Speech]:
         """Returns the speech of jobs, in their order; one that is interrupted drops them.
 

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
+from spark_jax.bicodec.receptive_field import Context, generator_context, prenet_context
 from spark_jax.config import SparkConfig
 from spark_jax.wav2vec2.model import Length, Wav2Vec2, normalize_input, num_frames, num_samples
 
@@ -110,3 +111,30 @@ def detokenize(
     with jax.default_matmul_precision(precision):
         codec = BiCodec(config.bicodec, jnp.dtype(dtype))
         return codec.apply(bicodec_variables, semantic_ids, global_ids, mask, method="detokenize")
+
+
+def detokenize_part(
+    bicodec_variables: Any,
+    semantic_ids: Int[Array, "batch window"],
+    global_ids: Int[Array, "batch global"],
+    mask: Bool[Array, "batch window"],
+    phase: UInt32[Array, " batch"],
+    place: Int[Array, " batch"],
+    advance: Int[Array, " batch"],
+    *,
+    config: SparkConfig,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Float[Array, "batch samples"], UInt32[Array, " batch"]]:
+    """Returns parts of waveforms, float32, and phases; see `BiCodec.detokenize_part` and `part_context`."""
+    precision = "highest" if jnp.dtype(dtype) == jnp.float32 else "default"
+    contexts = prenet_context(config.bicodec.prenet), generator_context(config.bicodec)
+    with jax.default_matmul_precision(precision):
+        codec = BiCodec(config.bicodec, jnp.dtype(dtype))
+        arrays = semantic_ids, global_ids, mask, phase, place, advance
+        return codec.apply(bicodec_variables, *arrays, *contexts, method="detokenize_part")
+
+
+def part_context(config: SparkConfig) -> Context:
+    """Returns the tokens around a part of speech that its samples depend on."""
+    prenet, generator = prenet_context(config.bicodec.prenet), generator_context(config.bicodec)
+    return Context(prenet.before + generator.before, prenet.after + generator.after)

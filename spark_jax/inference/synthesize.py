@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
-import math
 import os
 import warnings
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,23 +16,21 @@ from jaxtyping import Float, Int
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 from spark_jax.inference import batch, placement
-from spark_jax.inference.audio import Audio, Speech
-from spark_jax.inference.batch import Pieces
-from spark_jax.inference.checks import Finding, check_speech
+from spark_jax.inference.audio import Audio
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
-from spark_jax.inference.controls import ignored_options
-from spark_jax.inference.engine import MAX_PROMPT_TOKENS, PROMPT_ROOM, Engine, EngineSettings, Job, capacity_of
-from spark_jax.inference.long_text import Plan, join_pieces, piece_seed, plan_pieces
+from spark_jax.inference.engine import MAX_PROMPT_TOKENS, PROMPT_ROOM, Engine, EngineSettings, capacity_of
+from spark_jax.inference.long_text import Plan
+from spark_jax.inference.parts import StreamSettings, check_latency
+from spark_jax.inference.prompts import Prompter
 from spark_jax.inference.request import Request
-from spark_jax.inference.speech_engine import VOCODED_TOGETHER, SpeechEngine, SpeechJob
+from spark_jax.inference.speech_engine import VOCODED_TOGETHER, SpeechEngine
+from spark_jax.inference.spoken_text import SpokenText, plan_request
+from spark_jax.inference.stream import AsyncSpeechStream, Speaking, SpeechStream
+from spark_jax.inference.stream_vocoder import StreamVocoder
 from spark_jax.model_directory import directory as model_directory
-from spark_jax.model_directory.voice import Voice, check_ids
+from spark_jax.model_directory.voice import Voice
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.shared import compilation_cache
-from spark_jax.text import attributes
-from spark_jax.text.language import language_of
-from spark_jax.text.prompt import Prompt, cloning_prompt, creation_prompt
-from spark_jax.text.reading import read_text, read_transcript
 from spark_jax.text.tokenizer import SparkTokenizer
 
 
@@ -53,19 +50,20 @@ class SparkTTS:
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
         engine: EngineSettings = EngineSettings(),  # noqa: B008 (frozen)
+        stream: StreamSettings = StreamSettings(),  # noqa: B008 (frozen)
     ):
         """See `load`."""
         self.config: SparkConfig = model.config
         self._variables = model.variables
-        self._default_voice = model.default_voice
         self.codec = Codec(model.config, model.variables, dtype=dtype, mesh=mesh)
         if "llm" in model.variables:
             self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
             llm = placement.place({"llm": model.variables["llm"]}, self.config, self.codec.mesh)["llm"]
             self._llm = Qwen2(self.config.llm, jnp.dtype(dtype))
             self._llm_params = llm["params"]
-            self._engine_settings = engine
+            self._engine_settings, self._stream_settings = engine, stream
             self._of_one: dict[int, SpeechEngine] = {}  # by their largest top-k
+            self._prompter = Prompter(self.codec, self.tokenizer, model.default_voice)
 
     @classmethod
     def load(
@@ -77,6 +75,7 @@ class SparkTTS:
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
         engine: EngineSettings = EngineSettings(),  # noqa: B008 (frozen)
+        stream: StreamSettings = StreamSettings(),  # noqa: B008 (frozen)
     ) -> "SparkTTS":
         """Loads a model; None: the embedded voice. Turns the persistent compilation cache on.
 
@@ -89,8 +88,9 @@ class SparkTTS:
             are in float32 always.
           mesh: devices of this process, which divide batches and parameters by the table of `spark_jax.sharding`; None:
             the default device.
-          engine: sizes of what `synthesize_batch` runs on; memory for its slots is taken when it is first used. `speak`
-            has one slot.
+          engine: sizes of what `synthesize_batch` and `stream` run on; memory for its slots is taken when it is first
+            used. `speak` has one slot.
+          stream: sizes of the parts of a stream.
 
         Raises:
           SparkError: something is wrong with the directory, or the mesh does not divide the model; see
@@ -100,7 +100,7 @@ class SparkTTS:
         mesh = placement.mesh_or_device(mesh)
         directory = EMBEDDED_VOICE if directory is None else directory
         model = model_directory.load(directory, parts=parts, base=base, llm_dtype=dtype, mesh=mesh)
-        return cls(model, dtype=dtype, mesh=mesh, engine=engine)
+        return cls(model, dtype=dtype, mesh=mesh, engine=engine, stream=stream)
 
     def synthesize(self, text: str, voice: Voice | str | os.PathLike[str] | None = None, **options: Any) -> Audio:
         """Speaks a text.
@@ -109,12 +109,13 @@ class SparkTTS:
           text: what is said.
           voice: a voice, or the path of a voice file.
           **options: further fields of `Request`: reference, transcript, gender, pitch, speed, pitch_hz,
-            syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds, normalize.
+            syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds, normalize, retries.
 
         Warns:
-          UserWarning: something is wrong with the speech: it was cut off, as `Audio.reached_limit` says, too, or one of
-            `Audio.checks`; the model cannot do what is asked for (characters that it does not know, a control that
-            changes nothing); or the reference holds no voice, or not in its first channel.
+          UserWarning: something is wrong with the speech, in the best of all tries: it was cut off, as
+            `Audio.reached_limit` says, too, or one of `Audio.checks`; the model cannot do what is asked for (characters
+            that it does not know, a control that changes nothing); or the reference holds no voice, or not in its first
+            channel.
 
         Raises:
           SparkError: bad options, or a voice, reference or text that cannot be used.
@@ -125,18 +126,15 @@ class SparkTTS:
         """Answers one request; as `synthesize`."""
         placement.require(self._variables, "llm", "bicodec")
         engine = self._engine_of_one(request)
-        pieces = self._pieces(request, engine)
-        speech: list[Speech] | None = None
-        while True:
-            try:
-                wanted = pieces.send(speech)
-            except StopIteration as end:
-                audio = end.value
-                break
-            speech = engine.speak(wanted)
+        text, spoken = SpokenText(request, self._prompter, engine), []
+        while (found := text.next_job()) is not None:
+            [speech] = engine.speak([found[1]])
+            if (piece := text.take(found[0], speech)) is not None:
+                spoken.append(piece)
+        audio = text.audio(spoken)
         if audio.reached_limit:
-            count = len(self.plan(request)[0].pieces)
-            warnings.warn(self._cut_off(request, count, len(audio.semantic_ids)), stacklevel=3)
+            message = self._cut_off(request, len(text.plan.pieces), len(audio.semantic_ids))
+            warnings.warn(message, stacklevel=3)
         for finding in audio.checks:
             if finding.name != "no_end":  # it was cut off: told already
                 wrong = request.transcript is not None and finding.name in ("silent", "too_short")
@@ -163,7 +161,7 @@ class SparkTTS:
         Raises:
           SparkError: a part of the model is not loaded.
         """
-        return batch.speak_all(self._speech_engine, self._batch_pieces, requests, progress)
+        return batch.speak_all(self._speech_engine, self._text, requests, progress)
 
     def synthesize_batch_async(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Audio | SparkError]]:
         """Yields what `synthesize_batch` does while the event loop goes on: `async for number, audio in …`.
@@ -173,7 +171,40 @@ class SparkTTS:
         Raises:
           SparkError: as `synthesize_batch`.
         """
-        return batch.speak_all_async(self._speech_engine, self._batch_pieces, requests)
+        return batch.speak_all_async(self._speech_engine, self._text, requests)
+
+    def stream(self, request: Request, latency: str = "exact") -> SpeechStream:
+        """Returns an iterator over the speech of a request, which is given out while it is made.
+
+        Nothing begins before the first chunk is asked for. Any number of streams, in one thread or in many, and batches
+        share the engine. Leaving it (`with`, `close`) frees its slot.
+
+        Args:
+          request: what is said.
+          latency: "exact": the chunks joined are the speech that `synthesize_batch` gives, within 1e-5; "low": the
+            first comes earlier, and they are nearly so: see `StreamSettings.look_ahead`.
+
+        Warns:
+          UserWarning: the model cannot do what the request asks for; see `synthesize`.
+
+        Raises:
+          SparkError: the latency is unknown or a part of the model is not loaded; from the iterator, the request cannot
+            be spoken.
+        """
+        return SpeechStream(self._speaking(request, latency))
+
+    def stream_async(self, request: Request, latency: str = "exact") -> AsyncSpeechStream:
+        """Returns what `stream` does for `async for`; leave it by `async with` or `aclose`.
+
+        Raises:
+          SparkError: as `stream`.
+        """
+        return AsyncSpeechStream(lambda wake: self._speaking(request, latency, wake))
+
+    def warmup(self) -> None:
+        """Compiles what `synthesize_batch` and `stream` run, but the batches of the former's vocoder."""
+        self._speech_engine.warmup()
+        self._stream_vocoder.warmup()
 
     def plan(self, request: Request) -> tuple[Plan, list[str]]:
         """Returns the pieces in which a request's text is spoken, and what the model cannot do of what it asks for.
@@ -181,8 +212,7 @@ class SparkTTS:
         Raises:
           SparkError: there is nothing to say.
         """
-        reading = read_text(request.text, self.config.text, request.normalize)
-        return plan_pieces(reading, self.config), [*ignored_options(request, self.config.text), *reading.warnings]
+        return plan_request(request, self.config)
 
     def voice(self, reference: str | os.PathLike[str], transcript: str | None = None) -> Voice:
         """Returns the voice of a recording; see `Codec.voice`."""
@@ -198,13 +228,14 @@ class SparkTTS:
 
     @functools.cached_property
     def _speech_engine(self) -> SpeechEngine:
-        """Returns what speaks batches; the model's own top-k is always possible."""
+        """Returns what speaks batches and streams; the model's own top-k is always possible."""
+        placement.require(self._variables, "llm", "bicodec")
         most = max(self._engine_settings.max_top_k, min(self.config.sampling.top_k, self.config.llm.vocab_size))
         return self._make_engine(dataclasses.replace(self._engine_settings, max_top_k=most), VOCODED_TOGETHER)
 
     def _engine_of_one(self, request: Request) -> SpeechEngine:
         """Returns what speaks one request with the least delay: with one slot on each device, and any top-k."""
-        most = max(self._engine_settings.max_top_k, self._sampling(request)["top_k"])
+        most = max(self._engine_settings.max_top_k, self._prompter.sampling(request)["top_k"])
         most = 1 << (most - 1).bit_length()  # few programs
         if most not in self._of_one:
             own, context = self._engine_settings, self.config.llm.max_position_embeddings
@@ -219,7 +250,6 @@ class SparkTTS:
         return self._of_one[most]
 
     def _make_engine(self, settings: EngineSettings, vocoded_together: int) -> SpeechEngine:
-        placement.require(self._variables, "llm", "bicodec")
         engine = Engine(
             self._llm,
             self._llm_params,
@@ -231,139 +261,22 @@ class SparkTTS:
         )
         return SpeechEngine(engine, self.codec, vocoded_together)
 
-    def _batch_pieces(self, request: Request) -> Pieces:
-        return self._pieces(request, self._speech_engine)
+    @functools.cached_property
+    def _stream_vocoder(self) -> StreamVocoder:
+        return StreamVocoder(self.codec, self._stream_settings)
 
-    def _sampling(self, request: Request) -> dict[str, Any]:
-        """Returns the sampling values of a request: its own, or the model's."""
-        model = self.config.sampling
-        names = ("temperature", "top_k", "top_p")
-        values = {
-            name: getattr(model, name) if getattr(request, name) is None else getattr(request, name) for name in names
-        }
-        return values | {"top_k": min(values["top_k"], self.config.llm.vocab_size)}
+    def _speaking(self, request: Request, latency: str, wake: Callable[[], Any] | None = None) -> Speaking:
+        check_latency(latency)
+        text, vocoder = self._text(request), self._stream_vocoder
+        return Speaking(text, self._speech_engine, vocoder, self.config.sample_rate, latency, wake)
 
-    def _pieces(self, request: Request, engine: SpeechEngine) -> Pieces:
-        """Yields jobs of the pieces of a request's text, takes their speech, and returns the whole.
-
-        All pieces come at once, but where one needs what is spoken before it: the voice that was made up, or how much
-        is left of `max_seconds`.
-        """
-        plan, messages = self.plan(request)
-        for message in messages:
-            warnings.warn(message, stacklevel=4)
-        voice = None if request.gender is not None else self._voice(request)
-        sampling = self._sampling(request)
-        spoken: list[Speech] = []
-        while len(spoken) < len(plan.pieces):
-            jobs, said = [], sum(len(speech.semantic_ids) for speech in spoken)
-            one = voice is None or request.max_seconds is not None
-            for number in range(len(spoken), len(spoken) + 1 if one else len(plan.pieces)):
-                prompt = self._prompt(request, plan.pieces[number].text, voice)
-                count = self._semantic_count(request, prompt, engine.room(prompt), len(plan.pieces), said)
-                limit, seed = engine.new_tokens(prompt, count), piece_seed(request.seed, number)
-                jobs.append(SpeechJob(Job(prompt, limit, seed, greedy=request.greedy, **sampling), count))
-            if jobs[0].most < 1:  # nothing is left of `max_seconds`
-                break
-            spoken += yield jobs
-            if voice is None:  # made up for the first piece, it speaks the others
-                voice = Voice(spoken[0].global_ids, np.zeros(0, np.int32))
-        whole, spans = join_pieces(plan, [speech.samples for speech in spoken], self.config.sample_rate)
-        semantic_ids = np.concatenate([speech.semantic_ids for speech in spoken])
-        cut_off = len(spoken) < len(plan.pieces) or any(speech.reached_limit for speech in spoken)
-        checks = tuple(
-            finding
-            for piece, speech in zip(plan.pieces, spoken, strict=False)
-            for finding in self._checks(request, piece.text, speech)
-        )
-        return Audio(whole, self.config.sample_rate, semantic_ids, voice.global_ids, cut_off, spans, checks)
-
-    def _checks(self, request: Request, text: str, speech: Speech) -> tuple[Finding, ...]:
-        return check_speech(
-            text,
-            speech.samples,
-            self.config.sample_rate,
-            speech.semantic_ids,
-            reached_limit=speech.reached_limit,
-            syllables_per_second=request.syllables_per_second,
-        )
-
-    def _prompt(self, request: Request, text: str, voice: Voice | None) -> Prompt:
-        """Returns the prompt of a piece; without a voice one is made up."""
-        values = {}
-        if request.pitch_hz is not None:
-            values["pitch_value"] = attributes.pitch_value(request.pitch_hz)
-            values["speed_value"] = attributes.speed_value(request.syllables_per_second)
-        if voice is None:
-            pitch_level, speed_level = _levels(request)
-            return creation_prompt(
-                self.tokenizer,
-                text,
-                attributes.gender_id(request.gender),
-                pitch_level,
-                speed_level,
-                **values,
-            )
-        if voice.transcript is None:
-            return cloning_prompt(self.tokenizer, text, voice.global_ids, **values)
-        transcript = read_transcript(voice.transcript, self.config.text, request.normalize)
-        return cloning_prompt(self.tokenizer, text, voice.global_ids, transcript, voice.semantic_ids, **values)
-
-    def _voice(self, request: Request) -> Voice:
-        if request.reference is not None:
-            return self.voice(request.reference, request.transcript)
-        voice = self._default_voice if request.voice is None else request.voice
-        if voice is None:
-            raise SparkError("the model has no default voice: give a voice, a reference or a gender")
-        if isinstance(voice, Voice):
-            speech = voice.transcript is not None
-            check_ids(voice.global_ids, voice.semantic_ids, self.config, "voice", speech)
-            return voice
-        return Voice.load(voice, self.config)
-
-    def _semantic_count(self, request: Request, prompt: Prompt, room: int, pieces: int, said: int) -> int:
-        """Returns the most semantic tokens that the request allows for a piece and that there is room for.
-
-        Args:
-          request: what was asked for.
-          prompt: of the piece.
-          room: see `Engine.room`.
-          pieces: of the whole text.
-          said: semantic tokens of the pieces before.
-        """
-        if room < 1:
-            raise SparkError(
-                f"the prompt has {len(prompt.ids)} tokens and leaves no room for speech: give less text, or "
-                "a shorter reference where it comes with a transcript"
-            )
-        if request.max_seconds is None:
-            return room
-        count = self._most_tokens(request.max_seconds) - said
-        if pieces > 1:
-            return min(count, room)
-        if count > room:
-            most = self._seconds(room)
-            raise SparkError(f"max_seconds is {request.max_seconds:g}, expected at most {most:g} here")
-        return count
+    def _text(self, request: Request) -> SpokenText:
+        return SpokenText(request, self._prompter, self._speech_engine)
 
     def _cut_off(self, request: Request, pieces: int, said: int) -> str:
         """Returns the warning of a speech that has no end, or of a text that has no room in the time allowed."""
-        if pieces > 1 and request.max_seconds is not None and said >= self._most_tokens(request.max_seconds):
-            return f"the text is longer than max_seconds: cut off after {self._seconds(said):g} s of speech"
+        if pieces > 1 and request.max_seconds is not None and said >= self._prompter.most_tokens(request.max_seconds):
+            return f"the text is longer than max_seconds: cut off after {self._prompter.seconds(said):g} s of speech"
         if pieces > 1:
             return "the speech of a piece of the text has no end: cut off at the longest that the model allows"
-        return f"the speech has no end: cut off after {self._seconds(said):g} s"
-
-    def _most_tokens(self, seconds: float) -> int:
-        return math.ceil(seconds * self.config.sample_rate / self.config.latent_hop_length)
-
-    def _seconds(self, tokens: int) -> float:
-        return tokens * self.config.latent_hop_length / self.config.sample_rate
-
-
-def _levels(request: Request) -> tuple[int, int]:
-    """Returns pitch and speed level of a made-up voice: as asked, of the values asked for, or moderate."""
-    if request.pitch_hz is not None:
-        pitch_level = attributes.pitch_level(request.pitch_hz, request.gender)
-        return pitch_level, attributes.speed_level(request.syllables_per_second, language_of(request.text))
-    return attributes.level_id(request.pitch or "moderate"), attributes.level_id(request.speed or "moderate")
+        return f"the speech has no end: cut off after {self._prompter.seconds(said):g} s"

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from spark_jax.nn.convolution import Initializer, torch_uniform
 
@@ -47,6 +47,15 @@ def flat_matmul(x: Float[Array, "... in"], kernel: Float[Array, "in out"]) -> Fl
     over a single one: a step of an MLP takes half the time. For other backends the product is the same.
     """
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+def no_single_row(x: Shaped[Array, "rows in"]) -> Shaped[Array, "_ in"]:
+    """Returns a single row with another of zeros, and several rows as they are.
+
+    A product of one row is rounded in another way than that of many. Where its error would add up over time, as that of
+    a harmonic source's frequency does, an item alone must give the same bits as in a batch.
+    """
+    return x if x.shape[0] > 1 else jnp.pad(x, ((0, 1), (0, 0)))
 
 
 def flat_dot_general(

@@ -112,7 +112,7 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     if is_device(path):
         try:
-            with _open_device(path) as file:
+            with open_device(path) as file:
                 yield file
         except OSError as error:
             raise cannot_write(path, error) from error
@@ -207,7 +207,8 @@ def _descriptor(path: str | os.PathLike[str]) -> int | None:
     return 1 if found[2] else 2 if found[3] else int(found[1] or found[4])
 
 
-def _open_device(path: str | os.PathLike[str]) -> BinaryIO:
+def open_device(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens what `is_device` names for writing; a descriptor of this process stays open when the file is closed."""
     number = _descriptor(path)
     return Path(path).open("wb") if number is None else os.fdopen(os.dup(number), "wb")
 

@@ -65,13 +65,13 @@ def test_padding_and_unvoiced_utterances_count_in_no_loss():
 def test_decisions_and_their_errors():
     prediction = exact(TARGET)
     decided = prediction.decide()
-    np.testing.assert_allclose(decided.f0[0], TARGET.filled[0], rtol=1e-4)
+    np.testing.assert_allclose(decided.f0[0], TARGET.filled[0], rtol=5e-4)  # half a step of the table
     np.testing.assert_array_equal(decided.voicing, TARGET.f0 > 0)
     errors = pitch_errors(prediction, TARGET)
-    assert float(errors["voicing_accuracy"]) == 1 and float(errors["f0_semitones"]) == pytest.approx(0, abs=1e-3)
+    assert float(errors["voicing_accuracy"]) == 1 and float(errors["f0_semitones"]) == pytest.approx(0, abs=0.009)
     semitone = np.log(2) / 12
     errors = pitch_errors(prediction.replace(speaker=prediction.speaker + semitone / 0.4), TARGET)
-    assert float(errors["f0_semitones"]) == pytest.approx(1, rel=1e-3)
+    assert float(errors["f0_semitones"]) == pytest.approx(1, abs=0.009)
     assert float(errors["mean_f0_semitones"]) == pytest.approx(1, rel=1e-3)
 
 

@@ -24,7 +24,7 @@ def load():
     """Loads each model once and whole for all tests; what a command compiled, the next one finds."""
     original = speech._load
     whole = functools.cache(lambda directory: original(directory, *PARTS))
-    return lambda directory, *parts: whole(directory)
+    return lambda directory, *parts, **_: whole(directory)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,21 @@ def test_a_made_up_voice_warns_at_its_limit(run, folder):
     assert soundfile.info(folder / "out.wav").frames == 640
 
 
+@pytest.mark.extended
+def test_a_stream_is_the_same_speech(run, folder):
+    options = (*SPEAK[:2], "--model", "MODEL", "--gender", "female", "--max-seconds", "0.5", "--retries", "0")
+    assert run(*options, "-o", "out.wav", "--subtitles", "out.srt")[0] == 0
+    code, out, _ = run(*options, "--stream", "-o", "grown.wav", "--subtitles", "grown.json", "--latency", "exact")
+    assert code == 0 and "grown.wav: " in out
+    whole, grown = (soundfile.read(folder / name, dtype="int16")[0] for name in ("out.wav", "grown.wav"))
+    assert len(whole) == len(grown) and np.max(np.abs(whole.astype(int) - grown)) <= 1
+    [cue] = json.loads((folder / "grown.json").read_text())
+    assert cue["text"] == "Hello." and cue["end"] == len(grown) / 16000
+    assert "Hello." in (folder / "out.srt").read_text()
+    assert run(*options, "--stream", "-o", "grown.pcm")[0] == 0
+    assert (folder / "grown.pcm").read_bytes() == grown.tobytes()
+
+
 def test_a_kept_voice_speaks(run, folder):
     arguments = ("voice", "ref.wav", "--transcript", "Good morning.", "--model", "MODEL")
     assert run(*arguments, "-o", "voice.json")[0] == 0
@@ -182,6 +197,11 @@ def test_info(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ((*SPEAK, "--stream", "--format", "wav"), "--format does not go with --stream"),
+        ((*SPEAK, "--stream", "--latency", "none"), "latency is 'none', expected exact or low"),
+        (("synthesize", "Hello.", "-o", "out.mp3", "--stream"), "out.mp3: a stream is written as .wav or .pcm"),
+        ((*SPEAK, "--subtitles", "out.txt"), "out.txt: expected the name of a file that ends with .srt, .vtt, .json"),
+        ((*SPEAK, "--retries", "-1"), "retries is -1, expected a whole number from 0 to 100"),
         (("synthesize", "", "-o", "out.wav"), "text is '', expected something to say"),
         (("synthesize", " \n", "-o", "out.wav"), "text is ' \\n'"),
         ((*SPEAK, "--voice", "v.json", "--reference", "ref.wav"), "voice and reference exclude each other"),

@@ -27,7 +27,7 @@ def tts(tiny_model_directory):
 def folder(tts, tmp_path, monkeypatch):
     """The current folder, with tokens and a recording."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(speech, "_load", lambda *_: tts)
+    monkeypatch.setattr(speech, "_load", lambda *_, **__: tts)
     ids = {"sample_rate": 16000, "global_ids": [0] * 32, "semantic_ids": list(range(50))}
     (tmp_path / "t.json").write_text(json.dumps(ids))
     soundfile.write(tmp_path / "ref.wav", tiny_model.speech(1.0), 16000)

@@ -29,7 +29,7 @@ def tts(tiny_model_directory):
 def run(tts, tmp_path, monkeypatch, capfd):
     """Runs a command in an empty folder; gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(speech, "_load", lambda *_: tts)
+    monkeypatch.setattr(speech, "_load", lambda *_, **__: tts)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as stop:

@@ -15,7 +15,7 @@ from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SamplingConfig
 from spark_jax.errors import SparkError
-from spark_jax.inference import long_text, synthesize
+from spark_jax.inference import long_text, spoken_text
 from spark_jax.inference.checks import Finding
 from spark_jax.inference.request import Request
 from spark_jax.inference.synthesize import SparkTTS
@@ -43,7 +43,8 @@ def reference(tmp_path_factory):
 
 
 def quiet(tts, *arguments, **options):
-    """Speaks without the warning that a random model, which seldom ends, gives."""
+    """Speaks without the warning that a random model, which seldom ends, gives; and once."""
+    options.setdefault("retries", 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return tts.synthesize(*arguments, **options)
@@ -53,7 +54,7 @@ def prompt_of(tts, text="Hello.", **options):
     """The prompt of a text of one piece."""
     request = Request(text=text, **options)
     plan, _ = tts.plan(request)
-    return tts._prompt(request, plan.pieces[0].text, None if request.gender else tts._voice(request))
+    return tts._prompter.prompt(request, plan.pieces[0].text, tts._prompter.voice(request))
 
 
 @pytest.mark.extended
@@ -127,7 +128,7 @@ def test_the_seed_decides(tts):
     assert speak(seed=1, greedy=True) == speak(seed=2, greedy=True)
     # Where a request does not say, the model's own sampling holds: with one candidate it is greedy.
     own = dataclasses.replace(tts.config, sampling=SamplingConfig(top_k=1))
-    with mock.patch.object(tts, "config", own):
+    with mock.patch.object(tts._prompter, "config", own):
         assert speak(seed=1) == speak(seed=3) == speak(seed=1, greedy=True) != speak(seed=1, top_k=50)
 
 
@@ -149,20 +150,20 @@ def test_an_end_is_no_limit(tts):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it speaks for long, being random
         warnings.filterwarnings("error", "the speech has no end")
-        audio = tts.synthesize("Hello.", gender="male", seed=0)
+        audio = tts.synthesize("Hello.", gender="male", seed=0, retries=0)
     assert not audio.reached_limit and 0 < len(audio.semantic_ids) < 3000
 
 
 def test_what_is_wrong_is_told_and_kept(tts, reference, tmp_path, monkeypatch):
     findings = (Finding("silent", -60.0, -45.0, "it is silent"), Finding("loop", 2.0, 1.0, "it goes in circles"))
-    monkeypatch.setattr(synthesize, "check_speech", lambda *_, **__: findings)
+    monkeypatch.setattr(spoken_text, "check_speech", lambda *_, **__: findings)
     for options, hint in (
         ({"gender": "male"}, ""),
         ({"reference": reference, "transcript": "It."}, "; does the reference say what its transcript says?"),
     ):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            audio = tts.synthesize("Hello.", max_seconds=0.1, **options)
+            audio = tts.synthesize("Hello.", max_seconds=0.1, retries=0, **options)
         assert audio.checks == findings
         cut_off = "the speech has no end: cut off after 0.1 s"
         assert [str(warning.message) for warning in told] == [cut_off, "it is silent" + hint, "it goes in circles"]
@@ -301,13 +302,13 @@ def test_a_long_text_is_spoken_in_pieces(tts, tiny_model_directory):
     assert len(audio.samples) == position and len(audio.semantic_ids) == tokens
     assert len({tuple(audio.samples[span.start : span.end]) for span in audio.spans}) == 3
     with pytest.warns(UserWarning, match=r"longer than max_seconds: cut off after 0\.2[0-9]* s of speech"):
-        cut = short.synthesize(text, gender="male", seed=3, max_seconds=0.2)
+        cut = short.synthesize(text, gender="male", seed=3, max_seconds=0.2, retries=0)
     assert cut.reached_limit and len(cut.semantic_ids) == 10 and len(cut.spans) < 3
 
 
 def test_options_that_do_nothing_are_told(tts, tokens):
     own = dataclasses.replace(tts.config, text=TextConfig(controls=(), characters="Helo."))
-    with mock.patch.object(tts, "config", own), warnings.catch_warnings(record=True) as warned:
+    with mock.patch.object(tts._prompter, "config", own), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)
         tts.synthesize("Hello→.", gender="male", pitch="low", max_seconds=0.04)
     messages = [str(warning.message) for warning in warned]
