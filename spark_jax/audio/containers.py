@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -26,12 +26,17 @@ from spark_jax.shared.files import cannot_read
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz: half of a telephone's, and what no converter goes beyond
 READABLE = "WAV, FLAC, OGG, MP3"
 _BLOCK_VALUES = 2**18  # samples of all channels in a block: 2 MB
+_KNOWN_FRAMES = 2**40  # a header that says more does not know how long its file is
 
 # Containers that libsndfile does not read, by their first bytes: FFmpeg's name, and what people call them. Only these
 # demuxers are ever asked: others follow references to further files.
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _MP3 = b"ID3"  # or a frame's first byte, 0xFF
 _ADTS = (b"\xff\xf1", b"\xff\xf9")
+
+
+class MissingDecoderError(SparkError):
+    """A sound file that an extra reads, which is not installed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,37 +47,44 @@ class Sound:
       rate: in Hz, between `MIN_RATE` and `MAX_RATE`.
       channels: how many.
       blocks: the samples, from the start; can be gone through once.
+      frames: how many samples of a channel there are, as the header says; None: it does not know.
     """
 
     rate: int
     channels: int
     blocks: Iterator[Float[np.ndarray, "frames channels"]]
+    frames: int | None = None
 
 
 @contextlib.contextmanager
-def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
+def open_sound(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Iterator[Sound]:
     """Opens a sound file to be read in blocks of float64.
 
+    Args:
+      source: the path of the file, or its content.
+      name: what errors call it; None: by its path.
+
     Raises:
-      SparkError: the file is missing or no audio, its sample rate is none of sound, or reading it needs an extra.
+      MissingDecoderError: reading it needs an extra.
+      SparkError: the file is missing or no audio, or its sample rate is none of sound.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise SparkError(f"{path}: no such audio file")
+    name = os.fspath(source) if name is None else name
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise SparkError(f"{name}: no such audio file")
     try:
-        with path.open("rb") as file:
+        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
             start = file.read(16)
             file.seek(0)
             container = _foreign_container(start)
-            opened = _open_by_av(path, file, *container) if container else _open_by_libsndfile(file, start)
+            opened = _open_by_av(name, file, *container) if container else _open_by_libsndfile(file, start)
             with opened as sound:
                 if not MIN_RATE <= sound.rate <= MAX_RATE:
-                    raise SparkError(f"{path}: sample rate is {sound.rate} Hz, expected {MIN_RATE} to {MAX_RATE}")
+                    raise SparkError(f"{name}: sample rate is {sound.rate} Hz, expected {MIN_RATE} to {MAX_RATE}")
                 yield sound
     except soundfile.SoundFileError as error:
-        raise SparkError(f"{path}: not readable as audio ({READABLE}): {_libsndfile_reason(error)}") from error
+        raise SparkError(f"{name}: not readable as audio ({READABLE}): {_libsndfile_reason(error)}") from error
     except OSError as error:
-        raise cannot_read(path, error) from error
+        raise cannot_read(name, error) from error
 
 
 def _foreign_container(start: bytes) -> tuple[str, str] | None:
@@ -96,12 +108,16 @@ class _Stream(soundfile.SoundFile):
 
 
 @contextlib.contextmanager
-def _open_by_libsndfile(file: BinaryIO, start: bytes) -> Iterator[Sound]:
+def _open_by_libsndfile(file: io.BufferedIOBase, start: bytes) -> Iterator[Sound]:
     with contextlib.ExitStack() as stack:
-        source: Any = file.fileno()  # a path need not be text, and callbacks of Python's cannot raise
+        in_memory = isinstance(file, io.BytesIO)
+        # Of a file the descriptor: a path need not be text, and callbacks of Python's cannot raise.
+        source: Any = file if in_memory else file.fileno()
         if start[:4] == b"RIFF" and start[8:12] == b"WAVE" and (closed := _closed_wave(file)) is not None:
             source = stack.enter_context(closed)
-        os.lseek(file.fileno(), 0, os.SEEK_SET)  # which reading ahead has moved
+        file.seek(0)
+        if not in_memory:
+            os.lseek(file.fileno(), 0, os.SEEK_SET)  # which reading ahead has moved
         quiet = silent_libraries if start.startswith(_MP3) or start[:1] == b"\xff" else contextlib.nullcontext
         with quiet():
             sound = stack.enter_context(_Stream(source, closefd=False))
@@ -117,14 +133,19 @@ def _open_by_libsndfile(file: BinaryIO, start: bytes) -> Iterator[Sound]:
                     return
                 yield block
 
-        yield Sound(sound.samplerate, sound.channels, blocks())
+        known = 0 < sound.frames < _KNOWN_FRAMES
+        yield Sound(sound.samplerate, sound.channels, blocks(), sound.frames if known else None)
 
 
 class _PatchedFile(io.RawIOBase):
     """A file some of whose bytes are others, in memory only."""
 
-    def __init__(self, file: BinaryIO):
-        self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    def __init__(self, file: io.BufferedIOBase):
+        if isinstance(file, io.BytesIO):
+            self.content = mmap.mmap(-1, len(file.getbuffer()))
+            self.content[:] = file.getvalue()
+        else:
+            self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         self._position = 0
 
     def close(self) -> None:
@@ -152,7 +173,7 @@ class _PatchedFile(io.RawIOBase):
         return len(found)
 
 
-def _closed_wave(file: BinaryIO) -> _PatchedFile | None:
+def _closed_wave(file: io.BufferedIOBase) -> _PatchedFile | None:
     """Returns a WAV file with its lengths set, where a writer that was never closed has left a data chunk empty."""
     size = file.seek(0, io.SEEK_END)
     data = _empty_data_chunk(file, size)
@@ -164,7 +185,7 @@ def _closed_wave(file: BinaryIO) -> _PatchedFile | None:
     return patched
 
 
-def _empty_data_chunk(file: BinaryIO, size: int) -> int | None:
+def _empty_data_chunk(file: io.BufferedIOBase, size: int) -> int | None:
     """Returns where a data chunk of length 0 begins that has no other chunk after it, though more bytes follow."""
     position = 12
     while position + 8 <= size:
@@ -190,18 +211,18 @@ def _libsndfile_reason(error: soundfile.SoundFileError) -> str:
 
 
 @contextlib.contextmanager
-def _open_by_av(path: Path, file: BinaryIO, demuxer: str, kind: str) -> Iterator[Sound]:
+def _open_by_av(name: str, file: io.BufferedIOBase, demuxer: str, kind: str) -> Iterator[Sound]:
     try:
         with needs_extra("av"):
             import av
     except SparkError as error:
-        raise SparkError(f"{path}: {kind} is not read without a decoder: {error}") from error
+        raise MissingDecoderError(f"{name}: {kind} is not read without a decoder: {error}") from error
     # FFmpeg's errors are of this class and of OSError or ValueError at once; ValueError alone comes of frames whose
     # form changes within the stream.
     faults = (av.error.FFmpegError, ValueError)
 
     def refuse(error: Exception) -> SparkError:
-        return SparkError(f"{path}: not readable as {kind}: {one_line(getattr(error, 'strerror', None) or error, 200)}")
+        return SparkError(f"{name}: not readable as {kind}: {one_line(getattr(error, 'strerror', None) or error, 200)}")
 
     try:
         container = av.open(file, format=demuxer)
@@ -209,7 +230,7 @@ def _open_by_av(path: Path, file: BinaryIO, demuxer: str, kind: str) -> Iterator
         raise refuse(error) from error
     with container:
         if not container.streams.audio:
-            raise SparkError(f"{path}: {kind} without an audio stream")
+            raise SparkError(f"{name}: {kind} without an audio stream")
         stream = container.streams.audio[0]
 
         def blocks() -> Iterator[np.ndarray]:

@@ -147,7 +147,7 @@ def check_reference(samples: np.ndarray, source: str | os.PathLike[str], sample_
     if seconds < MIN_SECONDS:
         raise SparkError(f"{source}: {seconds:.3f} s of audio, expected at least {MIN_SECONDS} s")
     check_finite(samples, source)
-    peak = np.abs(samples).max()
+    peak = max(samples.max(), -samples.min())
     if peak < SILENCE_PEAK:
         raise SparkError(f"{source}: the audio is silent (peak {peak:.1e}, audible from {SILENCE_PEAK:.0e})")
 

@@ -15,17 +15,21 @@ def volume_normalize(samples: Float[np.ndarray, " time"]) -> Float[np.ndarray, "
     had on the way in: a quiet signal's scaling up to a peak of 0.1 does not change them. That is a quirk of
     the reference (sparktts/utils/audio.py, `audio_volume_normalize`), and tokens depend on it.
     """
-    magnitudes = np.sort(np.abs(samples))
+    # In place: a long recording is some hundred megabytes.
+    magnitudes = np.abs(samples)
+    magnitudes.sort()
     peak = magnitudes[-1]
     if peak < 0.1:
         samples = samples / max(peak, 1e-3) * 0.1
-    magnitudes = magnitudes[magnitudes > 0.01]
+    magnitudes = magnitudes[np.searchsorted(magnitudes, 0.01, side="right") :]
     count = len(magnitudes)
     if count <= 10:
         return samples
     volume = np.mean(magnitudes[int(0.9 * count) : int(0.99 * count)])
+    del magnitudes
     samples = samples * np.clip(TARGET_VOLUME / volume, 0.1, 10)
-    return samples / max(np.max(np.abs(samples)), 1.0)
+    samples /= max(samples.max(), -samples.min(), 1.0)
+    return samples
 
 
 def reference_clip(samples: Float[np.ndarray, " time"], length: int) -> Float[np.ndarray, " length"]:

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from spark_jax.cli import experiments
 from spark_jax.cli.options import ModelOption, check_input_files, check_output_file, group
 from spark_jax.errors import SparkError
 
 app = group("Measure a voice.")
+for command in (experiments.codec, experiments.tts, experiments.control, experiments.clone, experiments.robustness):
+    app.command()(command)
 
 
 @app.command()
@@ -49,7 +52,7 @@ def words(
     names = measures.split(",")
     check_measures(names)
     from spark_jax.evaluation import protocols  # imports JAX
-    from spark_jax.evaluation.judges import WhisperRecognizer
+    from spark_jax.evaluation.judges.recognizer import WhisperRecognizer
     from spark_jax.shared import files
 
     text_file = protocols.HELD_OUT_SENTENCES if held_out else text_file

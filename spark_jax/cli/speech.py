@@ -21,7 +21,7 @@ from spark_jax.cli.options import (
 )
 from spark_jax.errors import SparkError
 from spark_jax.shared.files import decode_text, read_text
-from spark_jax.text.clean import has_speech
+from spark_jax.text.reading import check_text
 
 if TYPE_CHECKING:
     from spark_jax.inference.long_text import Span
@@ -167,8 +167,8 @@ def voice(
     With --transcript the recording's own speech becomes part of every prompt and is continued, which is often
     closer to the speaker; without it only the speaker's tokens are used.
     """
-    if transcript is not None and not has_speech(transcript):
-        raise SparkError(f"transcript is {transcript!r}, expected what the reference says")
+    if transcript is not None:
+        check_text("transcript", transcript, "what the reference says")
     output = check_output_file(output)
     check_input_files(reference)
     _check_length(reference, transcript)

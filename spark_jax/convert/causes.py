@@ -54,6 +54,16 @@ def refuse_file(path: Path) -> None:
     raise SparkError(f"{path}: no such directory, but a file; expected its folder, {path.parent}")
 
 
+def refuse_gguf(folder: Path) -> None:
+    """Refuses a folder whose weights, of which no others are found, are GGUF.
+
+    Raises:
+      SparkError: it holds such a file.
+    """
+    if found := sorted(folder.glob("*.gguf")):
+        raise SparkError(f"{found[0]}: {_SAFE}")
+
+
 def check_llm(folder: Path, weights: Iterable[str]) -> None:
     """Refuses a folder that is given as a language model and is something else.
 
@@ -73,8 +83,7 @@ def check_llm(folder: Path, weights: Iterable[str]) -> None:
     # Of a release on the Hub only its settings are fetched.
     if any((folder / name).exists() for name in ("LLM", "BiCodec", "config.yaml")):
         raise SparkError(f"{folder}: a whole release, no LLM; expected its folder LLM: --llm {folder / 'LLM'}")
-    if found := sorted(folder.glob("*.gguf")):
-        raise SparkError(f"{found[0]}: {_SAFE}")
+    refuse_gguf(folder)
 
 
 def check_release(folder: Path) -> None:
@@ -93,8 +102,7 @@ def check_release(folder: Path) -> None:
         raise SparkError(f"{folder}: a PEFT adapter; expected a release, and the adapter as --lora {folder}")
     if (folder / "config.json").is_file():
         raise SparkError(f"{folder}: a single model; expected a release, and a language model as --llm {folder}")
-    if found := sorted(folder.glob("*.gguf")):
-        raise SparkError(f"{found[0]}: {_SAFE}")
+    refuse_gguf(folder)
 
 
 def check_adapter(folder: Path) -> None:

@@ -31,6 +31,7 @@ from spark_jax.config import (
 from spark_jax.convert.causes import check_settings, refuse_pointer
 from spark_jax.errors import SparkError, one_line
 from spark_jax.shared.files import read_text, write_json, write_text
+from spark_jax.text_config import TextConfig
 
 T = TypeVar("T")
 
@@ -78,6 +79,7 @@ _LLM_REQUIRED = {
 }
 # In generation_config.json: its sampling is what the model was given here, not what a base model came with.
 _OUR_SAMPLING = "spark_jax_sampling"
+_OUR_TEXT = "spark_jax_text"  # there, too: what the model knows of text, where that is not what the release knows
 _SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingConfig))
 _QWEN3_HEAD_DIM = 128  # of Qwen3 where its config.json does not say
 
@@ -186,6 +188,21 @@ def read_sampling(folder: Path) -> SamplingConfig | None:
     return from_mapping(SamplingConfig, _section(content, _SAMPLING_FIELDS, str(path)), str(path))
 
 
+def read_text_config(folder: Path) -> TextConfig | None:
+    """Reads what `write_llm_config` wrote into an LLM's folder of the text that it knows; None: nothing.
+
+    Raises:
+      SparkError: the file cannot be read, or holds no such section.
+    """
+    path = folder / "generation_config.json"
+    content = _read(path, json.loads).get(_OUR_TEXT) if path.is_file() else None
+    if content is None:
+        return None
+    if not isinstance(content, Mapping):
+        raise SparkError(f"{path}: {_OUR_TEXT} is {content!r}, expected a mapping")
+    return from_mapping(TextConfig, content, f"{path}: {_OUR_TEXT}")
+
+
 def write_root_config(path: Path, config: SparkConfig) -> None:
     """Writes `config.yaml`; the high-pass of the release's training is named, as there."""
     content = {name: getattr(config, name) for name in _ROOT_FIELDS}
@@ -233,7 +250,13 @@ def write_wav2vec2_config(folder: Path, config: Wav2Vec2Config, sample_rate: int
 
 
 def write_llm_config(
-    folder: Path, config: Qwen2Config, dtype: str, end: int, padding: int, sampling: SamplingConfig = RELEASE.sampling
+    folder: Path,
+    config: Qwen2Config,
+    dtype: str,
+    end: int,
+    padding: int,
+    sampling: SamplingConfig = RELEASE.sampling,
+    text: TextConfig = RELEASE.text,
 ) -> None:
     """Writes `config.json` and `generation_config.json`, in the form that transformers 4 and 5 both read.
 
@@ -241,6 +264,7 @@ def write_llm_config(
       dtype: "float32", "bfloat16" or "float16": the type of the weight file.
       end, padding: ids of the tokens that end a sequence and fill it up.
       sampling: what generation_config.json recommends.
+      text: what the model knows of text; kept there where it is not what the release knows.
 
     Raises:
       SparkError: the decoder is neither a Qwen2 nor a Qwen3.
@@ -271,6 +295,8 @@ def write_llm_config(
     }
     write_json(folder / "config.json", content)
     generation = {"do_sample": True, **dataclasses.asdict(sampling), "max_new_tokens": 3000, _OUR_SAMPLING: True}
+    if text != RELEASE.text:
+        generation[_OUR_TEXT] = dataclasses.asdict(text)
     write_json(folder / "generation_config.json", generation | {"eos_token_id": end, "pad_token_id": padding})
 
 
@@ -286,6 +312,8 @@ def check_sizes(config: Any, origin: str) -> None:
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if isinstance(value, TextConfig):
+            continue  # no sizes, and checked when it is made
         if dataclasses.is_dataclass(value):
             check_sizes(value, f"{origin}: {field.name}")
             continue

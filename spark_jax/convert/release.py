@@ -55,7 +55,7 @@ def _write_llm(stored: StoredPart, root: Path, dtype: str, parts: Mapping[str, S
     codec = parts["bicodec"].config.bicodec if "bicodec" in parts else None
     tokenizer = check_tokenizer(stored.tokenizer, config.llm, codec)
     end, padding = tokenizer.id("<|im_end|>"), tokenizer.id("<|endoftext|>")
-    configuration.write_llm_config(folder, config.llm, dtype, end, padding, config.sampling)
+    configuration.write_llm_config(folder, config.llm, dtype, end, padding, config.sampling, config.text)
     copy_tokenizer(stored.tokenizer, folder)
 
 
@@ -119,8 +119,9 @@ def read_config(source: Path, parts: Iterable[str] = PARTS, llm: Path | None = N
         release = RELEASE_PARTS[part]
         folder = llm if part == "llm" and llm is not None else source / release.folder
         content[RECORDS[part].section] = dataclasses.asdict(release.read_settings(folder))
-        if part == "llm" and (sampling := configuration.read_sampling(folder)) is not None:
-            content["sampling"] = dataclasses.asdict(sampling)
+        if part == "llm":
+            own = {"sampling": configuration.read_sampling(folder), "text": configuration.read_text_config(folder)}
+            content |= {name: dataclasses.asdict(section) for name, section in own.items() if section is not None}
     config = from_mapping(SparkConfig, content, str(path))
     configuration.check_sizes(config, str(path))
     return config

@@ -6,6 +6,7 @@ that a package carries: `tools/verify_reference.py` compares it with a checkout 
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spark_jax.config import Qwen2Config, SparkConfig, Wav2Vec2Config
+from spark_jax.convert import weights
 from spark_jax.convert.configuration import LLM, WAV2VEC2
+from spark_jax.convert.engine import Table
 from spark_jax.convert.hub import local_adapter, local_directory, local_llm
+from spark_jax.convert.tables import qwen2, wav2vec2
+from spark_jax.convert.wrappers import inner_names
 from spark_jax.errors import SparkError, one_line
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.layout import holds_part
+from spark_jax.nn.embedding import Embedding
 from spark_jax.qwen2.cache import init_cache
 from spark_jax.qwen2.model import DecoderLayer, Qwen2
 from spark_jax.shared.extra import needs_extra
@@ -162,7 +168,7 @@ def _wav2vec2_rows(folder: Path, model: Path, config: Wav2Vec2Config) -> Iterato
     import torch
     import transformers
 
-    reference = _from_pretrained(transformers.Wav2Vec2Model, folder)
+    reference = _from_pretrained(transformers.Wav2Vec2Model, folder, wav2vec2.table(config))
     with torch.no_grad():
         theirs = reference(torch.from_numpy(samples), output_hidden_states=True).hidden_states
     # PyTorch norms the output of its last layer; ours is without.
@@ -177,7 +183,7 @@ def _llm_rows(
     prompt = _prompt(SparkTokenizer.load(loaded.tokenizer_directory), config)
     states, logits, ids = _our_llm(config.llm, loaded.variables.pop("llm"), prompt)
     dtype = model_directory.info(model).parts["llm"].dtype
-    their_states, their_logits, their_ids = _torch_llm(folder, adapter, dtype, prompt)
+    their_states, their_logits, their_ids = _torch_llm(folder, qwen2.table(config.llm), adapter, dtype, prompt)
     rows = [compare(f"llm hidden state {i}", *pair) for i, pair in enumerate(zip(states, their_states, strict=True))]
     return [*rows, compare("llm logits", logits, their_logits)], (ids, their_ids)
 
@@ -194,7 +200,7 @@ def _our_llm(config: Qwen2Config, variables: Any, prompt: np.ndarray) -> tuple[l
     model = Qwen2(config)
 
     def is_layer(module: nn.Module, _: str) -> bool:
-        return isinstance(module, DecoderLayer | nn.Embed)
+        return isinstance(module, DecoderLayer | Embedding)
 
     @jax.jit
     def observe(variables, ids):
@@ -219,13 +225,13 @@ def _our_llm(config: Qwen2Config, variables: Any, prompt: np.ndarray) -> tuple[l
 
 
 def _torch_llm(
-    folder: Path, adapter: Path | None, dtype: str, prompt: np.ndarray
+    folder: Path, table: Table, adapter: Path | None, dtype: str, prompt: np.ndarray
 ) -> tuple[Iterable[Any], Any, list[int]]:
     """The same from transformers."""
     import torch
     import transformers
 
-    model = _from_pretrained(transformers.AutoModelForCausalLM, folder)
+    model = _from_pretrained(transformers.AutoModelForCausalLM, folder, table)
     if adapter is not None:
         import peft
 
@@ -246,16 +252,25 @@ def _torch_llm(
             step = model(torch.tensor([[new[-1]]]), past_key_values=step.past_key_values, use_cache=True)
 
 
-def _from_pretrained(cls: Any, folder: Path) -> Any:
-    """A transformers model in float32 from a local folder, without progress bars."""
+def _from_pretrained(cls: Any, folder: Path, table: Table) -> Any:
+    """A transformers model in float32 from a local folder, without progress bars.
+
+    Names of wrappers are left out as the conversion leaves them out (`wrappers.unwrap`); the rest is transformers' own.
+    """
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # what a file has too much is the conversion's to tell
+    renamed, _ = inner_names(weights.read(weights.find(folder)), table)
+    wrapped = {f"^{re.escape(name)}$": inner for name, inner in renamed.items() if name != inner}
     try:
         return cls.from_pretrained(
-            str(folder), dtype=torch.float32, attn_implementation="eager", local_files_only=True
+            str(folder),
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            **({"key_mapping": wrapped} if wrapped else {}),
         ).eval()
     except (OSError, ValueError, RuntimeError) as error:
         raise SparkError(f"{folder}: PyTorch cannot load it ({one_line(error, 300)})") from error

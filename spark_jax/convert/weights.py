@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from spark_jax.convert.causes import refuse_pointer
+from spark_jax.convert.causes import refuse_gguf, refuse_pointer
 from spark_jax.convert.formats.safetensors_file import read_safetensors
 from spark_jax.convert.formats.tensors import SourceTensor
 from spark_jax.convert.formats.torch_pickle import read_torch_pickle
@@ -27,12 +27,13 @@ def find(folder: Path) -> Path:
     """Returns the weight file of a folder, or the index of its shards.
 
     Raises:
-      SparkError: there is none.
+      SparkError: there is none, but perhaps one of GGUF.
     """
     for name in FILES:
         if (folder / name).is_file():
             refuse_pointer(folder / name)
             return folder / name
+    refuse_gguf(folder)
     raise SparkError(f"{folder}: no weights; expected {', '.join(FILES[:-1])} or {FILES[-1]}")
 
 

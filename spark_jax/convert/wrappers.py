@@ -27,15 +27,22 @@ def unwrap(tensors: Mapping[str, SourceTensor], table: Table, file: Path) -> dic
     Warns:
       UserWarning: something was left out; what, is named.
     """
-    inner = {name: ".".join(part for part in name.split(".") if part not in _ANYWHERE) for name in tensors}
+    renamed, dropped = inner_names(tensors, table)
+    if dropped:
+        warnings.warn(f"{file}: names of tensors are read without {' and '.join(map(repr, dropped))}", stacklevel=2)
+    return {renamed[name]: tensor for name, tensor in tensors.items()}
+
+
+def inner_names(names: Iterable[str], table: Table) -> tuple[dict[str, str], list[str]]:
+    """Returns each name without those of wrappers, as a table knows it, and what was left out of some or all."""
+    names = list(names)
+    inner = {name: ".".join(part for part in name.split(".") if part not in _ANYWHERE) for name in names}
     prefix = _prefix(inner.values(), table)
     renamed = {name: short.removeprefix(prefix) for name, short in inner.items()}
     if len(set(renamed.values())) < len(renamed) or all(name == short for name, short in renamed.items()):
-        return dict(tensors)
-    dropped = [f"{part}." for part in _ANYWHERE if any(part in name.split(".") for name in tensors)]
-    dropped += [prefix] if prefix else []
-    warnings.warn(f"{file}: names of tensors are read without {' and '.join(map(repr, dropped))}", stacklevel=2)
-    return {renamed[name]: tensor for name, tensor in tensors.items()}
+        return {name: name for name in names}, []
+    dropped = [f"{part}." for part in _ANYWHERE if any(part in name.split(".") for name in names)]
+    return renamed, dropped + ([prefix] if prefix else [])
 
 
 def _prefix(names: Iterable[str], table: Table) -> str:

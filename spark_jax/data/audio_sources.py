@@ -1,6 +1,5 @@
 """Where the codec's utterances come from: files of a corpus folder, or ArrayRecord shards."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -184,7 +183,7 @@ class RecordAudio:
         where = self._reader.where(number)
         if "audio" not in record.arrays:
             raise SparkError(f"{where}: holds no audio")
-        samples = read_audio(io.BytesIO(record.arrays["audio"].tobytes()), self._sample_rate, where)
+        samples = read_audio(record.arrays["audio"].tobytes(), self._sample_rate, where)
         ids = {name: record.arrays[name] for name in TOKEN_FIELDS if name in record.arrays}
         found = {"samples": len(samples), "tokens": len(ids.get("semantic_ids", ()))}
         for name, count in found.items():

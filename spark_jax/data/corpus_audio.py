@@ -1,21 +1,22 @@
 """Audio files of a corpus: their lengths and samples. What nothing can be learned from is told with its reason."""
 
-import io
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import soundfile
 from jaxtyping import Float
 
+from spark_jax.audio.containers import MissingDecoderError, Sound, open_sound
 from spark_jax.audio.load import SILENCE_PEAK, resample
-from spark_jax.errors import SparkError, one_line
+from spark_jax.errors import SparkError
+
+T = TypeVar("T")
 
 THREADS = 8  # that look at the headers of files: they wait for the disk
-_RATES = range(1_000, 768_001)  # Hz; others stand in damaged headers
-_KNOWN_FRAMES = 1 << 40  # a header of more than that does not know how long its file is
-_BLOCK = 1 << 18  # frames read at a time: a header alone never makes room for what it promises
+_WHOLE = 0.98  # of the samples that a header says: the text of a file that ends before them says more than is heard
 
 
 class UnusableAudioError(SparkError):
@@ -30,27 +31,26 @@ class UnusableAudioError(SparkError):
         self.reason = reason
 
 
-def read_audio(path: str | Path | io.BytesIO, sample_rate: int, name: str | None = None) -> Float[np.ndarray, " time"]:
+def read_audio(
+    source: str | os.PathLike[str] | bytes, sample_rate: int, name: str | None = None
+) -> Float[np.ndarray, " time"]:
     """Reads one channel of a corpus file as float32, resampled to `sample_rate` (Hz) where it has another.
 
-    Of several channels the first counts, or the loudest where the first is silent.
+    Reads what `containers.open_sound` opens. Of several channels the first counts, or the loudest where the first is
+    silent.
 
     Args:
-      path: of the file, or its open content, which `name` names in errors.
+      source: path of the file, or its content.
+      name: what errors call it; None: by its path.
 
     Raises:
-      UnusableAudioError: no such file, no audio, without samples, silent, or with samples that are NaN or infinite.
+      UnusableAudioError: no such file, no audio, a decoder that is not installed, without samples, cut off, silent, or
+        with samples that are NaN or infinite.
     """
-    name = str(path) if name is None else name
-    with _open(path, name) as file:
-        try:
-            samples, peaks = _channel(file, 0)
-            if peaks.size and peaks[0] < SILENCE_PEAK <= peaks.max():
-                file.seek(0)
-                samples, _ = _channel(file, int(peaks.argmax()))
-        except (OSError, soundfile.SoundFileError, MemoryError) as error:
-            raise _unreadable(name, error) from error
-        rate = file.samplerate
+    name = os.fspath(source) if name is None else name
+    samples, peaks, rate = _channel(source, name, 0)
+    if peaks[0] < SILENCE_PEAK <= peaks.max():
+        samples, _, _ = _channel(source, name, int(peaks.argmax()))
     if not len(samples):
         raise UnusableAudioError("no samples", f"{name}: no sample")
     if bad := np.count_nonzero(~np.isfinite(samples)):
@@ -60,23 +60,20 @@ def read_audio(path: str | Path | io.BytesIO, sample_rate: int, name: str | None
     return resample(samples, rate, sample_rate)
 
 
-def audio_length(path: str | Path, sample_rate: int) -> int:
+def audio_length(path: str | os.PathLike[str], sample_rate: int) -> int:
     """Returns the samples that a file has at `sample_rate`, by its header; it is read where that does not say.
 
     Raises:
       UnusableAudioError: as `read_audio`, as far as the header tells.
     """
-    with _open(path, str(path)) as file:
-        frames, rate = file.frames, file.samplerate
-    if 0 < frames < _KNOWN_FRAMES:
-        return -(-frames * sample_rate // rate)
-    return len(read_audio(path, sample_rate))
+    frames, rate = _opened(path, os.fspath(path), lambda sound: (sound.frames, sound.rate))
+    return len(read_audio(path, sample_rate)) if frames is None else -(-frames * sample_rate // rate)
 
 
-def audio_lengths(paths: Sequence[str | Path], sample_rate: int) -> list[int | UnusableAudioError]:
+def audio_lengths(paths: Sequence[str | os.PathLike[str]], sample_rate: int) -> list[int | UnusableAudioError]:
     """Returns the `audio_length` of each file, or why it has none."""
 
-    def length(path: str | Path) -> int | UnusableAudioError:
+    def length(path: str | os.PathLike[str]) -> int | UnusableAudioError:
         try:
             return audio_length(path, sample_rate)
         except UnusableAudioError as fault:
@@ -86,27 +83,37 @@ def audio_lengths(paths: Sequence[str | Path], sample_rate: int) -> list[int | U
         return list(pool.map(length, paths))
 
 
-def _open(path: str | Path | io.BytesIO, name: str) -> soundfile.SoundFile:
-    if not isinstance(path, io.BytesIO) and not Path(path).exists():
+def _opened(source: str | os.PathLike[str] | bytes, name: str, look: Callable[[Sound], T]) -> T:
+    """Returns what is seen of a file while it is open."""
+    if not isinstance(source, bytes) and not Path(source).exists():
         raise UnusableAudioError("no such file", f"{name}: no such file")
     try:
-        file = soundfile.SoundFile(path)
-    except (OSError, ValueError, TypeError, soundfile.SoundFileError) as error:
-        raise _unreadable(name, error) from error
-    if file.samplerate not in _RATES:
-        file.close()
-        raise UnusableAudioError("unreadable audio", f"{name}: sample rate {file.samplerate}, expected 1 to 768 kHz")
-    return file
+        with open_sound(source, name) as sound:
+            return look(sound)
+    except UnusableAudioError:
+        raise
+    except MissingDecoderError as error:
+        raise UnusableAudioError("no decoder", str(error)) from error
+    except (SparkError, MemoryError) as error:
+        message = str(error) if isinstance(error, SparkError) else f"{name}: does not fit into memory"
+        raise UnusableAudioError("unreadable audio", message) from error
 
 
-def _channel(file: soundfile.SoundFile, number: int) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, "_"]]:
-    """The samples of a channel from where the file stands to its end, and the peak of each channel; NaN counts as 0."""
-    parts, peaks = [np.zeros(0, np.float32)], np.zeros(file.channels, np.float32)
-    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-        parts.append(block[:, number].copy())
-        peaks = np.maximum(peaks, np.nan_to_num(np.abs(block), nan=0.0).max(axis=0))
-    return np.concatenate(parts), peaks
+def _channel(
+    source: str | os.PathLike[str] | bytes, name: str, number: int
+) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, " channels"], int]:
+    """Returns the samples of a channel, the peak of each channel, where NaN counts as 0, and the sample rate."""
 
+    def read(sound: Sound) -> tuple[Float[np.ndarray, " time"], Float[np.ndarray, " channels"], int]:
+        parts, peaks = [np.zeros(0, np.float32)], np.zeros(sound.channels)
+        for block in sound.blocks:
+            with np.errstate(over="ignore"):
+                parts.append(block[:, number].astype(np.float32))
+            peaks = np.maximum(peaks, np.nan_to_num(np.abs(block), nan=0.0).max(axis=0, initial=0.0))
+        samples = np.concatenate(parts)
+        if sound.frames is not None and len(samples) < _WHOLE * sound.frames:
+            message = f"{name}: cut off: {len(samples)} of the {sound.frames} samples that its header says"
+            raise UnusableAudioError("cut off", message)
+        return samples, peaks, sound.rate
 
-def _unreadable(name: str, error: BaseException) -> UnusableAudioError:
-    return UnusableAudioError("unreadable audio", f"{name}: cannot be read as audio ({one_line(error, 300)})")
+    return _opened(source, name, read)

@@ -1,14 +1,14 @@
 """VoxBox-style metadata: JSON Lines, one utterance a line (spec: Labels), audio files beside it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from spark_jax.data import sources
 from spark_jax.data.sources import DropCounter
-from spark_jax.errors import SparkError, one_line
+from spark_jax.errors import SparkError
 from spark_jax.shared.files import cannot_read
+from spark_jax.shared.json_lines import parse_line
 
 CORPUS_FIELDS = ("index", "wav_path")
 
@@ -59,21 +59,11 @@ def parse_record(line: bytes, fields: Sequence[str], where: object, dropped: Dro
       SparkError: a line that is not UTF-8 or not a JSON object with these fields.
     """
     try:
-        text = line.decode("utf-8-sig")
-        if not text.strip():
-            return None
-        record = json.loads(text)
-    except UnicodeDecodeError as error:
-        found = (
-            "UTF-16" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte {error.start} is 0x{line[error.start]:02x}"
-        )
-        dropped.fault("unreadable", SparkError(f"{where}: not UTF-8 text ({found})"))
+        record = parse_line(line)
+    except SparkError as error:
+        dropped.fault("unreadable", SparkError(f"{where}: {error}"))
         return None
-    except (ValueError, RecursionError) as error:
-        dropped.fault("unreadable", SparkError(f"{where}: not a JSON object ({one_line(error, 200)})"))
-        return None
-    if not isinstance(record, dict):
-        dropped.fault("unreadable", SparkError(f"{where}: not a JSON object, but a {type(record).__name__}"))
+    if record is None:
         return None
     if missing := [field for field in fields if field not in record]:
         dropped.fault("missing fields", SparkError(f"{where}: field {missing[0]!r} is missing"))

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from spark_jax.config import SparkConfig
 from spark_jax.data import manifest
 from spark_jax.errors import SparkError
-from spark_jax.evaluation.judges import SAMPLE_RATE, SpeechRecognizer
+from spark_jax.evaluation.judges.base import SAMPLE_RATE
+from spark_jax.evaluation.judges.recognizer import SpeechRecognizer
 from spark_jax.evaluation.metrics import word_errors
 from spark_jax.evaluation.report import Measured, check_measures
 from spark_jax.shared import files
@@ -69,10 +70,10 @@ def choose_sentences(
       SparkError: a file cannot be read, the split is empty, or the corpus lacks a line of the text file.
     """
     if metadata is None:
-        return [Sentence(text) for text in _read_lines(text_file or HELD_OUT_SENTENCES)[:count]]
+        return [Sentence(text) for text in read_lines(text_file or HELD_OUT_SENTENCES)[:count]]
     rows = _read_metadata(metadata)
     if text_file is not None:
-        wanted = _read_lines(text_file)
+        wanted = read_lines(text_file)
         of_text = {sentence.text: sentence for _, sentence in rows}
         missing = [text for text in wanted if text not in of_text]
         if missing:
@@ -153,7 +154,12 @@ def _measure(
     return Measured(word_errors(texts, heard), seconds, wall, tuple(zip(texts, heard, strict=True)), [])
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Returns the sentences of a text file, one a line.
+
+    Raises:
+      SparkError: the file cannot be read, or has none.
+    """
     lines = [line.strip() for line in files.read_text(path).splitlines()]
     lines = [line for line in lines if line]
     if not lines:

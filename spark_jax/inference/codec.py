@@ -9,7 +9,9 @@ items. What an item gives does not depend on the others: ids are equal, waveform
 """
 
 import functools
+import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,12 +31,15 @@ from spark_jax.dataclass_reader import plain_number
 from spark_jax.errors import SparkError
 from spark_jax.inference import buckets, placement, speech_tokens
 from spark_jax.inference.buckets import Batch
+from spark_jax.inference.checks import check_transcript
 from spark_jax.inference.speech_tokens import PaddedSpeech, Utterance
+from spark_jax.inference.windows import Window, windows
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.voice import Voice, check_ids
 from spark_jax.sharding import batch_sharding, under_mesh
 from spark_jax.shared import compilation_cache
-from spark_jax.wav2vec2.model import num_frames
+from spark_jax.text.reading import check_text
+from spark_jax.wav2vec2.model import num_frames, num_samples
 
 EMBEDDED_VOICE = Path(__file__).parents[1] / "voices" / "tiny-en"
 CODEC_PARTS = ("bicodec", "wav2vec2")
@@ -111,6 +116,10 @@ class Codec:
         There is one semantic id per whole frame of the feature extractor: (n - 400)//320 + 1 for n samples at the
         release's sizes. The last 80 to 399 samples make no token of their own.
 
+        A recording longer than the model's longest speech (60 s; in full, its bucket of 3,072 tokens) is encoded in
+        windows of that length, see `windows`. The reference takes all in one pass, at a cost that grows with the
+        square of the length; each id depends on all that is heard in a pass, so those of longer recordings are others.
+
         Args:
           samples: recordings at the model's sample rate, one channel, of any loudness: the volume is normalized.
           names: what errors call them; None: by their number.
@@ -120,13 +129,20 @@ class Codec:
         """
         names = [f"samples[{i}]" for i in range(len(samples))] if names is None else names
         recordings = [self._checked(item, name) for item, name in zip(samples, names, strict=True)]
-        frames = [num_frames(len(item), self.config.wav2vec2) for item in recordings]
-        plan = self.plan(frames)
-        padded = (
-            self.pad([speech_tokens.prepare(recordings[item], self.config) for item in batch.items], batch)
-            for batch in plan
-        )
-        return _in_order(plan, self.encode_padded(padded))
+        parts = [windows(speech_tokens.num_tokens(len(item), self.config), self._longest) for item in recordings]
+        spans = [(item, span) for item, own in enumerate(parts) for span in self._spans(own, len(recordings[item]))]
+
+        @functools.lru_cache(maxsize=1)  # the windows of a recording come one after the other
+        def prepared(item: int) -> Utterance:
+            return speech_tokens.prepare(recordings[item], self.config)
+
+        def cut(item: int, span: range) -> Utterance:
+            return Utterance(prepared(item).samples[span.start : span.stop], prepared(item).clip)
+
+        plan = self.plan([num_frames(len(span), self.config.wav2vec2) for _, span in spans])
+        padded = (self.pad([cut(*spans[number]) for number in batch.items], batch) for batch in plan)
+        found = iter(_in_order(plan, self.encode_padded(padded)))
+        return [_join(own, [next(found) for _ in own]) for own in parts]
 
     def encode_files(self, paths: Sequence[str | os.PathLike[str]]) -> list[TokenIds]:
         """Returns what `encode` does, of audio files of any sample rate; see `audio.load.load_audio`.
@@ -150,17 +166,24 @@ class Codec:
         """
         names = [f"ids[{i}]" for i in range(len(ids))] if names is None else names
         checked = [check_ids(*item, self.config, name) for item, name in zip(ids, names, strict=True)]
-        plan = self.plan([len(semantic_ids) for _, semantic_ids in checked])
-        results = ((batch, self.vocode([checked[item] for item in batch.items], batch)) for batch in plan)
+        parts = [windows(len(said), buckets.bucket(self.config.max_semantic_tokens)) for _, said in checked]
+        pieces = [
+            (speaker, said[part.start : part.start + part.length], part)
+            for (speaker, said), own in zip(checked, parts, strict=True)
+            for part in own
+        ]
+        plan = self.plan([part.length for _, _, part in pieces])
+        results = ((batch, self.vocode([pieces[item][:2] for item in batch.items], batch)) for batch in plan)
         hop = self.config.latent_hop_length
         waves = (
             [
-                np.array(row[: len(checked[item][1]) * hop])
+                np.array(row[pieces[item][2].first * hop : pieces[item][2].stop * hop])
                 for item, row in zip(batch.items, np.asarray(wave), strict=False)
             ]
             for batch, wave in _one_ahead(results)
         )
-        return _in_order(plan, waves)
+        found = iter(_in_order(plan, waves))
+        return [np.concatenate([next(found) for _ in own]) for own in parts]
 
     def voice(self, path: str | os.PathLike[str], transcript: str | None = None) -> Voice:
         """Returns the voice of a recording: its speaker's tokens, and its speech's where its transcript is given.
@@ -170,17 +193,22 @@ class Codec:
         several channels the one that speaks counts: see `audio.reference.load_reference`.
 
         Warns:
-          UserWarning: another channel than the first was taken, or no voice is heard in the recording.
+          UserWarning: another channel than the first was taken, no voice is heard in the recording, or it is much
+            shorter or longer than its transcript.
 
         Raises:
-          SparkError: the file is missing, not audio, shorter than 0.1 s, silent or not finite, or it comes with a
-            transcript and is longer than 30 s.
+          SparkError: the file is missing, not audio, shorter than 0.1 s, silent or not finite; or it comes with a
+            transcript that says nothing, and is longer than 30 s.
         """
         name = os.fspath(path)
+        if transcript is not None:
+            check_text("transcript", transcript, "what the reference says")
         samples = load_reference(path, self.config.sample_rate, spoken=transcript is not None)
         samples = self._checked(samples, name)
         warn_without_voice(samples, name, self.config.sample_rate)
         if transcript is not None:
+            if fault := check_transcript(transcript, samples, self.config.sample_rate):
+                warnings.warn(f"{name}: {fault}; does it say what its transcript says?", stacklevel=2)
             [(global_ids, semantic_ids)] = self.encode([samples], [name])
             return Voice(global_ids, semantic_ids, transcript)
         clips = np.zeros((self._shards, self.config.ref_segment_samples), np.float32)
@@ -219,6 +247,24 @@ class Codec:
         """Starts to compute parts of speech and their next phases; see `speech_tokens.detokenize_part`."""
         names = ("semantic_ids", "global_ids", "mask", "phase", "place", "advance")
         return self._detokenize_part(self.variables["bicodec"], *(arrays[name] for name in names))
+
+    @functools.cached_property
+    def _ratio(self) -> int:
+        """Frames of the feature extractor in a token."""
+        return math.prod(self.config.bicodec.encoder.sample_ratios)
+
+    @property
+    def _longest(self) -> int:
+        """Tokens that are encoded in one pass: as many as the padded length of the model's longest speech holds."""
+        return buckets.bucket(self.config.max_semantic_tokens * self._ratio) // self._ratio
+
+    def _spans(self, parts: Sequence[Window], samples: int) -> list[range]:
+        """Returns the samples of each window of a recording; all of them where there is one."""
+        if len(parts) == 1:
+            return [range(samples)]
+        starts = [part.start * self.config.latent_hop_length for part in parts]
+        length = num_samples(parts[0].length * self._ratio, self.config.wav2vec2)
+        return [range(start, min(start + length, samples)) for start in starts]
 
     def _start_encoding(self, batch: PaddedSpeech) -> tuple[jax.Array, jax.Array]:
         arrays = (batch[name] for name in ("samples", "lengths", "clips"))
@@ -261,6 +307,12 @@ class Codec:
             in_shardings=(*where, *[rows] * arrays),
             out_shardings=rows,
         )
+
+
+def _join(parts: Sequence[Window], ids: Sequence[TokenIds]) -> TokenIds:
+    """Returns the ids of a recording, of those of its windows; each has those of the speaker."""
+    said = [own[part.first : part.stop] for part, (_, own) in zip(parts, ids, strict=True)]
+    return ids[0][0], np.concatenate(said)
 
 
 def _in_order(plan: Sequence[Batch], results: Iterable[Sequence[T]]) -> list[T]:

@@ -21,7 +21,14 @@ def ignored_options(request: Request, config: TextConfig) -> list[str]:
         for name in names
         if getattr(request, name) is not None
     ]
-    if not ignored:
-        return []
+    return [f"{' and '.join(ignored)}: {_unable('act on it', config)}"] if ignored else []
+
+
+def ignored_reference(reference: object, config: TextConfig) -> list[str]:
+    """Returns a warning, or none, that a model will not speak in the voice of a recording."""
+    return [] if config.acts_on("cloning") else [f"{reference}: {_unable('follow a reference', config)}"]
+
+
+def _unable(what: str, config: TextConfig) -> str:
     able = ", ".join(config.controls or ()) or "none of its controls acts"
-    return [f"{' and '.join(ignored)}: the model has not learned to act on it ({able}); its own voice speaks"]
+    return f"the model has not learned to {what} ({able}); its own voice speaks"

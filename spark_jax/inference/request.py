@@ -9,8 +9,7 @@ from spark_jax.dataclass_reader import PlainNumbers
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.voice import Voice
 from spark_jax.text.attributes import GENDERS, LEVELS, MAX_SPEED_VALUE
-from spark_jax.text.clean import has_speech
-from spark_jax.text.reading import NORMALIZE, shown
+from spark_jax.text.reading import NORMALIZE, check_text
 
 MAX_PITCH_HZ = 1000.0  # 1000 mel, the highest of the pitch tokens
 MAX_RETRIES = 100
@@ -70,7 +69,7 @@ class Request(PlainNumbers):
     def __post_init__(self):
         if not isinstance(self.text, str):
             raise SparkError(f"text is of type {type(self.text).__name__}, expected a string")
-        _check_text("text", self.text, "something to say")
+        check_text("text", self.text, "something to say")
         if self.normalize not in NORMALIZE:
             raise SparkError(f"normalize is {self.normalize!r}, expected one of {', '.join(NORMALIZE)}")
         self._check_voice()
@@ -93,7 +92,7 @@ class Request(PlainNumbers):
         if self.transcript is not None:
             if self.reference is None:
                 raise SparkError("transcript needs a reference: it says what the reference recording says")
-            _check_text("transcript", self.transcript, "what the reference says")
+            check_text("transcript", self.transcript, "what the reference says")
 
     def _check_style(self):
         if self.gender is not None and self.gender not in GENDERS:
@@ -114,13 +113,6 @@ class Request(PlainNumbers):
                 _check_number(value_name, value, above=0.0, most=most)
         if (self.pitch_hz is None) != (self.syllables_per_second is None):
             raise SparkError("pitch_hz and syllables_per_second go together: give both of them or neither")
-
-
-def _check_text(name: str, text: str, expected: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise SparkError(f"{name} is not Unicode text (bytes that are not UTF-8?): {shown(text)}")
-    if not has_speech(text):
-        raise SparkError(f"{name} is {shown(text)}, expected {expected}: no letter or number is in it")
 
 
 def _check_number(name: str, value: Any, above: float, most: float = math.inf) -> None:

@@ -35,7 +35,7 @@ def num_tokens(length: Length, config: SparkConfig) -> Length:
 
 def prepare(samples: Float[np.ndarray, " time"], config: SparkConfig) -> Utterance:
     """Normalizes the volume of samples at the model's rate and cuts the reference clip."""
-    samples = samples.astype(np.float64)  # as the reference, for the same rounding
+    samples = samples.astype(np.float64, copy=False)  # as the reference, for the same rounding
     if config.volume_normalize:
         samples = volume_normalize(samples)
     clip = reference_clip(samples, config.ref_segment_samples)

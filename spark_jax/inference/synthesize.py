@@ -18,6 +18,7 @@ from spark_jax.errors import SparkError
 from spark_jax.inference import batch, placement
 from spark_jax.inference.audio import Audio
 from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
+from spark_jax.inference.controls import ignored_reference
 from spark_jax.inference.engine import MAX_PROMPT_TOKENS, PROMPT_ROOM, Engine, EngineSettings, capacity_of
 from spark_jax.inference.long_text import Plan
 from spark_jax.inference.parts import StreamSettings, check_latency
@@ -215,7 +216,13 @@ class SparkTTS:
         return plan_request(request, self.config)
 
     def voice(self, reference: str | os.PathLike[str], transcript: str | None = None) -> Voice:
-        """Returns the voice of a recording; see `Codec.voice`."""
+        """Returns the voice of a recording; see `Codec.voice`.
+
+        Warns:
+          UserWarning: as there; or the model knows one speaker only, and the voice will change nothing.
+        """
+        for message in ignored_reference(os.fspath(reference), self.config.text):
+            warnings.warn(message, stacklevel=2)
         return self.codec.voice(reference, transcript)
 
     def encode(self, samples: np.ndarray) -> tuple[Int[np.ndarray, " global"], Int[np.ndarray, " tokens"]]:

@@ -26,6 +26,7 @@ from jaxtyping import Int
 from spark_jax.config import SparkConfig
 from spark_jax.errors import SparkError
 from spark_jax.shared.files import read_json, write_text
+from spark_jax.text.reading import check_text
 
 FORMAT = "spark-jax-voice"
 VERSION = 1
@@ -58,6 +59,8 @@ class Voice:
         transcript = content["transcript"]
         if not (transcript is None or (isinstance(transcript, str) and transcript.strip())):
             raise SparkError(f"{path}: transcript is {transcript!r}, expected text or null")
+        if transcript is not None:
+            check_text(f"{path}: transcript", transcript, "what the reference says")
         return cls(*_token_ids(content, config, path, speech=transcript is not None), transcript)
 
     def save(self, path: str | os.PathLike[str], sample_rate: int) -> None:

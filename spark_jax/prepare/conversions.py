@@ -16,6 +16,7 @@ from spark_jax.data.sources import DropCounter
 from spark_jax.data.token_check import CodeSizes, check_ids, check_text
 from spark_jax.errors import SparkError, one_line
 from spark_jax.shared.config_files import load_config
+from spark_jax.shared.files import cannot_read
 from spark_jax.text.tokenizer import open_tokenizer
 
 
@@ -124,15 +125,12 @@ class AudioConversion:
             path = Path(self.corpus) / record["wav_path"]
             try:
                 content = path.read_bytes()
-                with soundfile.SoundFile(io.BytesIO(content)) as file:
-                    rate = file.samplerate
-                    as_it_is = file.format == "FLAC" and file.channels == 1 and rate == self.sample_rate
             except FileNotFoundError as error:
                 raise UnusableAudioError("no such file", f"{path}: no such file") from error
-            except (OSError, soundfile.SoundFileError) as error:
-                raise UnusableAudioError("unreadable audio", f"{path}: cannot be read as audio ({error})") from error
-            samples = read_audio(io.BytesIO(content), self.sample_rate, str(path))  # it decodes to its end
-            if not as_it_is:
+            except OSError as error:
+                raise UnusableAudioError("unreadable audio", str(cannot_read(path, error))) from error
+            samples = read_audio(content, self.sample_rate, str(path))  # it decodes to its end
+            if not _is_flac(content, self.sample_rate):
                 flac = io.BytesIO()
                 soundfile.write(flac, samples, self.sample_rate, format="FLAC", subtype="PCM_16")
                 content = flac.getvalue()
@@ -146,3 +144,11 @@ class AudioConversion:
 
 
 Conversion = TokenConversion | AudioConversion
+
+
+def _is_flac(content: bytes, sample_rate: int) -> bool:
+    """Whether a sound file is FLAC of one channel at this rate."""
+    if not content.startswith(b"fLaC"):
+        return False
+    with soundfile.SoundFile(io.BytesIO(content)) as file:
+        return file.channels == 1 and file.samplerate == sample_rate

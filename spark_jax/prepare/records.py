@@ -12,7 +12,7 @@ import hashlib
 import multiprocessing
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -25,6 +25,7 @@ from spark_jax.data.corpus_audio import UnusableAudioError
 from spark_jax.errors import SparkError, one_line
 from spark_jax.prepare.conversions import Conversion
 from spark_jax.shared import files
+from spark_jax.shared.json_lines import lines
 
 _converter = functools.cache(lambda conversion: conversion.converter())  # once a process
 
@@ -175,23 +176,6 @@ def write_shard(job: Job, shard: int) -> records.Record:
     note = records.encode(fields, arrays)
     files.write_bytes(job.note(shard), note)
     return records.decode(note)
-
-
-def lines(path: Path, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """Yields the lines of a file that begin at bytes from `start` to before `stop`, each with its first byte's place.
-
-    Raises:
-      SparkError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            if start:
-                file.seek(start - 1)
-                file.readline()  # the rest of the line before
-            while (offset := file.tell()) < stop and (line := file.readline()):
-                yield offset, line
-    except OSError as error:
-        raise files.cannot_read(path, error) from error
 
 
 class _Places:

@@ -102,6 +102,23 @@ def as_sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def check_text(name: str, text: str, expected: str) -> None:
+    """Refuses what is no text that can be spoken.
+
+    Args:
+      name: what the message calls it.
+      text: any string.
+      expected: what it should say.
+
+    Raises:
+      SparkError: it holds bytes that are no Unicode text, or no letter and no number.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise SparkError(f"{name} is not Unicode text (bytes that are not UTF-8?): {shown(text)}")
+    if not has_speech(text):
+        raise SparkError(f"{name} is {shown(text)}, expected {expected}: no letter or number is in it")
+
+
 def shown(text: str) -> str:
     """Returns a text as messages show it: its start where it is long."""
     return repr(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")

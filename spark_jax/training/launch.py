@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 
@@ -14,7 +14,7 @@ from spark_jax.config import to_mapping
 from spark_jax.errors import SparkError, one_line
 from spark_jax.shared import compilation_cache, distributed
 from spark_jax.shared.config_files import load_config
-from spark_jax.shared.files import cannot_write
+from spark_jax.shared.folder_lock import lock_folder
 from spark_jax.shared.pytree import flatten
 from spark_jax.training.catalog import TRAININGS
 from spark_jax.training.checkpoint import check_not_past
@@ -58,7 +58,8 @@ def launch(
         settings = load_config(training.config, config, overrides)
         _refuse_addresses(settings, config, output)
         distributed.initialize(coordinator, num_processes, process_id, heartbeat)
-        with _one_run_in(output):
+        # Two runs at once would undo each other's checkpoints and lines.
+        with lock_folder(output, exclusive=distributed.is_primary()):
             check_not_past(output, settings.loop.steps)
             if distributed.is_primary():
                 write_settings(output, settings)
@@ -106,25 +107,3 @@ def _refuse_addresses(settings: Any, config: str, output: Path) -> None:
     for name, value in given.items():
         if isinstance(value, str) and "://" in value:
             raise SparkError(f"{name} is {value}, expected a path of a disk that is mounted here")
-
-
-def _one_run_in(output: Path) -> TextIO:
-    """Process 0 locks the folder until the file is closed, or the process ends in any way: two runs at once would undo
-    each other's checkpoints and lines."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = (output / ".lock").open("a")
-    except OSError as error:
-        raise cannot_write(output, error) from error
-    try:
-        import fcntl  # no module of Windows, where runs go without the lock
-    except ImportError:
-        return lock
-    if distributed.is_primary():
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SparkError(f"{output}: another run is going on in this folder") from None
-        except OSError:
-            pass  # a file system without locks
-    return lock

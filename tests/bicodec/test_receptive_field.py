@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny_model
+from helpers import tiny_config, tiny_model
 
 from spark_jax import config
 from spark_jax.bicodec.model import BiCodec
@@ -15,8 +15,8 @@ from spark_jax.bicodec.receptive_field import Context, generator_context, prenet
 from spark_jax.config import SourceConfig
 from spark_jax.model_directory.parameters import abstract_part
 
-PLAIN = config.tiny().bicodec
-HOP = config.tiny().latent_hop_length
+PLAIN = tiny_config.tiny().bicodec
+HOP = tiny_config.tiny().latent_hop_length
 FASTER = dataclasses.replace(  # two frames a token, and a kernel that is long for its rate
     PLAIN,
     prenet=dataclasses.replace(PLAIN.prenet, sample_ratios=(2,)),

@@ -231,6 +231,12 @@ def test_info(run):
         (("synthesize", "\U0001f600?", "-o", "out.wav"), "expected something to say"),
         (("synthesize", "ab\udcff", "-o", "out.wav"), "text is not Unicode text (bytes that are not UTF-8?)"),
         (
+            (*SPEAK, "--reference", "ref.wav", "--transcript", "caf\udce9"),
+            "transcript is not Unicode text (bytes that are not UTF-8?): 'caf\\udce9'",
+        ),
+        (("voice", "ref.wav", "-o", "v.json", "--transcript", "caf\udce9"), "transcript is not Unicode text"),
+        (("voice", "ref.wav", "-o", "v.json", "--transcript", " ... "), "transcript is ' ... ', expected what the ref"),
+        (
             ("synthesize", "-5 degrees", "-o", "out.wav"),
             "No such option: -5; a text that begins with a dash comes",
         ),

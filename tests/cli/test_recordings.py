@@ -1,5 +1,6 @@
 """Recordings as people bring them, by the commands: silent channels, silence, streams, phones, noise, anything."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -9,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import tiny_model
+from helpers import anything, tiny_model
 
 from spark_jax.cli import main as cli
 from spark_jax.cli import speech
 from spark_jax.inference.synthesize import SparkTTS
+from spark_jax.text_config import TextConfig
 
 CASES = Path(__file__).parents[1] / "assets" / "cases"
-MAGIC = (b"", b"RIFF\xff\xff\xff\xffWAVEfmt ", b"fLaC\0\0\0\x22", b"OggS\0\2", b"ID3\4\0\0\0\0\0\0", b"\xff\xfb\x90\0")
-MAGIC += (b"\0\0\0\x20ftypM4A ", b"\x1a\x45\xdf\xa3", b"\xff\xf1\x50\x80", b"FORM\0\0\0\xffAIFFCOMM", b".snd\0\0\0\x20")
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +199,15 @@ def test_what_holds_no_voice_is_told(run):
         assert errors.startswith(f"warning: {name}: no voice is heard in it (") and errors.count("\n") == 1
 
 
+def test_a_model_of_one_speaker_says_that_a_voice_changes_nothing(run, tts, monkeypatch):
+    name = write("ref.wav", tiny_model.speech(1.0))
+    expected, _ = voice_of(run, name)
+    monkeypatch.setattr(tts, "config", dataclasses.replace(tts.config, text=TextConfig(controls=())))
+    ids, errors = voice_of(run, name)
+    assert ids == expected and errors.count("\n") == 1
+    assert errors.startswith("warning: ref.wav: the model has not learned to follow a reference")
+
+
 def test_names_that_are_not_utf8(run):
     name = os.fsdecode(b"voix_\xe9\xff.wav")
     soundfile.write("ref.wav", tiny_model.speech(1.0), 16000)
@@ -208,36 +217,9 @@ def test_names_that_are_not_utf8(run):
     assert "not readable as audio" in fails(run, "voice", name, "-o", "no.json")
 
 
-def bytes_of(seed: int) -> bytes:
-    """Anything: noise after the first bytes of a format, or a real file with bytes changed, left out or cut off."""
-    rng = np.random.default_rng(seed)
-    if seed % 2:
-        return MAGIC[seed // 2 % len(MAGIC)] + rng.bytes(int(rng.integers(0, 20_000)))
-    files = sorted(path for path in CASES.iterdir() if path.is_file() and path.suffix != ".md")
-    content = bytearray(files[seed // 2 % len(files)].read_bytes())
-    for _ in range(int(rng.integers(1, 30))):
-        content[int(rng.integers(0, 200 if rng.random() < 0.7 else len(content)))] = int(rng.integers(256))
-    if rng.random() < 0.3:
-        del content[int(rng.integers(len(content))) :]
-    return bytes(content)
-
-
-@pytest.mark.parametrize(
-    "seeds", [range(40), pytest.param(range(40, 200), marks=pytest.mark.slow)], ids=lambda seeds: f"{seeds.start}_on"
-)
-def test_any_bytes_are_a_voice_or_one_line(run, seeds):
+def test_any_bytes_are_a_voice_or_one_line(run):
+    """The rest of 200, and texts, in `test_anything`."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for seed in seeds:
-        Path("any.bin").write_bytes(bytes_of(seed))
-        code, out, errors = run("voice", "any.bin", "-o", "v.json")
-        lines = errors.splitlines()
-        if code == 0:
-            assert all(line.startswith("warning: ") for line in lines), (seed, errors)
-            assert len(json.loads(Path("v.json").read_text())["global_ids"]) == 32
-            os.remove("v.json")
-        else:
-            assert code == 2 and out == "" and [line[:7] for line in lines if line[:8] != "warning:"] == ["error: "], (
-                seed
-            )
-        assert os.listdir() == ["any.bin"], seed
+    faults, kept = anything.keep_voices(range(40), spoken=False)
+    assert faults == {} and kept > 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB

@@ -1,5 +1,6 @@
 """What is given in place of a model: the cause and the remedy in one line, and nothing is left behind."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from spark_jax.convert.init_llm import init_llm
 from spark_jax.errors import ManyFaultsError, SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.layout import open_parts, read_config, read_system
+from spark_jax.text_config import TextConfig
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1976161736\n"
 
@@ -112,6 +114,10 @@ def test_gguf(layout, tmp_path):
     for given in (folder, folder / "model-q4_k_m.gguf"):
         refused(message, official.convert, layout, tmp_path / "model", llm=given)
     refused(message, official.convert, folder / "model-q4_k_m.gguf", tmp_path / "model")
+    release = Path(shutil.copytree(layout, tmp_path / "release"))
+    (release / "LLM" / "model.safetensors").unlink()
+    shutil.copy(folder / "model-q4_k_m.gguf", release / "LLM")
+    refused(message, official.convert, release, tmp_path / "model")
     shutil.copy(folder / "model-q4_k_m.gguf", tmp_path / "model.bin")  # by its content, too
     refused("model.bin: GGUF is", official.convert, layout, tmp_path / "model", llm=tmp_path / "model.bin")
 
@@ -204,6 +210,35 @@ def test_a_model_s_own_sampling_survives_export_and_conversion(tmp_path, tiny_mo
     assert read_config(tmp_path / "edited").sampling == SamplingConfig(1.0, 20, 0.9)
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"top_k": "many"}))
     refused("generation_config.json: .*top_k", official.convert, tmp_path / "exported", tmp_path / "bad", parts=["llm"])
+
+
+def test_what_a_model_knows_of_text_survives_export_and_conversion(tmp_path, tiny_model_directory):
+    own = Path(shutil.copytree(tiny_model_directory, tmp_path / "own"))
+    known = TextConfig(("en",), "abc ,.", 70, join_sentences=False, normalize=True, lower_capitals=True, controls=())
+    path = own / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"text": dataclasses.asdict(known)}))
+    assert read_config(own).text == known
+    export(own, tmp_path / "exported", parts=["llm"])
+    official.convert(tmp_path / "exported", tmp_path / "back", parts=["llm"])
+    assert read_config(tmp_path / "back").text == known
+    settings = tmp_path / "exported" / "LLM" / "generation_config.json"
+    content = json.loads(settings.read_text())
+    for section, message in (
+        ([], "spark_jax_text is .*, expected a mapping"),
+        ({"languages": []}, "languages is empty"),
+        ({"letters": "a"}, "letters"),
+    ):
+        settings.write_text(json.dumps(content | {"spark_jax_text": section}))
+        refused(
+            f"generation_config.json: .*{message}",
+            official.convert,
+            settings.parents[1],
+            tmp_path / "bad",
+            parts=["llm"],
+        )
+    # The release's own folder says nothing of it.
+    export(tiny_model_directory, tmp_path / "plain", parts=["llm"])
+    assert "spark_jax_text" not in (tmp_path / "plain" / "LLM" / "generation_config.json").read_text()
 
 
 @pytest.mark.parametrize(

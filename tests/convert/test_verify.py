@@ -5,11 +5,13 @@ import importlib.util
 import json
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from helpers import official_layout
+from safetensors.numpy import load_file, save_file
 
 from spark_jax.cli import main as cli
 from spark_jax.convert import official, verify
@@ -78,6 +80,29 @@ def test_a_true_conversion_is_equal(source, tmp_path, dtype):
     ]
     ours, theirs = report.ids["greedy tokens"]
     assert len(ours) == len(theirs) == verify.NEW_TOKENS and len(set(ours)) > 3
+
+
+@needs_torch
+@pytest.mark.parametrize("wrap", ["_orig_mod.{}", "module._orig_mod.{}", "base_model.model.{}", "deep"])
+def test_names_of_wrappers_are_left_out_on_both_sides(source, tmp_path, wrap):
+    wrapped = Path(shutil.copytree(source, tmp_path / "wrapped"))
+
+    def name(inner):
+        return inner.replace(".", "._fsdp_wrapped_module.") if wrap == "deep" else wrap.format(inner)
+
+    for folder in ("LLM", "wav2vec2-large-xlsr-53"):
+        [path] = [path for path in (wrapped / folder).iterdir() if path.suffix in (".safetensors", ".bin")]
+        if path.suffix == ".bin":
+            import torch
+
+            torch.save({name(key): values for key, values in torch.load(path).items()}, path)
+        else:
+            save_file({name(key): values for key, values in load_file(path).items()}, path)
+    with pytest.warns(UserWarning, match="names of tensors are read without"):
+        official.convert(wrapped, tmp_path / "model", parts=("wav2vec2", "llm"))
+    report = verify.verify(wrapped, tmp_path / "model")
+    assert report.passed, str(report)
+    assert all(row.largest > 0 for row in report.rows)
 
 
 @needs_torch

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from helpers import tiny_model
 from spark_jax.data import corpus_audio
 from spark_jax.data.corpus_audio import UnusableAudioError
 from spark_jax.errors import SparkError
+
+CASES = Path(__file__).parents[1] / "assets" / "cases"
 
 
 def write(path, samples, rate=16_000, **options):
@@ -54,8 +58,9 @@ def test_bytes_that_are_no_audio(tmp_path, content):
 
 
 def test_a_folder_in_place_of_a_file(tmp_path):
-    with pytest.raises(UnusableAudioError, match="cannot be read as audio"):
+    with pytest.raises(UnusableAudioError, match="no such audio file") as caught:
         corpus_audio.read_audio(tmp_path, 16_000)
+    assert caught.value.reason == "unreadable audio"
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 24_000, 44_100, 48_000])
@@ -82,8 +87,9 @@ def test_an_absurd_rate_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[24:28] = struct.pack("<I", 1)
     path.write_bytes(content)
-    with pytest.raises(UnusableAudioError, match="sample rate 1, expected"):
-        corpus_audio.read_audio(path, 16_000)
+    for look in (corpus_audio.read_audio, corpus_audio.audio_length):
+        with pytest.raises(UnusableAudioError, match="sample rate is 1 Hz, expected"):
+            look(path, 16_000)
 
 
 def test_a_header_that_promises_too_much_takes_no_memory():
@@ -92,5 +98,58 @@ def test_a_header_that_promises_too_much_takes_no_memory():
     content = bytearray(file.getvalue())
     content[21] |= 0x0F  # the length's upper bits: 2^36 samples, of which the file ends early
     content[22:26] = b"\xff" * 4
-    with pytest.raises(UnusableAudioError, match="a.flac: cannot be read as audio"):
-        corpus_audio.read_audio(io.BytesIO(bytes(content)), 16_000, "a.flac")
+    with pytest.raises(UnusableAudioError, match="a.flac: cut off: 4800 of the 687") as caught:
+        corpus_audio.read_audio(bytes(content), 16_000, "a.flac")
+    assert caught.value.reason == "cut off"
+
+
+@pytest.mark.parametrize(("format", "reason"), [("MP3", "cut off"), ("FLAC", "unreadable audio")])
+def test_a_file_that_was_cut_off_is_not_taken_for_whole(format, reason):
+    file = io.BytesIO()
+    soundfile.write(file, tiny_model.speech(2.0), 16_000, format=format)
+    whole = file.getvalue()
+    assert len(corpus_audio.read_audio(whole, 16_000, "a")) == 32_000
+    with pytest.raises(UnusableAudioError) as caught:
+        corpus_audio.read_audio(whole[: len(whole) // 2], 16_000, "a")
+    assert caught.value.reason == reason
+
+
+def streams(folder):
+    """Files whose header says no length, though they are whole, with their samples."""
+    content = (CASES / "header_length_0.wav").read_bytes()
+    samples = np.frombuffer(content[44:], np.int16)
+    yield folder / "never_closed.wav", content, samples
+    yield folder / "infinite.wav", content[:4] + b"\xff" * 4 + content[8:40] + b"\xff" * 4 + content[44:], samples
+    write(folder / "known.flac", samples)
+    flac = bytearray((folder / "known.flac").read_bytes())
+    flac[21] &= 0xF0
+    flac[22:26] = bytes(4)  # `flac -` to a pipe cannot go back to say how many samples there are
+    yield folder / "unknown.flac", bytes(flac), samples
+
+
+def test_streams_that_were_never_closed_are_read_to_their_end(tmp_path):
+    for path, content, samples in streams(tmp_path):
+        path.write_bytes(content)
+        for source, name in ((path, None), (str(path), None), (content, "name")):
+            np.testing.assert_array_equal(corpus_audio.read_audio(source, 16_000, name), samples / np.float32(32768))
+        assert corpus_audio.audio_lengths([path], 16_000) == [len(samples)], path
+        assert corpus_audio.audio_length(path, 24_000) == -(-len(samples) * 3 // 2)
+
+
+def test_files_of_phones_are_as_long_as_their_sound(tmp_path):
+    pytest.importorskip("av", reason="pip install 'spark-jax[av]'")
+    path = CASES / "recording.m4a"
+    samples = corpus_audio.read_audio(path, 16_000)
+    assert len(samples) > 16_000 and np.abs(samples).max() > 0.05
+    np.testing.assert_array_equal(corpus_audio.read_audio(path.read_bytes(), 16_000, "a.m4a"), samples)
+    assert corpus_audio.audio_lengths([path], 16_000) == [len(samples)]
+    (tmp_path / "half.m4a").write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UnusableAudioError, match="half.m4a: not readable as MPEG-4") as caught:
+        corpus_audio.read_audio(tmp_path / "half.m4a", 16_000)
+    assert caught.value.reason == "unreadable audio"
+
+
+def test_a_decoder_that_is_missing_has_a_reason_of_its_own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    [fault] = corpus_audio.audio_lengths([CASES / "recording.m4a"], 16_000)
+    assert fault.reason == "no decoder" and 'pip install "spark-jax[av]"' in str(fault)

@@ -8,7 +8,8 @@ from helpers.tiny_config import tiny
 
 from spark_jax.cli import main as cli
 from spark_jax.errors import SparkError
-from spark_jax.evaluation import judges, protocols
+from spark_jax.evaluation import protocols
+from spark_jax.evaluation.judges import recognizer
 from spark_jax.inference import synthesize
 
 SENTENCES = ["The storm grounded the ship.", "They had three children.", "A clear sky."]
@@ -52,7 +53,7 @@ class RepeatsTheFirst:
 def fakes(monkeypatch):
     for package in ("jiwer", "whisper_normalizer"):
         pytest.importorskip(package, reason="needs the extra evaluation")
-    monkeypatch.setattr(judges, "WhisperRecognizer", ReadsTheValue)
+    monkeypatch.setattr(recognizer, "WhisperRecognizer", ReadsTheValue)
     monkeypatch.setattr(synthesize, "SparkTTS", types.SimpleNamespace(load=lambda directory: RepeatsTheFirst()))
 
 

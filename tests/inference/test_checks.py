@@ -81,6 +81,20 @@ def test_a_hole(where):
     assert finding.message == f"the speech is silent for {finding.value:.1f} s, expected 2 or less"
 
 
+def test_transcripts_that_a_recording_can_and_cannot_say():
+    samples, _ = speech(2.2)
+    for transcript in (TEXT, "It is 5 p.m.", f"{TEXT} It was hot.", "…", "今天天气很好。"):
+        assert checks.check_transcript(transcript, samples, RATE) == ""
+    assert checks.check_transcript(TEXT * 3, samples, RATE).startswith(
+        "2.20 s of sound for about 30 syllables, expected"
+    )
+    assert "expected 0.18 to 2.0 s" in checks.check_transcript("Hello.", samples, RATE)
+    assert checks.check_transcript(TEXT, samples[:0], RATE) and checks.check_transcript(TEXT, samples * 0, RATE)
+    # Silence around the sound is none of it.
+    padded = np.concatenate([0 * samples, samples, 0 * samples])
+    assert checks.check_transcript(TEXT, padded, RATE) == ""
+
+
 @pytest.mark.parametrize("cycle", [1, 2, 3, 7, 25, 50])
 def test_circles(cycle):
     """Found from three turns of more than a second on, wherever they are; not before."""

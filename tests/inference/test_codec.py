@@ -1,6 +1,8 @@
 """The codec on lists: in order, as each item alone, on one device and on eight, in few programs."""
 
+import dataclasses
 import functools
+import warnings
 
 import jax
 import numpy as np
@@ -122,8 +124,47 @@ def test_a_voice_without_transcript_is_its_clip(tiny_model_directory, codec, tmp
     assert voice.transcript is None and voice.semantic_ids.shape == (0,)
     with pytest.raises(SparkError, match="this needs wav2vec2, loaded are only bicodec"):
         only_bicodec.voice(tmp_path / "ref.wav", "What it says.")
-    spoken = codec.voice(tmp_path / "ref.wav", "What it says.")
+    with pytest.warns(
+        UserWarning, match=r"ref\.wav: 3\.\d\d s of sound for about 3 syllables.*does it say what its transcr"
+    ):
+        codec.voice(tmp_path / "ref.wav", "What it says.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spoken = codec.voice(tmp_path / "ref.wav", "What it says in three seconds.")
     assert_same_ids([(spoken.global_ids, spoken.semantic_ids)], [(global_ids, semantic_ids)])
+
+
+@pytest.fixture(scope="module")
+def short_codec(tiny_model_directory):
+    """A codec of a model that says 1.3 s at most: what is longer goes through it in windows of 64 tokens."""
+    loaded = Codec.load(tiny_model_directory)
+    return Codec(dataclasses.replace(loaded.config, max_semantic_tokens=128), loaded.variables)
+
+
+@pytest.mark.extended
+def test_long_recordings_are_encoded_in_windows(codec, short_codec):
+    recordings = [tiny_model.speech(seconds, seed) for seed, seconds in enumerate((4.0, 1.0, 2.6))]
+    found = short_codec.encode(recordings)
+    assert [len(semantic_ids) for _, semantic_ids in found] == [199, 49, 129]
+    assert short_codec._tokenize._cache_size() <= 2  # of one length: 64, with a row or several
+    expected = codec.encode(recordings)
+    assert_same_ids(found[1:2], expected[1:2])
+    for (global_ids, semantic_ids), (other_global_ids, others) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(global_ids, other_global_ids)
+        assert np.mean(semantic_ids == others) > 0.8  # of one pass
+
+
+@pytest.mark.extended
+def test_long_tokens_are_decoded_in_windows(codec, short_codec, tokens):
+    rng = np.random.default_rng(0)
+    long = [
+        (global_ids, rng.integers(0, 64, length).astype(np.int32))
+        for length in (300, 65)
+        for global_ids, _ in tokens[:1]
+    ]
+    waves = short_codec.decode([*long, tokens[0]])
+    assert short_codec._detokenize._cache_size() <= 2
+    assert_same_waves(waves, codec.decode([*long, tokens[0]]))
 
 
 def test_errors_name_the_item(codec, tokens):

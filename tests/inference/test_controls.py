@@ -1,7 +1,7 @@
 import pytest
 
 from spark_jax.errors import SparkError
-from spark_jax.inference.controls import ignored_options
+from spark_jax.inference.controls import ignored_options, ignored_reference
 from spark_jax.inference.request import Request
 from spark_jax.text_config import TextConfig
 
@@ -30,6 +30,13 @@ def test_only_what_does_nothing_is_told():
     [message] = ignored_options(request, TextConfig(controls=("gender", "cloning")))
     assert message.startswith("pitch: ") and "(gender, cloning)" in message
     assert ignored_options(Request(text="Hello."), ONE_SPEAKER) == []
+
+
+def test_a_reference_that_one_speaker_cannot_follow_is_told():
+    [message] = ignored_reference("ref.wav", ONE_SPEAKER)
+    assert message.startswith("ref.wav: the model has not learned to follow a reference (none of its controls acts)")
+    assert ignored_reference("ref.wav", TextConfig()) == []
+    assert ignored_reference("ref.wav", TextConfig(controls=("cloning",))) == []
 
 
 @pytest.mark.parametrize(

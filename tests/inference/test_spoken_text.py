@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers import tiny_config
 
-from spark_jax import config
 from spark_jax.inference import spoken_text
 from spark_jax.inference.audio import Speech
 from spark_jax.inference.checks import Finding
@@ -20,7 +20,7 @@ from spark_jax.model_directory.voice import Voice
 from spark_jax.text.tokenizer import SparkTokenizer
 from spark_jax.text_config import TextConfig
 
-CONFIG = dataclasses.replace(config.tiny(), text=TextConfig(max_length=20, join_sentences=False))
+CONFIG = dataclasses.replace(tiny_config.tiny(), text=TextConfig(max_length=20, join_sentences=False))
 VOICE = Voice(np.zeros(32, np.int32), np.zeros(0, np.int32))
 TEXT = "One two three. Four five six. Seven eight nine. Ten."
 

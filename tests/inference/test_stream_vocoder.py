@@ -6,9 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from helpers import tiny_model
+from helpers import tiny_config, tiny_model
 
-from spark_jax import config
 from spark_jax.config import SourceConfig
 from spark_jax.inference.codec import Codec
 from spark_jax.inference.parts import StreamSettings
@@ -16,11 +15,11 @@ from spark_jax.inference.stream_vocoder import StreamVocoder
 from spark_jax.model_directory.parameters import abstract_part
 
 SETTINGS = StreamSettings(parts=(4, 16), look_ahead=6, rows=4)
-HOP = config.tiny().latent_hop_length
+HOP = tiny_config.tiny().latent_hop_length
 
 
 def codec_of(source):
-    own = config.tiny()
+    own = tiny_config.tiny()
     if source:
         decoder = dataclasses.replace(own.bicodec.decoder, source=SourceConfig((0, 1), (1,)))
         own = dataclasses.replace(own, bicodec=dataclasses.replace(own.bicodec, decoder=decoder))

@@ -66,6 +66,8 @@ def test_tokens_survive_their_file(tmp_path):
         ({"version": 2}, "version is 2, expected 1"),
         ({"transcript": 3}, "transcript is 3, expected text or null"),
         ({"transcript": " "}, "transcript is ' ', expected text or null"),
+        ({"transcript": "\ud800b"}, "transcript is not Unicode text"),
+        ({"transcript": "…"}, "transcript is '…', expected what the reference says"),
         ({"sample_rate": 24000}, "sample_rate is 24000, the model's is 16000"),
         ({"global_ids": [1, 2]}, "global_ids has 2 ids, expected 32"),
         ({"global_ids": [64] * 32}, r"global_ids\[0\] is 64, expected 0 to 63"),

@@ -17,6 +17,7 @@ from spark_jax.cli import main as cli
 from spark_jax.data import audio_sources, pipeline, records
 from spark_jax.data.codec import CodecExamples
 from spark_jax.data.config import CodecDataConfig
+from spark_jax.data.corpus_audio import read_audio
 from spark_jax.errors import SparkError
 from spark_jax.prepare import records as make_records
 from spark_jax.prepare.conversions import AudioConversion, TokenConversion
@@ -239,7 +240,7 @@ def test_audio_records_that_differ_from_their_index(corpus, tmp_path):
 def test_audio_that_cannot_be_read_is_an_error_or_counted(corpus, tmp_path):
     (corpus / "a.flac").write_bytes((corpus / "a.flac").read_bytes()[:3000])
     conversion = AudioConversion(str(corpus), None, 16_000)
-    with pytest.raises(SparkError, match="metadata.jsonl:1: utterance u0: .*a.flac: cannot be read as audio"):
+    with pytest.raises(SparkError, match="metadata.jsonl:1: utterance u0: .*a.flac: not readable as audio"):
         make_records.convert(conversion, corpus / "metadata.jsonl", tmp_path / "out", 1)
     make_records.convert(conversion, corpus / "metadata.jsonl", tmp_path / "out", 1, on_error="skip")
     reader = records.RecordReader(tmp_path / "out", "train", "audio")
@@ -256,13 +257,27 @@ def test_audio_of_another_rate_is_resampled(corpus, tmp_path):
         assert len(samples) == length and record["duration"] == round(length / 24_000, 3)
 
 
+@pytest.mark.parametrize("content", ["wave", "m4a"])
+def test_bytes_of_any_format_become_flac(tmp_path, content):
+    if content == "m4a":
+        pytest.importorskip("av", reason="pip install 'spark-jax[av]'")
+    name = {"wave": "left_silent.wav", "m4a": "recording.m4a"}[content]
+    expected = read_audio(CASE.parent / name, 16_000)
+    convert = AudioConversion(str(CASE.parent), None, 16_000).converter()
+    item = convert({"index": 0, "wav_path": name, "split": "train"})
+    assert item.columns == {"samples": len(expected), "tokens": 0} and b"fLaC" in item.data
+
+
 def test_a_corpus_of_what_people_bring_becomes_records(tmp_path):
     """Lengths are the files', NaN is counted; so are silence, a missing file and rows that are none."""
     folder = tmp_path / "corpus"
     shutil.copytree(CASE, folder)
     soundfile.write(folder / "silent.flac", np.zeros(9000), 16_000)
+    stream = (CASE.parent / "header_length_0.wav").read_bytes()  # never closed
+    (folder / "stream.wav").write_bytes(stream)
     lines = [json.loads(line) for line in (CASE / "metadata.jsonl").read_text().splitlines()]
     lines += [{"index": 3, "wav_path": name, "split": "train"} for name in ("silent.flac", "nowhere.flac", None, "")]
+    lines.append({"index": 4, "wav_path": "stream.wav", "split": "train"})
     lines.append({"index": True, "wav_path": "wavs/a.wav", "split": "train"})
     write(folder / "metadata.jsonl", lines)
     conversion = AudioConversion(str(folder), None, 16_000)
@@ -270,7 +285,10 @@ def test_a_corpus_of_what_people_bring_becomes_records(tmp_path):
         make_records.convert(conversion, folder / "metadata.jsonl", tmp_path / "raise", 1)
     make_records.convert(conversion, folder / "metadata.jsonl", tmp_path / "out", 1, on_error="skip")
     reader = records.RecordReader(tmp_path / "out", "train", "audio")
-    assert reader.columns["samples"].tolist() == [35_200, 35_200]
+    samples = (len(stream) - 44) // 2
+    assert reader.columns["samples"].tolist() == [35_200, 35_200, samples]
+    source = audio_sources.RecordAudio(reader, 16_000)
+    np.testing.assert_array_equal(source.read(2)[0], np.frombuffer(stream[44:], np.int16) / np.float32(32768))
     assert reader.fields["dropped"] == {"not finite": 1, "silent": 1, "no such file": 1, "unusable": 3}
     assert [record.fields["duration"] for record in reader.read([0, 1])] == [2.2, 2.2]
 

@@ -23,7 +23,7 @@ from spark_jax.data.corpus_audio import read_audio
 from spark_jax.data.manifest import read_corpus
 from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.errors import SparkError
-from spark_jax.evaluation.judges import WhisperRecognizer
+from spark_jax.evaluation.judges.recognizer import WhisperRecognizer
 from spark_jax.evaluation.metrics import word_errors
 
 SAMPLE_RATE = 16_000
