@@ -78,7 +78,7 @@ def write_audio(
     files.write_bytes(path, content)
 
 
-def _encoded(samples: Float[np.ndarray, " time"], sample_rate: int, name: str) -> memoryview:
+def _encoded(samples: Float[np.ndarray, " time"], sample_rate: int, name: str) -> bytes:
     container, coding, rates = FORMATS[name]
     if rates and sample_rate not in rates:
         rate = min((rate for rate in rates if rate > sample_rate), default=rates[-1])
@@ -90,4 +90,5 @@ def _encoded(samples: Float[np.ndarray, " time"], sample_rate: int, name: str) -
     with soundfile.SoundFile(content, "w", sample_rate, 1, coding, format=container) as file:
         for start in range(0, len(samples), sample_rate):  # libsndfile's Vorbis keeps a whole write on its stack
             file.write(samples[start : start + sample_rate])
-    return content.getbuffer()
+    # Not getbuffer(): Python's garbage collector crashes on a view that outlives its file in an exception's cycle.
+    return content.getvalue()

@@ -146,6 +146,10 @@ def assemble(
     default_voice: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="A voice made by `spark-jax voice`, in place of --tokens.")
     ] = None,
+    voices: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Voices of `spark-jax voice`, NAME.json each; default.json may be one."),
+    ] = None,
     model_card: Annotated[
         Path | None, typer.Option(metavar="FILE.md", help="Markdown file to put in. Default: one is made.")
     ] = None,
@@ -177,7 +181,10 @@ def assemble(
         voice = assembly.most_typical_voice(tokens)
     elif default_voice is not None:
         voice = Voice.load(default_voice, config)
-    size = assembly.assemble(destination, runs, config, voice, dtype=dtype, model_card=model_card)
+    named = {path.stem: Voice.load(path, config) for path in sorted(voices.glob("*.json"))} if voices else {}
+    if voices is not None and not named:
+        raise SparkError(f"--voices {voices}: holds no voice, expected files NAME.json of `spark-jax voice`")
+    size = assembly.assemble(destination, runs, config, voice, voices=named, dtype=dtype, model_card=model_card)
     typer.echo(f"{destination}: {size / 1e6:.1f} MB, in {time.perf_counter() - start:.1f} s")
 
 

@@ -27,6 +27,7 @@ def assemble(
     config: SparkConfig,
     default_voice: Voice | None = None,
     *,
+    voices: Mapping[str, Voice] | None = None,
     dtype: str = "float16",
     model_card: str | Path | None = None,
 ) -> int:
@@ -37,6 +38,7 @@ def assemble(
       runs: a run or model directory for each of "wav2vec2", "bicodec" and "llm"; the tokenizer is the llm's.
       config: the whole system's sizes; see `sizes`.
       default_voice: that of `synthesize` without a voice; None: the directory has none.
+      voices: others, by name.
       dtype: storage type of the weight matrices, one of `DTYPES`.
       model_card: Markdown file to put in; None: one is made.
 
@@ -48,17 +50,17 @@ def assemble(
     wanted = model_directory.abstract_variables(config)
     variables = {part: model_directory.read_part(runs[part], part, wanted[part]) for part in PARTS}
     with tempfile.TemporaryDirectory() as folder:
-        voices = {}
-        if default_voice is not None:
-            voices["default"] = Path(folder) / "default.json"
-            default_voice.save(voices["default"], config.sample_rate)
+        named = dict(voices or {}) | ({} if default_voice is None else {"default": default_voice})
+        files = {name: Path(folder) / f"{name}.json" for name in named}
+        for name, voice in named.items():
+            voice.save(files[name], config.sample_rate)
         model_directory.save(
             destination,
             config,
             variables,
             Path(runs["llm"]) / TOKENIZER,
             weight_dtype=jnp.dtype(dtype),
-            voices=voices,
+            voices=files,
             model_card=model_card,
         )
     return sum(path.stat().st_size for path in Path(destination).rglob("*") if path.is_file())

@@ -6,6 +6,8 @@ from typing import Any
 
 from spark_jax.evaluation import plots
 
+WIDEST = 7  # columns of a table that fit on a page
+
 STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#8881;--accent:#3b6fb6}
 body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem}
@@ -87,15 +89,16 @@ def _number(value: float, form: str | int) -> str:
 
 
 def _table(section: Mapping[str, Any]) -> str:
-    heads = "".join(f"<th>{_text(column)}</th>" for column in section["columns"])
-    rows = []
+    lines = [[_text(column) for column in section["columns"]]]
     for name, *cells in section["rows"]:
-        shown_cells = "".join(
-            f"<td{' class=text' if isinstance(cell, str) else ''}>{shown(cell, form)}</td>"
-            for cell, form in zip(cells, section["formats"], strict=True)
-        )
-        rows.append(f"<tr><td>{_text(name)}</td>{shown_cells}</tr>")
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        shown_cells = (shown(cell, form) for cell, form in zip(cells, section["formats"], strict=True))
+        lines.append([_text(name), *shown_cells])
+    if len(lines[0]) > max(WIDEST, len(lines)):  # a row for each figure
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    head, *rows = lines
+    heads = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _confusion(section: Mapping[str, Any]) -> str:
@@ -104,7 +107,7 @@ def _confusion(section: Mapping[str, Any]) -> str:
     for name, counts in zip(section["rows"], section["counts"], strict=True):
         total = max(sum(counts), 1)
         cells = "".join(
-            f'<td style="background:color-mix(in srgb,var(--accent) {100 * count / total:.0f}%,transparent)">'
+            f'<td style="background:color-mix(in srgb,var(--accent) {70 * count / total:.0f}%,transparent)">'
             f"{count or ''}</td>"
             for count in counts
         )

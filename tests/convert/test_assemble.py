@@ -48,6 +48,20 @@ def assemble(runs, tmp_path, capsys):
     return assemble
 
 
+def test_a_folder_of_voices_is_put_in(assemble, runs, tmp_path):
+    (tmp_path / "voices").mkdir()
+    code, _, errors = assemble("--voices", tmp_path / "voices")
+    assert code == 2 and "holds no voice, expected files NAME.json" in errors
+    for name, global_id in (("default", 3), ("ada", 5)):
+        voice = Voice(np.full(32, global_id), np.zeros(0, np.int32))
+        voice.save(tmp_path / "voices" / f"{name}.json", TINY.sample_rate)
+    assert assemble("--voices", tmp_path / "voices")[0] == 0
+    loaded = model_directory.load(tmp_path / "model", parts=[])
+    assert sorted(loaded.voices) == ["ada", "default"]
+    np.testing.assert_array_equal(Voice.load(loaded.default_voice, TINY).global_ids, [3] * 32)
+    np.testing.assert_array_equal(Voice.load(loaded.voices["ada"], TINY).global_ids, [5] * 32)
+
+
 def test_the_runs_make_a_model(assemble, runs, tmp_path):
     code, out, errors = assemble(
         "--tokens", runs / "tokens.jsonl", "--dtype", "float32", "--model-card", runs / "card.md"

@@ -55,6 +55,7 @@ def test_batches_give_the_tokens_of_single_utterances(corpus, codec, whole):
         np.testing.assert_array_equal(line["semantic_ids"], semantic_ids)
 
 
+@pytest.mark.extended
 def test_a_killed_run_goes_on_where_it_stopped(corpus, codec, tmp_path, monkeypatch):
     """The text has a line separator, which JSON leaves as it is."""
     records = [record | {"text": "One\u2028two"} for record in manifest.read_corpus(corpus, None)]

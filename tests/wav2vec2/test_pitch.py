@@ -45,6 +45,7 @@ def test_utterances_without_voice_give_finite_gradients():
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)) and not np.any(gradient.relative)
 
 
+@pytest.mark.extended
 def test_the_head_hears_the_features_and_changes_no_logit():
     config = dataclasses.replace(tiny().wav2vec2, conv_dim=(8,), conv_kernel=(400,), conv_stride=(320,))
     with_head, without = Wav2Vec2ForCTC(config, 7, pitch_head=True), Wav2Vec2ForCTC(config, 7)

@@ -55,7 +55,7 @@ def main(
     model: Annotated[str, typer.Option(help="YAML of a SparkConfig")],
     wav2vec2: Annotated[Path, typer.Option(help="model directory or run with the feature extractor")],
     pitch: Annotated[float, typer.Option(min=0, help="α, the share of pitch in the codes")] = 0.8,
-    batches: Annotated[int, typer.Option(min=1, help="batches of 16 training utterances")] = 250,
+    batches: Annotated[int, typer.Option(min=1, help="batches of 16 training utterances")] = 150,
     steps: Annotated[int, typer.Option(min=1, help="of the encoder's training, ten for each of Lloyd's")] = 600,
     max_seconds: Annotated[float, typer.Option(help="longer utterances are left out; whole tokens")] = 3.0,
 ) -> None:
