@@ -66,8 +66,8 @@ def batch(
     """Speak every job of JOBS.jsonl: audio files, and the lists manifest.jsonl and errors.jsonl.
 
     A line is an object with id, text, and any of: voice, reference, transcript, gender, pitch, speed, pitch_hz,
-    syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds, normalize. A killed run goes on with the
-    same command. The exit code is 1 where a job failed.
+    syllables_per_second, seed, temperature, top_k, top_p, greedy, max_seconds, normalize, retries. A killed run goes on
+    with the same command. The exit code is 1 where a job failed.
     """
     check_input_files(jobs)
     if dtype not in ("float32", "bfloat16"):

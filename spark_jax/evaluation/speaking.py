@@ -102,7 +102,7 @@ def time_sentences(
     if any(line.get("how") == "single" for line in run.times()):
         return
     tts = models.tts(label)
-    requests = [Request(text=text, **request) for text in [*texts[:1], *texts][: TIMED + 1]]
+    requests = [Request(text=text, retries=0, **request) for text in [*texts[:1], *texts][: TIMED + 1]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         for number, item in enumerate(requests):
@@ -151,7 +151,7 @@ def _request(case: Case, tts: Any, voices: dict[tuple[str, str | None], Any]) ->
         if place not in voices:
             voices[place] = tts.voice(reference, transcript)
         options["voice"] = voices[place]
-    request = Request(text=case.text, **options)
+    request = Request(text=case.text, retries=0, **options)  # the model itself is measured
     tts.plan(request)  # a text without anything to say is an error of this case alone
     return request
 

@@ -64,6 +64,7 @@ def test_whole_utterances_count_without_their_padding():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), statistics, other)
 
 
+@pytest.mark.extended
 def test_waveform_from_tokens():
     """Phase "wave": prenet and wave generator alone, on given ids, without a feature extractor; on eight devices the
     same as on one (so are both players, on every mesh: test_mesh.py)."""

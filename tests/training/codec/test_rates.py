@@ -48,6 +48,7 @@ def constants(jaxpr):
                 yield from constants(value)
 
 
+@pytest.mark.extended
 def test_a_step_at_24_khz_trains_on_the_spectrum_of_24_khz(batch):
     """The very program that is run has the filterbanks of its rate in it, and those of no other."""
     models, mesh = codec_models(WAVE, AT_24_KHZ), sharding.make_mesh(1)
