@@ -22,7 +22,7 @@ svg .grid{stroke:currentColor;stroke-opacity:.12}
 svg .identity{stroke:currentColor;stroke-opacity:.5;stroke-dasharray:5 4}
 .legend span{margin-right:1rem}
 .legend i{display:inline-block;width:.8em;height:.8em;border-radius:50%;margin-right:.35em}
-audio{height:2.2rem;width:15rem;vertical-align:middle}
+audio{height:2.2rem;width:10.5rem;vertical-align:middle}
 dl{display:grid;grid-template-columns:max-content auto;gap:.15rem 1rem}
 dt{color:#888}dd{margin:0;overflow-wrap:anywhere}
 """

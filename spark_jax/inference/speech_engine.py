@@ -104,6 +104,11 @@ class SpeechEngine:
         """Returns how many jobs decode together."""
         return self._engine.settings.slots
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """Returns how many jobs wait for a slot and how many are in slots."""
+        return self._engine.load
+
     def new_tokens(self, prompt: Prompt, semantic_tokens: int) -> int:
         """Returns the limit on new tokens with which an answer holds at most this many semantic tokens."""
         return self._engine.new_tokens(prompt, semantic_tokens)

@@ -42,6 +42,7 @@ class SparkTTS:
       config: the model's sizes.
       codec: for lists of recordings and of tokens.
       tokenizer: the LLM's; only where that is loaded.
+      default_voice: speaks where a request names none; None: the model has none.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SparkTTS:
         """See `load`."""
         self.config: SparkConfig = model.config
         self._variables = model.variables
+        self.default_voice = model.default_voice
         self.codec = Codec(model.config, model.variables, dtype=dtype, mesh=mesh)
         if "llm" in model.variables:
             self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
@@ -232,6 +234,11 @@ class SparkTTS:
     def decode(self, global_ids: Any, semantic_ids: Any) -> Float[np.ndarray, " time"]:
         """Returns the speech of one item's ids, flat arrays or lists, which are checked; see `Codec.decode`."""
         return self.codec.decode([(global_ids, semantic_ids)], [None])[0]
+
+    @property
+    def engine(self) -> SpeechEngine:
+        """Returns what speaks batches and streams."""
+        return self._speech_engine
 
     @functools.cached_property
     def _speech_engine(self) -> SpeechEngine:
