@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 from spark_jax.evaluation.cases import Case, Result, Speech
 from spark_jax.evaluation.findings import Summary
 
-
 CAPTION = 160  # characters of a text, and of what was heard
 
 
