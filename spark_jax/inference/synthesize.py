@@ -42,7 +42,7 @@ class SparkTTS:
       config: the model's sizes.
       codec: for lists of recordings and of tokens.
       tokenizer: the LLM's; only where that is loaded.
-      default_voice: speaks where a request names none; None: the model has none.
+      default_voice: file of the voice that speaks where a request names none; None: the model has none.
     """
 
     def __init__(

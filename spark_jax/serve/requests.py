@@ -12,7 +12,7 @@ from spark_jax.serve.schema import PARAMS, SpeechBody, decode_recording
 from spark_jax.serve.settings import ServerSettings
 from spark_jax.serve.speaker import Speaker
 from spark_jax.serve.style import MADE_UP, Style, resolve_style
-from spark_jax.serve.voices import VoiceStore
+from spark_jax.serve.voices import DEFAULT, VoiceStore
 
 _SAME = ("seed", "temperature", "top_k", "top_p", "greedy", "max_seconds", "normalize")
 
@@ -97,4 +97,4 @@ async def _voice(
         return None, []
     if speaker.tts.default_voice is None:
         raise bad_request("voice", f"voice is missing: the model has none of its own, give one, or {MADE_UP[0]}")
-    return speaker.tts.default_voice, []
+    return voices.find(DEFAULT).voice, []

@@ -59,10 +59,10 @@ class StoredVoice:
 class VoiceStore:
     """Voices by name and id; any thread may use it."""
 
-    def __init__(self, config: SparkConfig, default: Voice | None, directory: Path | None, most: int):
+    def __init__(self, config: SparkConfig, default: Voice | Path | None, directory: Path | None, most: int):
         """Args:
           config: of the model.
-          default: the model's own voice, if it has one.
+          default: the model's own voice, or its file, if it has one.
           directory: where voices are kept; None: in memory only.
           most: how many clients may bring.
 
@@ -70,13 +70,14 @@ class VoiceStore:
           UserWarning: a file of the folder is no voice of this model; it is left alone.
 
         Raises:
-          SparkError: the folder cannot be made.
+          SparkError: the folder cannot be made, or the model's own voice is damaged.
         """
         self._config, self._directory, self._most = config, directory, most
         self._lock = threading.Lock()
         self._voices: dict[str, StoredVoice] = {}  # by id
         if default is not None:
-            self._voices[DEFAULT] = StoredVoice(DEFAULT, DEFAULT, default, 0, "model")
+            own = default if isinstance(default, Voice) else Voice.load(default, config)
+            self._voices[DEFAULT] = StoredVoice(DEFAULT, DEFAULT, own, 0, "model")
         if directory is not None:
             try:
                 directory.mkdir(parents=True, exist_ok=True)

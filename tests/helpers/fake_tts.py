@@ -76,7 +76,8 @@ class FakeTTS(SparkTTS):
 
     def pieces(self, request) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Texts, their samples, and the silence after them."""
-        voice = request.voice.global_ids.tolist() if request.voice is not None else None
+        voice = request.voice if isinstance(request.voice, Voice) else None  # a path: that of the warm-up
+        voice = None if voice is None else voice.global_ids.tolist()
         style = voice, request.gender, request.pitch, request.speed, request.pitch_hz, request.temperature
         plan, _ = self.plan(request)
         left = int(1e9) if request.max_seconds is None else round(request.max_seconds * 50)

@@ -74,6 +74,21 @@ def test_a_voice_is_kept_named_and_forgotten(fake, tmp_path, new_client):
     assert len(list((tmp_path / "voices").glob("voice_*"))) == 2
 
 
+def test_the_models_own_voice_is_a_file(new_client, tmp_path):
+    """As `SparkTTS.load` gives it; it has a name, speaks where none is named, and stays."""
+    own = tiny().bicodec.speaker_encoder
+    voice = Voice(np.arange(own.token_num, dtype=np.int32), np.zeros(0, np.int32))
+    voice.save(tmp_path / "default.json", RATE)
+    with new_client(FakeTTS(tmp_path / "default.json")) as client:
+        while client.get("/ready").status_code != 200:
+            pass
+        assert names(client) == ["default"]
+        bodies = [{"input": "Hello.", "response_format": "pcm"} | more for more in ({}, {"voice": "default"})]
+        contents = {client.post("/v1/audio/speech", json=body).content for body in bodies}
+        assert len(contents) == 1
+        assert client.delete(f"{ROUTE}/default").status_code == 403
+
+
 def test_a_mix_lies_between_its_voices(fake):
     for name, seed in (("Ann", 0), ("Bob", 1)):
         assert upload(fake, name, recording(seed=seed)).status_code == 200
