@@ -28,6 +28,7 @@ from spark_jax.inference.long_text import Span
 from spark_jax.inference.speech_engine import SpeechEngine, SpeechJob
 from spark_jax.inference.spoken_text import SpokenPiece, SpokenText
 from spark_jax.inference.stream_vocoder import StreamVocoder
+from spark_jax.model_directory.voice import Voice
 
 AHEAD = 2  # pieces that are spoken or being spoken beside the one that is given out
 MARGIN = 0.5  # s of speech that a listener shall have, before a piece is given out that is not looked at yet
@@ -263,6 +264,11 @@ class _Results:
     def sample_rate(self) -> int:
         """Returns the sample rate, in Hz."""
         return self._speaking.sample_rate
+
+    @property
+    def voice(self) -> Voice | None:
+        """Returns whose voice speaks; None: it is made up for the first piece, which has not ended."""
+        return self._speaking.text.voice
 
     @property
     def spans(self) -> tuple[Span, ...]:
