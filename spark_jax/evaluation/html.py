@@ -16,6 +16,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;display:block;o
 th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}td.text{text-align:left;white-space:normal;min-width:16rem}
 td small,p small,.note{color:#8889;color:color-mix(in srgb,currentColor 65%,transparent)}
+td small{display:block;line-height:1.2}
 .confusion td{min-width:3.4rem;text-align:center}.axis{font-weight:normal}
 svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:currentColor}
 svg .grid{stroke:currentColor;stroke-opacity:.12}

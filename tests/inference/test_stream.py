@@ -195,6 +195,7 @@ def test_errors_are_raised_where_the_stream_is_read_and_the_next_one_speaks(tts,
     np.testing.assert_allclose(samples, whole(tts, request(1)).samples, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_nothing_is_compiled_after_the_warm_up(tts):
     tts.warmup()
     counts = tts.codec._detokenize_part._cache_size(), engine_of(tts)._read._cache_size()
