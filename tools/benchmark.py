@@ -196,9 +196,7 @@ def streams(
             sum(heard.audio for heard in one) / max(heard.last_chunk for heard in one) for one in found
         )
         late = f"{sum(gap > 0.05 for gap in gaps)} of {len(gaps)}"
-        figures = (
-            f"{statistics.median(first):.3f} | {max(first):.3f} | {max(gaps):.3f} | {late} of {len(gaps)} | {speed:.1f}"
-        )
+        figures = f"{statistics.median(first):.3f} | {max(first):.3f} | {max(gaps):.3f} | {late} | {speed:.1f}"
         print(f"| {count} | {figures} |", flush=True)
     if output is not None:
         output.write_text(json.dumps(results, indent=2))
