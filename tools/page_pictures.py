@@ -54,8 +54,8 @@ def main(
             page.evaluate("const audio = document.getElementById('audio'); audio.currentTime = audio.duration * 0.45")
             page.wait_for_timeout(300)
             page.evaluate("document.activeElement.blur()")
-            page.screenshot(path=folder / f"{name}.png", full_page=True)
-            typer.echo(f"{folder / name}.png")
+            page.screenshot(path=folder / f"{name}.jpg", full_page=True, quality=88)
+            typer.echo(folder / f"{name}.jpg")
         browser.close()
 
 

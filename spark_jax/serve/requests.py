@@ -12,7 +12,7 @@ from spark_jax.serve.schema import PARAMS, SpeechBody, decode_recording
 from spark_jax.serve.settings import ServerSettings
 from spark_jax.serve.speaker import Speaker
 from spark_jax.serve.style import MADE_UP, Style, resolve_style
-from spark_jax.serve.voices import DEFAULT, VoiceStore
+from spark_jax.serve.voices import VoiceStore
 
 _SAME = ("seed", "temperature", "top_k", "top_p", "greedy", "max_seconds", "normalize")
 
@@ -81,7 +81,7 @@ def _request(body: SpeechBody, style: Style, voice: Voice | None) -> Request:
 async def _voice(
     body: SpeechBody, style: Style, speaker: Speaker, voices: VoiceStore, settings: ServerSettings
 ) -> tuple[Voice | None, list[str]]:
-    """Returns the voice of a request, None where it is made up, and what may be wrong with it."""
+    """Returns the voice of a request, None where it is made up or the model's own, and what may be wrong with it."""
     named = body.voice not in (None, *MADE_UP)
     if body.reference is not None:
         if body.voice is not None or body.gender is not None:
@@ -92,9 +92,8 @@ async def _voice(
     if named and body.gender is not None:
         raise bad_request("gender", "voice and gender exclude each other: give one of them")
     if named:
-        return voices.find(body.voice).voice, []
-    if style.gender is not None:
-        return None, []
-    if speaker.tts.default_voice is None:
+        stored = voices.find(body.voice)
+        return None if stored.source == "model" else stored.voice, []  # its own voice asks nothing of the model
+    if style.gender is None and speaker.tts.default_voice is None:
         raise bad_request("voice", f"voice is missing: the model has none of its own, give one, or {MADE_UP[0]}")
-    return voices.find(DEFAULT).voice, []
+    return None, []

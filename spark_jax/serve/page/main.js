@@ -52,7 +52,7 @@ function chooseVoice() {
   const source = at("voice").selectedOptions[0]?.dataset.source;
   const levels = source === "made_up";
   at("pitch").disabled = at("speed").disabled = !levels;
-  at("levels-note").hidden = levels;
+  at("levels-note").hidden = levels || !at("voice").querySelector("[data-source=made_up]");
   at("forget").hidden = source !== "upload" && source !== "mix";
 }
 
