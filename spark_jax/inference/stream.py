@@ -154,6 +154,7 @@ class Speaking:
             for piece in self._pieces.values():
                 self._let_go(piece)
             self._pieces.clear()
+            self._notify()
 
     def _wait(self, piece: _Piece) -> float:
         """Returns after how many seconds a piece is given out, though it may have to be spoken again."""
@@ -333,8 +334,9 @@ class AsyncSpeechStream(_Results):
         self._speaking = start(self._wake)
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
-            self._loop.call_soon_threadsafe(self._news.set)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                self._loop.call_soon_threadsafe(self._news.set)
 
     def __aiter__(self) -> "AsyncSpeechStream":
         return self

@@ -94,7 +94,7 @@ def test_two_workers_and_then_the_head_are_killed(tiny_model_directory, tmp_path
     assert 80 <= done < count
     assert start(tmp_path, *model, *ON_RAY, "-o", "out").wait() == 0
     assert contents(output) == contents(tmp_path / "whole")
-    print(f"the head was killed after {done} jobs")
+    print(f"without the head the command ended after {done} jobs")
 
 
 POISON = """
