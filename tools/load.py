@@ -143,9 +143,11 @@ def summary(answers: Sequence[Answer], rate: float, slowest: float) -> dict[str,
     return found
 
 
-def measure(url: str, rates: Sequence[float], seconds: float, **fields: object) -> list[dict[str, float]]:
-    """Returns the numbers of each rate, one after the other; the first requests are left out, which warm up."""
-    asyncio.run(at_rate(url, max(1.0, rates[0]), 2.0, seed=1, **fields))
+def measure(
+    url: str, rates: Sequence[float], seconds: float, warmup: float = 2.0, **fields: object
+) -> list[dict[str, float]]:
+    """Returns the numbers of each rate, one after the other; requests of the first seconds are left out."""
+    asyncio.run(at_rate(url, max(1.0, rates[0]), warmup, seed=1, **fields))
     rows = []
     for rate in rates:
         begin = time.perf_counter()

@@ -28,8 +28,8 @@ def test_a_run(tmp_path):
     model = FakeTTS()
     model.pace = 0.005
     with live_server.running(create_app(model, model="tiny")) as url:
-        rows = load.measure(url, [40.0], 0.5, voice="female", max_seconds=0.5)
-        refused = load.measure(url, [40.0], 0.2, voice="nobody")
+        rows = load.measure(url, [40.0], 0.5, 0.1, voice="female", max_seconds=0.5)
+        refused = load.measure(url, [40.0], 0.2, 0.1, voice="nobody")
     [row] = rows
     assert row["requests"] == row["answered"] > 5
     assert row["failed"] == row["refused"] == 0
