@@ -23,7 +23,7 @@ MODULES = {
 # Modules of the authors' repository, which is no package: tools take its folder as an argument.
 UNPACKAGED = {"sparktts"}
 # Declared for what they do, not for what they are imported for: plug-ins, commands, and backends.
-NOT_IMPORTED = {"pytest_xdist", "beartype", "ruff", "pre_commit", "pre_commit_hooks"}
+NOT_IMPORTED = {"python_multipart", "pytest_xdist", "beartype", "ruff", "pre_commit", "pre_commit_hooks"}
 NOT_IMPORTED |= {"mkdocs", "mkdocs_material", "mkdocstrings"}
 
 # Dependencies by the project's own choice, though only comparisons with other implementations import them.

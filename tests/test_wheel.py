@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,12 @@ def tokens(work):
             }
             file.write(json.dumps(record) + "\n")
     return work / "tokens.jsonl"
+
+
+@pytest.mark.slow
+def test_the_page_of_the_server_is_packed(wheel):
+    packed = {name.rpartition("/")[2] for name in zipfile.ZipFile(wheel).namelist() if "/serve/page/" in name}
+    assert packed == {path.name for path in (ROOT / "spark_jax" / "serve" / "page").iterdir()}
 
 
 @pytest.mark.slow

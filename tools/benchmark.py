@@ -3,12 +3,15 @@
     python tools/benchmark.py conversion [--folder DIR] [--llm-dtype bfloat16] [--dtype bfloat16]
     python tools/benchmark.py data [--records 20000] [--index-records 10000000]
     python tools/benchmark.py streams [--streams 1,8] [--rounds 5] [--latency exact] [--model DIR] [--json FILE]
+    python tools/benchmark.py serve [--rate 1 --rate 2] [--output numbers.json] [--plot load.svg]
 
 `conversion`: files of random weights at the release's sizes stand in for the release; needs some 12 GB of disk.
 `data`: random token records with VoxBox's lengths. Both need the extra `dev`.
 `streams`: sentences that are listened to while they are spoken, one or many at a time.
+`serve`: a server of the embedded voice under load; needs the extras `dev` and, for a plot, `plots`.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -77,6 +80,27 @@ def conversion(
             )
     typer.echo(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}; bound: largest file and 1 GB\n")
     typer.echo("\n".join(["| command | wall s | processor s | peak GB | bound GB |", "|---|---|---|---|---|", *rows]))
+
+
+@app.command()
+def serve(
+    rate: Annotated[list[float] | None, typer.Option(help="Requests a second; several are taken.")] = None,
+    seconds: Annotated[float, typer.Option(help="For which requests come at each rate.")] = 30.0,
+    url: Annotated[str | None, typer.Option(help="A server that runs already. Default: one that is started.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="Of `spark-jax serve`, such as --option=--slots=8.")] = None,
+    latency: Annotated[str, typer.Option(help="exact or low.")] = "exact",
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of them; needs the extra `plots`.")] = None,
+) -> None:
+    """Streams of a server at loopback under Poisson arrivals: times to the first sound, underruns, throughput."""
+    import load
+    from served import Served, served
+
+    with served(option or []) if url is None else contextlib.nullcontext(Served(url, 0)) as server:
+        rows = load.measure(server.url, rate or [0.5, 1.0, 2.0, 4.0], seconds, latency=latency)
+    typer.echo(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}; {seconds:g} s at each rate\n")
+    typer.echo(load.table(rows))
+    load.write(rows, output, plot)
 
 
 MFU = 0.45  # of a chip's peak: what a training is meant to reach
@@ -172,9 +196,7 @@ def streams(
             sum(heard.audio for heard in one) / max(heard.last_chunk for heard in one) for one in found
         )
         late = f"{sum(gap > 0.05 for gap in gaps)} of {len(gaps)}"
-        figures = (
-            f"{statistics.median(first):.3f} | {max(first):.3f} | {max(gaps):.3f} | {late} of {len(gaps)} | {speed:.1f}"
-        )
+        figures = f"{statistics.median(first):.3f} | {max(first):.3f} | {max(gaps):.3f} | {late} | {speed:.1f}"
         print(f"| {count} | {figures} |", flush=True)
     if output is not None:
         output.write_text(json.dumps(results, indent=2))

@@ -56,18 +56,39 @@ class Sound:
     frames: int | None = None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoundBytes:
+    """A sound file in memory, such as an upload; nothing of it is opened on a disk.
+
+    Attributes:
+      name: what errors call it; it is no path.
+      content: the file.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+SoundSource = str | os.PathLike[str] | SoundBytes
+
+
 @contextlib.contextmanager
-def open_sound(source: str | os.PathLike[str] | bytes, name: str | None = None) -> Iterator[Sound]:
+def open_sound(source: SoundSource | bytes, name: str | None = None) -> Iterator[Sound]:
     """Opens a sound file to be read in blocks of float64.
 
     Args:
-      source: the path of the file, or its content.
+      source: the path of the file, or the file in memory, or its content.
       name: what errors call it; None: by its path.
 
     Raises:
       MissingDecoderError: reading it needs an extra.
       SparkError: the file is missing or no audio, or its sample rate is none of sound.
     """
+    if isinstance(source, SoundBytes):
+        source, name = source.content, name or source.name
     name = os.fspath(source) if name is None else name
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise SparkError(f"{name}: no such audio file")

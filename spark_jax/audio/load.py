@@ -1,6 +1,5 @@
 """Audio files in: read one channel, check, resample."""
 
-import os
 import warnings
 from collections.abc import Iterator
 
@@ -8,7 +7,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
-from spark_jax.audio.containers import Sound, open_sound
+from spark_jax.audio.containers import Sound, SoundSource, open_sound
 from spark_jax.errors import SparkError
 
 MIN_SECONDS = 0.1
@@ -18,7 +17,7 @@ FRAMES_PER_SECOND = 50  # of levels
 _QUIETER = 0.1  # 20 dB: a first channel so far below the loudest is not the one that speaks
 
 
-def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float[np.ndarray, " time"]:
+def load_audio(path: SoundSource, sample_rate: int) -> Float[np.ndarray, " time"]:
     """Returns one channel of a sound file in float64, resampled to `sample_rate` (Hz).
 
     Of several channels the first counts, as in the reference; where it is silent or 20 dB below the loudest, the
@@ -66,7 +65,7 @@ def _powers(frames: Float[np.ndarray, "frames length channels"]) -> Float[np.nda
         return np.nan_to_num(frames.var(axis=1), nan=0.0, posinf=0.0)
 
 
-def speaking_channel(powers: Float[np.ndarray, "frames channels"], source: str | os.PathLike[str]) -> int:
+def speaking_channel(powers: Float[np.ndarray, "frames channels"], source: SoundSource) -> int:
     """Returns the number of the channel to take: the first, or the loudest where the first is 20 dB below it.
 
     Args:
@@ -89,7 +88,7 @@ def speaking_channel(powers: Float[np.ndarray, "frames channels"], source: str |
 
 
 def read_channel(
-    path: str | os.PathLike[str], channel: int, start: int = 0, seconds: float | None = None
+    path: SoundSource, channel: int, start: int = 0, seconds: float | None = None
 ) -> tuple[Float[np.ndarray, " time"], int]:
     """Returns samples of a channel at the file's own rate, and that rate.
 
@@ -129,7 +128,7 @@ def resample(samples: Float[np.ndarray, " time"], source: int, target: int) -> F
     return samples if source == target else soxr.resample(samples, source, target, quality="VHQ")
 
 
-def check_reference(samples: np.ndarray, source: str | os.PathLike[str], sample_rate: int) -> None:
+def check_reference(samples: np.ndarray, source: SoundSource, sample_rate: int) -> None:
     """Refuses audio from which no voice and no tokens can be taken.
 
     Args:
@@ -152,7 +151,7 @@ def check_reference(samples: np.ndarray, source: str | os.PathLike[str], sample_
         raise SparkError(f"{source}: the audio is silent (peak {peak:.1e}, audible from {SILENCE_PEAK:.0e})")
 
 
-def check_finite(samples: np.ndarray, source: str | os.PathLike[str]) -> None:
+def check_finite(samples: np.ndarray, source: SoundSource) -> None:
     """Refuses samples of which some are no numbers; `source` is what the message calls them.
 
     Raises:

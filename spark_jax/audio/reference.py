@@ -1,13 +1,12 @@
 """Recordings of a voice to clone: no more is read of them than what the voice is taken from."""
 
-import os
 import warnings
 
 import numpy as np
 from jaxtyping import Float
 
 from spark_jax.audio import load
-from spark_jax.audio.containers import open_sound
+from spark_jax.audio.containers import SoundSource, open_sound
 from spark_jax.audio.voicing import steadiness, voiced_part
 from spark_jax.errors import SparkError
 
@@ -26,9 +25,7 @@ _VOICED = 0.03
 _STEADY = 1.0  # dB
 
 
-def load_reference(
-    path: str | os.PathLike[str], sample_rate: int, spoken: bool = False
-) -> Float[np.ndarray, " resampled"]:
+def load_reference(path: SoundSource, sample_rate: int, spoken: bool = False) -> Float[np.ndarray, " resampled"]:
     """Returns the speech that a voice is taken from, in float64 at `sample_rate` (Hz).
 
     The channel is that of `load.load_audio`. Silence at the start is skipped where it is long and truly silent: at
@@ -53,7 +50,7 @@ def load_reference(
     return load.resample(samples, rate, sample_rate)
 
 
-def check_length(path: str | os.PathLike[str]) -> None:
+def check_length(path: SoundSource) -> None:
     """Refuses a recording that is too long to come with a transcript, before any model is loaded.
 
     Raises:
@@ -62,7 +59,7 @@ def check_length(path: str | os.PathLike[str]) -> None:
     _listen(path, spoken=True)
 
 
-def warn_without_voice(samples: Float[np.ndarray, " time"], source: str | os.PathLike[str], sample_rate: int) -> None:
+def warn_without_voice(samples: Float[np.ndarray, " time"], source: SoundSource, sample_rate: int) -> None:
     """Tells where a recording holds no voice: noise, a hum or a tone.
 
     Warns:
@@ -78,7 +75,7 @@ def warn_without_voice(samples: Float[np.ndarray, " time"], source: str | os.Pat
     warnings.warn(f"{source}: no voice is heard in it ({reason})", stacklevel=3)
 
 
-def _listen(path: str | os.PathLike[str], spoken: bool) -> tuple[int, Float[np.ndarray, "frames channels"], int]:
+def _listen(path: SoundSource, spoken: bool) -> tuple[int, Float[np.ndarray, "frames channels"], int]:
     """Returns where the sound begins, in frames of 20 ms, the power of at most 30 s from there on, and the rate."""
     most = round(MAX_SECONDS * load.FRAMES_PER_SECOND)
     with open_sound(path) as sound:

@@ -9,6 +9,7 @@ import soundfile
 from jaxtyping import Float
 
 from spark_jax.audio.load import check_finite, resample
+from spark_jax.audio.ogg import with_serial
 from spark_jax.errors import SparkError
 from spark_jax.shared import files
 
@@ -57,7 +58,8 @@ def write_audio(
 ) -> None:
     """Writes one channel of audio; see `files.open_atomic`. Samples beyond ±1 are clipped.
 
-    WAV and FLAC are of 16 bits. Where the coding has no such sample rate, the next higher one that it has is written.
+    The same samples give the same bytes. WAV and FLAC are of 16 bits. Where the coding has no such sample rate, the
+    next higher one that it has is written.
 
     Args:
       path: where it goes.
@@ -91,4 +93,4 @@ def _encoded(samples: Float[np.ndarray, " time"], sample_rate: int, name: str) -
         for start in range(0, len(samples), sample_rate):  # libsndfile's Vorbis keeps a whole write on its stack
             file.write(samples[start : start + sample_rate])
     # Not getbuffer(): Python's garbage collector crashes on a view that outlives its file in an exception's cycle.
-    return content.getvalue()
+    return with_serial(content.getvalue()) if container == "OGG" else content.getvalue()

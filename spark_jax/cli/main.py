@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from spark_jax.cli import batch, evaluate, models, plan, prepare, speech, train
+from spark_jax.cli import batch, evaluate, models, plan, prepare, serve, speech, train
 from spark_jax.errors import SparkError, one_line
 
 # ClickException, the base of all mistakes on the command line. Older versions of typer take it from click,
@@ -52,6 +52,7 @@ for command in (speech.synthesize, speech.voice, speech.encode, speech.decode):
 app.command()(batch.batch)
 for command in (models.convert, models.export, models.init_llm, models.assemble, models.info):
     app.command()(command)
+app.command()(serve.serve)
 app.command()(train.train)
 app.command()(plan.plan)
 app.add_typer(prepare.app, name="prepare")

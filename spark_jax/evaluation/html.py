@@ -16,13 +16,14 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;display:block;o
 th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}td.text{text-align:left;white-space:normal;min-width:16rem}
 td small,p small,.note{color:#8889;color:color-mix(in srgb,currentColor 65%,transparent)}
+td small{display:block;line-height:1.2}
 .confusion td{min-width:3.4rem;text-align:center}.axis{font-weight:normal}
 svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:currentColor}
 svg .grid{stroke:currentColor;stroke-opacity:.12}
 svg .identity{stroke:currentColor;stroke-opacity:.5;stroke-dasharray:5 4}
 .legend span{margin-right:1rem}
 .legend i{display:inline-block;width:.8em;height:.8em;border-radius:50%;margin-right:.35em}
-audio{height:2.2rem;width:15rem;vertical-align:middle}
+audio{height:2.2rem;width:10.5rem;vertical-align:middle}
 dl{display:grid;grid-template-columns:max-content auto;gap:.15rem 1rem}
 dt{color:#888}dd{margin:0;overflow-wrap:anywhere}
 """

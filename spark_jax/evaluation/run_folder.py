@@ -21,6 +21,8 @@ from spark_jax.evaluation.cases import Speech
 from spark_jax.evaluation.judges.base import SAMPLE_RATE, Judge
 from spark_jax.shared import files
 
+_SHOWN = 80  # characters of a setting in a message
+
 SETTINGS, SPOKEN, JUDGED, TIMES = "settings.json", "spoken.jsonl", "judged.jsonl", "times.jsonl"
 
 
@@ -129,10 +131,16 @@ def _check_same(path: Path, old: Any, new: dict[str, Any]) -> None:
         raise SparkError(f"{path}: expected the settings of an evaluation")
     for name in {**old, **new}:
         if old.get(name) != new.get(name):
+            was, wanted = (_shortened(settings.get(name)) for settings in (old, new))
             raise SparkError(
-                f"{path.parent}: holds an evaluation with {name} {old.get(name)!r}, asked for is {new.get(name)!r}; "
+                f"{path.parent}: holds an evaluation with {name} {was}, asked for is {wanted}; "
                 "expected the same, or another folder"
             )
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _as_line(speech: Speech) -> dict[str, Any]:

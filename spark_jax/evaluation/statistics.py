@@ -10,6 +10,7 @@ import scipy.stats
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percent
+SHORTEST_WAY = 0.05  # from a floor to a ceiling: on a shorter one there is nothing to tell
 _SEED = 0  # of the bootstrap: the same results have the same intervals
 _DIGITS = 5
 
@@ -104,9 +105,9 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def share_of_way(value: np.ndarray, floor: np.ndarray, ceiling: np.ndarray) -> float:
-    """Returns how far the mean value is on the way from the mean floor (0) to the mean ceiling (1)."""
+    """Returns where the mean value is between the mean floor (0) and the mean ceiling (1); NaN if they are close."""
     way = ceiling.mean() - floor.mean()
-    return float((value.mean() - floor.mean()) / way) if abs(way) > 1e-9 else math.nan
+    return float((value.mean() - floor.mean()) / way) if way >= SHORTEST_WAY else math.nan
 
 
 def confusion(

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 SHORTEST = 64
+COARSE, FINE = 2, 4  # lengths an octave; of a fine one at most a fifth is padding, where a program costs little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Batch:
     items: tuple[int, ...]
 
 
-def bucket(length: int) -> int:
-    """Returns the smallest length of the table that holds `length`."""
-    return next(size for size in _lengths() if size >= length)
+def bucket(length: int, an_octave: int = COARSE) -> int:
+    """Returns the smallest length of the table that holds `length`; the table has so many lengths an octave."""
+    return next(size for size in _lengths(an_octave) if size >= length)
 
 
 def lengths_up_to(most: int) -> tuple[int, ...]:
@@ -61,9 +62,8 @@ def batches(lengths: Sequence[int], capacity: int, shards: int = 1, full: bool =
     return planned
 
 
-def _lengths() -> Iterator[int]:
+def _lengths(an_octave: int = COARSE) -> Iterator[int]:
     size = SHORTEST
     while True:
-        yield size
-        yield size * 3 // 2
+        yield from (size + size * step // an_octave for step in range(an_octave))
         size *= 2

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from spark_jax.audio.containers import SoundBytes, SoundSource
 from spark_jax.audio.load import check_reference, load_audio
 from spark_jax.audio.reference import load_reference, warn_without_voice
 from spark_jax.config import SparkConfig
@@ -185,7 +186,7 @@ class Codec:
         found = iter(_in_order(plan, waves))
         return [np.concatenate([next(found) for _ in own]) for own in parts]
 
-    def voice(self, path: str | os.PathLike[str], transcript: str | None = None) -> Voice:
+    def voice(self, path: SoundSource, transcript: str | None = None) -> Voice:
         """Returns the voice of a recording: its speaker's tokens, and its speech's where its transcript is given.
 
         Without a transcript nothing but the reference clip (the first seconds) is encoded, and at most 30 s are read.
@@ -200,7 +201,7 @@ class Codec:
           SparkError: the file is missing, not audio, shorter than 0.1 s, silent or not finite; or it comes with a
             transcript that says nothing, and is longer than 30 s.
         """
-        name = os.fspath(path)
+        name = str(path) if isinstance(path, SoundBytes) else os.fspath(path)
         if transcript is not None:
             check_text("transcript", transcript, "what the reference says")
         samples = load_reference(path, self.config.sample_rate, spoken=transcript is not None)

@@ -32,6 +32,7 @@ from spark_jax.inference.buckets import lengths_up_to
 from spark_jax.inference.sampling import Sampling
 from spark_jax.inference.scheduler import Admission, Block, Scheduler
 from spark_jax.inference.slots import Head, Prompts, SlotState
+from spark_jax.qwen2 import decoding
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.qwen2.slot_cache import KEY_AXES
 from spark_jax.sharding import batch_sharding, replicated, spec, under_mesh
@@ -54,7 +55,7 @@ class EngineSettings:
         longest answer.
       prompt_rows: prompts that are read together, at most; None: a quarter of the slots, up to 8.
       prompt_tokens: padded tokens that are read together, at most; a longer prompt is read alone.
-      max_top_k: the largest top-k of a request.
+      max_top_k: the largest top-k of a request; a larger one costs time at every step, whoever asks for it.
       behind: blocks that the host is behind the device; None: one, on CPUs, which are the same processors, none. It
         changes nothing of what a request gets.
 
@@ -67,7 +68,7 @@ class EngineSettings:
     capacity: int | None = None
     prompt_rows: int | None = None
     prompt_tokens: int = 2048
-    max_top_k: int = 128
+    max_top_k: int = 64
     behind: int | None = None
 
     def __post_init__(self):
@@ -160,7 +161,7 @@ class Engine:
         lengths = [length for length in lengths_up_to(longest) if length <= self._capacity]
         self._longest_prompt = min(longest, lengths[-1])
         rows = [self._prompt_rows(length, shards) for length in lengths]
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        on_cpu = placement.on_cpu(mesh)
         self._behind = int(not on_cpu) if settings.behind is None else settings.behind
         # On CPUs one program reads as much of the cache as the longest slot needs; see `slot_cache`.
         windows = (self._capacity,) if on_cpu else scheduler.windows(self._capacity)
@@ -236,7 +237,8 @@ class Engine:
             self._admit(admission)
         block = self._scheduler.begin_block()
         if block is not None:
-            self._state, *results = self._blocks[block.window](self._params, self._head, self._grammar, self._state)
+            decode = self._blocks[block.window]
+            self._state, *results = decode(self._decoding_params, self._head, self._grammar, self._state)
             for result in results:
                 result.copy_to_host_async()
             self._pending.append((block, *results))
@@ -256,7 +258,7 @@ class Engine:
         for length, rows in self._prefills.items():
             self._admit(Admission(length, rows, (), ()))
         for block in self._blocks.values():
-            self._state, codes, _ = block(self._params, self._head, self._grammar, self._state)
+            self._state, codes, _ = block(self._decoding_params, self._head, self._grammar, self._state)
         codes.block_until_ready()
 
     def _prompt_rows(self, length: int, shards: int) -> int:
@@ -270,7 +272,10 @@ class Engine:
         mesh, model, size = self._mesh, self._model, self.settings
         rows, whole = batch_sharding(mesh), replicated(mesh)
         keys_and_values = NamedSharding(mesh, spec(mesh, *KEY_AXES))
-        start = partial(slots.init_state, model, size.slots, self._capacity, self._grammar.index("done"))
+        apart = mesh.size == 1 and placement.on_cpu(mesh)  # see `decoding`
+        self._decoding_params = decoding.take_apart(self._params, mesh) if apart else self._params
+        near_block, done = size.block if apart else 0, self._grammar.index("done")
+        start = partial(slots.init_state, model, size.slots, self._capacity, done, near_block)
         state = jax.tree.map(lambda leaf: keys_and_values if leaf.ndim == 5 else rows, jax.eval_shape(start))
         self._start = jax.jit(start, out_shardings=state)
         divided = NamedSharding(mesh, spec(mesh, "vocab", None))
@@ -284,18 +289,17 @@ class Engine:
                 self._params["head"]
             )
         self._head = Head(embedding, output)
-        fixed = placement.shardings_of(self._params), divided, whole, state
         self._read = jax.jit(
             under_mesh(partial(slots.admit, model, size.max_top_k), mesh),
             donate_argnums=3,
-            in_shardings=(*fixed, rows),
+            in_shardings=(placement.shardings_of(self._params), divided, whole, state, rows),
             out_shardings=state,
         )
         self._blocks: dict[int, Callable[..., Any]] = {
             window: jax.jit(
                 under_mesh(partial(slots.decode_block, model, size.max_top_k, size.block, window), mesh),
                 donate_argnums=3,
-                in_shardings=fixed,
+                in_shardings=(placement.shardings_of(self._decoding_params), divided, whole, state),
                 out_shardings=(state, rows, rows),
             )
             for window in windows

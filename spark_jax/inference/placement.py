@@ -17,6 +17,11 @@ def mesh_or_device(mesh: Mesh | None) -> Mesh:
     return sharding.make_mesh(data=1) if mesh is None else mesh
 
 
+def on_cpu(mesh: Mesh) -> bool:
+    """Returns whether the devices of a mesh are CPUs."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
 def row_shards(mesh: Mesh) -> int:
     """Returns the number of parts that the rows of a batch are divided into."""
     return mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP]

@@ -3,7 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 
 @flax.struct.dataclass
@@ -47,14 +47,25 @@ def warp(
     return jnp.where(kept, scores, -jnp.inf), ids
 
 
-def choose(
-    sampling: Sampling, logits: Float[Array, "rows vocab"], keys: Key[Array, " rows"], max_top_k: int
-) -> Int[Array, " rows"]:
-    """Chooses the next token of each row. Scores of -inf are never chosen; each row draws with its own key.
+def draw_noise(
+    seeds: UInt32[Array, " rows"], steps: Int[Array, "*steps rows"], max_top_k: int
+) -> Float[Array, "*steps rows top"]:
+    """Returns what decides the draw of a request with this seed at this step: noise for each rank of its candidates.
 
-    The noise of a candidate depends on its rank alone, so that a draw does not depend on `max_top_k`.
+    That of a rank does not depend on `max_top_k`, the largest top-k.
     """
-    scores, ids = warp(sampling, logits, max_top_k)
-    drawn = jax.vmap(jax.random.categorical)(keys, scores)
+
+    def of_row(seed: Array, step: Array) -> Array:
+        return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), step), (max_top_k,))
+
+    return jnp.vectorize(of_row, signature="(),()->(k)")(seeds, steps)
+
+
+def choose(
+    sampling: Sampling, logits: Float[Array, "rows vocab"], noise: Float[Array, "rows top"]
+) -> Int[Array, " rows"]:
+    """Chooses the next token of each row, by `draw_noise` of the largest top-k; scores of -inf are never chosen."""
+    scores, ids = warp(sampling, logits, noise.shape[-1])
+    drawn = jnp.argmax(scores + noise[:, : scores.shape[-1]], axis=-1)
     chosen = jnp.where(sampling.greedy, 0, drawn)
     return jnp.take_along_axis(ids, chosen[:, None], axis=-1)[:, 0]

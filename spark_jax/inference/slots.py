@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from spark_jax.inference.sampling import Sampling, choose
+from spark_jax.inference.sampling import Sampling, choose, draw_noise
 from spark_jax.nn.linear import wide_einsum
-from spark_jax.qwen2 import slot_cache
+from spark_jax.qwen2 import decoding, slot_cache
 from spark_jax.qwen2.cache import init_cache
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.qwen2.slot_cache import SlotCache
@@ -79,8 +79,8 @@ class Prompts:
     sampling: Sampling
 
 
-def init_state(model: Qwen2, slots: int, capacity: int, done: int) -> SlotState:
-    """Returns empty slots; `done` is the stage in which nothing is chosen."""
+def init_state(model: Qwen2, slots: int, capacity: int, done: int, near_block: int = 0) -> SlotState:
+    """Returns empty slots; `done` is the stage in which nothing is chosen. See `slot_cache.init_slots`."""
     nothing = jnp.zeros(slots, jnp.int32)
     ones = jnp.ones(slots, jnp.float32)
     answers = Answers(
@@ -92,7 +92,7 @@ def init_state(model: Qwen2, slots: int, capacity: int, done: int) -> SlotState:
         sampling=Sampling(ones, ones, jnp.ones(slots, jnp.int32), jnp.zeros(slots, bool)),
         fresh=jnp.zeros(slots, bool),
     )
-    return SlotState(slot_cache.init_slots(model.config, slots, capacity, model.dtype), answers)
+    return SlotState(slot_cache.init_slots(model.config, slots, capacity, model.dtype, near_block), answers)
 
 
 def admit(
@@ -107,7 +107,7 @@ def admit(
     nothing = jnp.zeros(rows, jnp.int32)
     fresh = jnp.ones(rows, bool)
     start = Answers(nothing, prompts.stage, nothing, prompts.limit, prompts.seed, prompts.sampling, fresh)
-    new, _ = _take(start, last, head, grammar, max_top_k, model.dtype)
+    new, _ = _take(start, last, head, grammar, draw_noise(prompts.seed, nothing, max_top_k), model.dtype)
     answers = jax.tree.map(lambda all_, some: all_.at[prompts.slots].set(some, mode="drop"), state.answers, new)
     into = slot_cache.insert(state.cache, prompts.slots, cache.keys, cache.values, prompts.lengths)
     return SlotState(into, answers)
@@ -142,23 +142,22 @@ def decode_block(
     answers = state.answers.replace(fresh=jnp.zeros(slots, bool))
     added = jnp.zeros(slots, jnp.int32)
     longest = jnp.max(jnp.where(_active(answers, grammar), state.cache.lengths, 0))
+    tokens, decode = decoding.begin(model, params, state.cache, length, longest, window)
+    # Of all steps at once: a slot that goes on has made one step more at each.
+    noise = draw_noise(answers.seed, answers.step + jnp.arange(length)[:, None], max_top_k)
 
     def one_token(offset: Int[Array, ""], carry: tuple) -> tuple:
-        answers, recent, codes, added = carry
-        embedded = head.embedding[answers.token][:, None]
-        hidden, recent = model.apply(
-            {"params": params}, embedded, state.cache, recent, offset, longest, window, method=Qwen2.decode
-        )
-        answers, active = _take(answers, hidden[:, 0], head, grammar, max_top_k, model.dtype)
+        answers, tokens, codes, added = carry
+        hidden, tokens = decode(head.embedding[answers.token][:, None], tokens, offset)
+        answers, active = _take(answers, hidden[:, 0], head, grammar, noise[offset], model.dtype)
         newest = jnp.where(active, answers.token, -1)
         codes = jax.lax.dynamic_update_slice_in_dim(codes, newest[:, None], offset + 1, axis=1)
-        return answers, recent, codes, added + active
+        return answers, tokens, codes, added + active
 
-    carry = answers, slot_cache.init_recent(state.cache, length), codes, added
-    answers, recent, codes, added = jax.lax.fori_loop(0, length, one_token, carry)
+    answers, tokens, codes, added = jax.lax.fori_loop(0, length, one_token, (answers, tokens, codes, added))
     flags = jnp.where(answers.step < answers.limit, RUNNING, CUT_OFF)
     flags = jnp.where(answers.stage == grammar.index("done"), ENDED, flags)
-    return SlotState(slot_cache.merge(state.cache, recent, added), answers), codes, flags
+    return SlotState(slot_cache.merge(state.cache, tokens, added), answers), codes, flags
 
 
 def _take(
@@ -166,15 +165,14 @@ def _take(
     hidden: Float[Array, "slots dim"],
     head: Head,
     grammar: Grammar,
-    max_top_k: int,
+    noise: Float[Array, "slots top"],
     dtype: Any,
 ) -> tuple[Answers, Bool[Array, " slots"]]:
     """Chooses a token for each slot among those that its stage allows; returns also which slots went on."""
     logits = wide_einsum("sd,vd->sv", hidden.astype(dtype), head.output.astype(dtype))
     active = _active(answers, grammar)
-    keys = jax.vmap(lambda seed, step: jax.random.fold_in(jax.random.key(seed), step))(answers.seed, answers.step)
     allowed = jnp.where(grammar.mask(answers.stage), logits, -jnp.inf)
-    token = choose(answers.sampling, allowed, keys, max_top_k)
+    token = choose(answers.sampling, allowed, noise)
     moved = answers.replace(
         token=jnp.where(active, token, answers.token),
         stage=jnp.where(active, grammar.advance(answers.stage, token), answers.stage),

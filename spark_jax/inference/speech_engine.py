@@ -84,7 +84,11 @@ class SpeechEngine:
         codec: with the BiCodec.
         vocoded_together: padded tokens of a batch of the vocoder on one device; 1: each speech on its own, at once.
         """
-        self._engine, self._codec, self._vocoded_together = engine, codec, vocoded_together
+        self._engine, self._codec = engine, codec
+        # CPUs gain nothing from batches of the vocoder, but from less padding; they compile in seconds.
+        on_cpu = placement.on_cpu(codec.mesh)
+        self._vocoded_together = 1 if on_cpu else vocoded_together
+        self._lengths_an_octave = buckets.FINE if on_cpu else buckets.COARSE
         self._lock = threading.Lock()
         self._inbox: collections.deque[tuple[str, Any]] = collections.deque()
         self._thread: threading.Thread | None = None
@@ -99,6 +103,11 @@ class SpeechEngine:
     def slots(self) -> int:
         """Returns how many jobs decode together."""
         return self._engine.settings.slots
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Returns how many jobs wait for a slot and how many are in slots."""
+        return self._engine.load
 
     def new_tokens(self, prompt: Prompt, semantic_tokens: int) -> int:
         """Returns the limit on new tokens with which an answer holds at most this many semantic tokens."""
@@ -177,7 +186,7 @@ class SpeechEngine:
                 continue
             finished = _Finished(self._clients.pop(update.ticket), update.generation, self._turn)
             if finished.client.job.vocode:
-                length = buckets.bucket(len(finished.semantic_ids))
+                length = buckets.bucket(len(finished.semantic_ids), self._lengths_an_octave)
                 self._waiting.setdefault(length, []).append(finished)
             else:
                 finished.deliver(np.zeros(0, np.float32))

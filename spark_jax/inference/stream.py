@@ -28,6 +28,7 @@ from spark_jax.inference.long_text import Span
 from spark_jax.inference.speech_engine import SpeechEngine, SpeechJob
 from spark_jax.inference.spoken_text import SpokenPiece, SpokenText
 from spark_jax.inference.stream_vocoder import StreamVocoder
+from spark_jax.model_directory.voice import Voice
 
 AHEAD = 2  # pieces that are spoken or being spoken beside the one that is given out
 MARGIN = 0.5  # s of speech that a listener shall have, before a piece is given out that is not looked at yet
@@ -153,6 +154,7 @@ class Speaking:
             for piece in self._pieces.values():
                 self._let_go(piece)
             self._pieces.clear()
+            self._notify()
 
     def _wait(self, piece: _Piece) -> float:
         """Returns after how many seconds a piece is given out, though it may have to be spoken again."""
@@ -265,6 +267,11 @@ class _Results:
         return self._speaking.sample_rate
 
     @property
+    def voice(self) -> Voice | None:
+        """Returns whose voice speaks; None: it is made up for the first piece, which has not ended."""
+        return self._speaking.text.voice
+
+    @property
     def spans(self) -> tuple[Span, ...]:
         """Returns where each piece of the text is heard that is given out."""
         return tuple(self._speaking.spans)
@@ -327,8 +334,9 @@ class AsyncSpeechStream(_Results):
         self._speaking = start(self._wake)
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
-            self._loop.call_soon_threadsafe(self._news.set)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                self._loop.call_soon_threadsafe(self._news.set)
 
     def __aiter__(self) -> "AsyncSpeechStream":
         return self

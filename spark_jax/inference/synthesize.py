@@ -42,6 +42,7 @@ class SparkTTS:
       config: the model's sizes.
       codec: for lists of recordings and of tokens.
       tokenizer: the LLM's; only where that is loaded.
+      default_voice: file of the voice that speaks where a request names none; None: the model has none.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SparkTTS:
         """See `load`."""
         self.config: SparkConfig = model.config
         self._variables = model.variables
+        self.default_voice = model.default_voice
         self.codec = Codec(model.config, model.variables, dtype=dtype, mesh=mesh)
         if "llm" in model.variables:
             self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
@@ -233,11 +235,17 @@ class SparkTTS:
         """Returns the speech of one item's ids, flat arrays or lists, which are checked; see `Codec.decode`."""
         return self.codec.decode([(global_ids, semantic_ids)], [None])[0]
 
+    @property
+    def engine(self) -> SpeechEngine:
+        """Returns what speaks batches and streams."""
+        return self._speech_engine
+
     @functools.cached_property
     def _speech_engine(self) -> SpeechEngine:
-        """Returns what speaks batches and streams."""
+        """Returns what speaks batches and streams; the model's own top-k is always possible."""
         placement.require(self._variables, "llm", "bicodec")
-        return self._make_engine(self._engine_settings, VOCODED_TOGETHER)
+        most = max(self._engine_settings.max_top_k, min(self.config.sampling.top_k, self.config.llm.vocab_size))
+        return self._make_engine(dataclasses.replace(self._engine_settings, max_top_k=most), VOCODED_TOGETHER)
 
     def _engine_of_one(self, request: Request) -> SpeechEngine:
         """Returns what speaks one request with the least delay: with one slot on each device, and any top-k."""

@@ -145,6 +145,7 @@ class Attempt:
         try:
             for name, found in ((MANIFEST, self._records), (ERRORS, self._errors)):
                 files.write_bytes(self._path / name, b"".join(dump_line(found[line]) for line in sorted(found)))
+            self._journal.close()
             (self._path / JOURNAL).unlink()
             final.parent.mkdir(exist_ok=True)
             os.rename(self._path, final)

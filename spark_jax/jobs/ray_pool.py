@@ -147,7 +147,11 @@ class RayPool:
 
     def wait(self) -> list[Outcome]:
         """Waits until something has changed, and returns which shards have ended."""
-        ended, _ = self._ray.wait(list(self._calls), timeout=PATIENCE)
+        try:
+            ended, _ = self._ray.wait(list(self._calls), timeout=PATIENCE)
+        except self._ray.exceptions.RayError as error:
+            reason = one_line(error, 200)
+            raise SparkError(f"the Ray cluster is lost ({reason}); the same command goes on") from error
         if not ended and not self.seats() and not self._waited:
             self._waited = True
             wanted = ", ".join(f"{count:g} {name}" for name, count in {"CPU": 1, **self._accelerators}.items())

@@ -7,7 +7,7 @@ compile time does not grow with depth.
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import flax.struct
@@ -25,9 +25,10 @@ from spark_jax.nn.linear import flat_dot_general, wide_einsum
 from spark_jax.nn.rms_norm import RMSNorm
 from spark_jax.nn.rope import apply_rotary, rotary_angles
 from spark_jax.nn.swiglu import swiglu
-from spark_jax.qwen2 import slot_cache
 from spark_jax.qwen2.cache import KVCache
-from spark_jax.qwen2.slot_cache import Block, Recent, SlotCache
+from spark_jax.qwen2.near_cache import NearRecent
+from spark_jax.qwen2.slot_attention import Block, NearBlock
+from spark_jax.qwen2.slot_cache import Recent, SlotCache
 
 INIT_SCALE = 0.02  # Qwen2's initializer_range
 
@@ -71,6 +72,8 @@ Buffers = tuple[
     Float[Array, "layers batch kv_heads length head_dim"], Float[Array, "layers batch kv_heads length head_dim"]
 ]
 
+Cache = Buffers | Recent | NearRecent | None  # of `Qwen2.__call__`, `decode`, `decode_apart`; or there is none
+
 
 @flax.struct.dataclass
 class _Step:
@@ -81,7 +84,7 @@ class _Step:
     segment_ids: Int[Array, "batch time"]
     mask: Bool[Array, "batch time length"] | None  # None: the backend makes its own
     slots: Int[Array, "batch time"] | None
-    block: Block | None = None
+    block: Block | NearBlock | None = None
 
 
 class Attention(nn.Module):
@@ -93,8 +96,8 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch time dim"], cache: Buffers | Recent | None, layer: Int[Array, ""], step: _Step
-    ) -> tuple[Float[Array, "batch time dim"], Buffers | Recent | None]:
+        self, x: Float[Array, "batch time dim"], cache: Cache, layer: Int[Array, ""], step: _Step
+    ) -> tuple[Float[Array, "batch time dim"], Cache]:
         config = self.config
         kv_heads = config.num_key_value_heads
         project = partial(Projection, dtype=self.dtype, bias=config.attention_bias)
@@ -108,7 +111,7 @@ class Attention(nn.Module):
         if cache is None:
             mixed = self_attention(self.backend, query, key, value, step.segment_ids, step.mask)
         elif step.block is not None:
-            mixed, cache = slot_cache.attend(query, key, value, cache, layer, step.block)
+            mixed, cache = step.block.attend(query, key, value, cache, layer)
         else:
             key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [batch, kv_heads, time, head_dim]
             # The scan over layers carries the whole cache and writes to it in place; as a scanned input and output it
@@ -146,8 +149,8 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, carry: tuple[Float[Array, "batch time dim"], Buffers | Recent | None], layer: Int[Array, ""], step: _Step
-    ) -> tuple[tuple[Float[Array, "batch time dim"], Buffers | Recent | None], None]:
+        self, carry: tuple[Float[Array, "batch time dim"], Cache], layer: Int[Array, ""], step: _Step
+    ) -> tuple[tuple[Float[Array, "batch time dim"], Cache], None]:
         x, cache = carry
         x = sharding.constrain(x, "batch", None, None)
         norm = partial(RMSNorm, self.config.rms_norm_eps)
@@ -242,31 +245,17 @@ class Qwen2(nn.Module):
         return self.norm(x), cache
 
     def decode(
-        self,
-        embedded: Float[Array, "slots 1 dim"],
-        cache: SlotCache,
-        recent: Recent,
-        offset: Int[Array, ""],
-        longest: Int[Array, ""],
-        window: int,
+        self, embedded: Float[Array, "slots 1 dim"], recent: Recent, block: Block
     ) -> tuple[Float[Array, "slots 1 dim"], Recent]:
         """Returns the hidden states of one more token of each slot, and the recent tokens with it.
 
         Args:
           embedded: the tokens' embeddings.
-          cache: the tokens before the block; it is read only.
           recent: the tokens of the block so far.
-          offset: how many these are.
-          longest: the longest slot that counts. On CPUs this much of the cache is read, whatever the window.
-          window: places of the cache that are read elsewhere; at least `longest`.
+          block: the tokens before the block, which are only read, and how many `recent` are.
         """
-        slots = embedded.shape[0]
-        positions = (cache.lengths + offset)[:, None]
-        cosine, sine = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
-        segments = jnp.ones((slots, 1), jnp.int32)
-        step = _Step(cosine, sine, segments, mask=None, slots=None, block=Block(cache, offset, longest, window))
         layers = jnp.arange(self.config.num_hidden_layers)
-        (x, recent), _ = self.layers((embedded.astype(self.dtype), recent), layers, step)
+        (x, recent), _ = self.layers((embedded.astype(self.dtype), recent), layers, _decode_step(self.config, block))
         return self.norm(x), recent
 
     def logits(self, hidden: Float[Array, "*batch dim"]) -> Float[Array, "*batch vocab"]:
@@ -282,3 +271,38 @@ class Qwen2(nn.Module):
     def output_table(self) -> Float[Array, "vocab dim"]:
         """Returns the float32 parameters by which hidden states are multiplied to give logits."""
         return self.embed.embedding if self.config.tie_word_embeddings else self.head.T
+
+
+def decode_apart(
+    model: Qwen2,
+    params: Any,
+    embedded: Float[Array, "slots 1 dim"],
+    recent: tuple[NearRecent, ...],
+    cache: SlotCache,
+    offset: Int[Array, ""],
+    longest: Int[Array, ""],
+) -> tuple[Float[Array, "slots 1 dim"], tuple[NearRecent, ...]]:
+    """Returns what `Qwen2.decode` does, by parameters whose layers lie apart and near caches.
+
+    Args:
+      model: the decoder.
+      params: of `decoding.take_apart`.
+      embedded: the tokens' embeddings.
+      recent: the tokens of the block so far.
+      cache: the tokens before the block.
+      offset: how many `recent` are.
+      longest: the longest slot that counts.
+    """
+    x, after, layer = embedded.astype(model.dtype), [], DecoderLayer(model.config, model.dtype)
+    for number, (own, near, tokens) in enumerate(zip(params["layers"], cache.near, recent, strict=True)):
+        step = _decode_step(model.config, NearBlock(cache, near, offset, longest))
+        (x, tokens), _ = layer.apply({"params": own}, (x, tokens), jnp.int32(number), step)
+        after.append(tokens)
+    return RMSNorm(model.config.rms_norm_eps).apply({"params": params["norm"]}, x), tuple(after)
+
+
+def _decode_step(config: Qwen2Config, block: Block | NearBlock) -> _Step:
+    positions = (block.cache.lengths + block.offset)[:, None]
+    cosine, sine = rotary_angles(positions, config.head_dim, config.rope_theta)
+    segments = jnp.ones((positions.shape[0], 1), jnp.int32)
+    return _Step(cosine, sine, segments, mask=None, slots=None, block=block)

@@ -5,8 +5,6 @@ to a small buffer of their own, at the same place in every slot; one scatter a b
 each token to the cache, where every slot is at another place, would touch whole tiles for one token.
 """
 
-from typing import Any
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -15,9 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from spark_jax import sharding
 from spark_jax.config import Qwen2Config
-from spark_jax.nn.linear import wide_einsum
+from spark_jax.qwen2 import near_cache
+from spark_jax.qwen2.near_cache import NearCache, NearRecent
 
-PART = 128  # places of the cache that are summed at a time on CPUs
 KEY_AXES = ("layers", "batch", "kv_heads", None, None)  # of the cache and of recent tokens, for `sharding`
 
 # Keys and values of the tokens of the block that runs, at their places in the block.
@@ -31,34 +29,33 @@ class SlotCache:
     """Keys (after rotary embedding) and values of all slots.
 
     Slot s holds `lengths[s]` tokens at its first places. The content of the others is unspecified but finite.
+
+    Attributes:
+      keys, values, lengths: of the slots.
+      near: the first places once more, layer by layer, where a CPU decodes; see `near_cache`. Elsewhere it is empty.
     """
 
     keys: Float[Array, "layers slots kv_heads head_dim capacity"]
     values: Float[Array, "layers slots kv_heads head_dim capacity"]
     lengths: Int[Array, " slots"]
+    near: tuple[NearCache, ...] = ()
 
 
-@flax.struct.dataclass
-class Block:
-    """Where a block of decode steps stands.
+def init_slots(
+    config: Qwen2Config, slots: int, capacity: int, dtype: DTypeLike = jnp.float32, near_block: int = 0
+) -> SlotCache:
+    """Returns the cache of empty slots.
 
-    Attributes:
-      cache: the tokens before the block.
-      offset: the step of the block.
-      longest: the longest slot that counts.
-      window: places of the cache that are read; at least `longest`.
+    Args:
+      config: sizes of the model.
+      slots: how many.
+      capacity: tokens that each has room for.
+      dtype: the model's compute type.
+      near_block: the length of a block, where there are near caches.
     """
-
-    cache: SlotCache
-    offset: Int[Array, ""]
-    longest: Int[Array, ""]
-    window: int = flax.struct.field(pytree_node=False)
-
-
-def init_slots(config: Qwen2Config, slots: int, capacity: int, dtype: DTypeLike = jnp.float32) -> SlotCache:
-    """Returns the cache of empty slots of `capacity` tokens each; `dtype` is the model's compute type."""
     shape = (config.num_hidden_layers, slots, config.num_key_value_heads, config.head_dim, capacity)
-    return SlotCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(slots, jnp.int32))
+    near = near_cache.init(config, slots, capacity, near_block, dtype) if near_block else ()
+    return SlotCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(slots, jnp.int32), near)
 
 
 def init_recent(cache: SlotCache, length: int) -> Recent:
@@ -67,81 +64,7 @@ def init_recent(cache: SlotCache, length: int) -> Recent:
     return empty, empty
 
 
-def attend(
-    query: Float[Array, "slots 1 heads head_dim"],
-    key: Float[Array, "slots 1 kv_heads head_dim"],
-    value: Float[Array, "slots 1 kv_heads head_dim"],
-    recent: Recent,
-    layer: Int[Array, ""],
-    block: Block,
-) -> tuple[Float[Array, "slots 1 heads head_dim"], Recent]:
-    """Adds a token of each slot to the recent ones, and attends to the slot's tokens in the block and in the cache."""
-    slots, _, heads, dim = query.shape
-    kv_heads = key.shape[2]
-    recent = tuple(
-        jax.lax.dynamic_update_slice(
-            buffer, new[:, 0, :, :, None][None].astype(buffer.dtype), (layer, 0, 0, 0, block.offset)
-        )
-        for buffer, new in zip(recent, (key, value), strict=True)
-    )
-    keys, values = (jax.lax.dynamic_index_in_dim(buffer, layer, keepdims=False) for buffer in recent)
-    grouped = query.reshape(slots, kv_heads, heads // kv_heads, dim)
-    ones = jnp.ones((*grouped.shape[:-1], 1), jnp.float32)
-    nothing = _Sums(ones * jnp.finfo(jnp.float32).min, ones * 0, jnp.zeros(grouped.shape, jnp.float32))
-    seen = jnp.arange(keys.shape[-1]) <= block.offset
-    sums = _add(nothing, grouped, keys, values, seen)
-    # On CPUs the order of a long sum follows the window, which neighbors decide; a loop over parts of one size gives
-    # the same bits in every window. Other devices would spend more time on starting the loop's kernels than in them.
-    sums = jax.lax.platform_dependent(sums, grouped, layer, block, cpu=_add_parts, default=_add_window)
-    mixed = (sums.mixed / sums.total).astype(query.dtype)
-    return mixed.reshape(slots, 1, heads, dim), recent
-
-
-@flax.struct.dataclass
-class _Sums:
-    """An attention over some of the keys: the largest score, and the sums of weights and of weighted values."""
-
-    largest: Float[Array, "slots kv_heads group 1"]
-    total: Float[Array, "slots kv_heads group 1"]
-    mixed: Float[Array, "slots kv_heads group head_dim"]
-
-
-def _add(sums: _Sums, query: Array, keys: Array, values: Array, seen: Array) -> _Sums:
-    """Returns the sums with more keys; those that no query sees change nothing, to the bit."""
-    scores = wide_einsum("skgd,skdt->skgt", query, keys) * query.shape[-1] ** -0.5
-    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
-    largest = jnp.maximum(sums.largest, jnp.max(scores, axis=-1, keepdims=True))
-    before, weights = jnp.exp(sums.largest - largest), jnp.exp(scores - largest)
-    mixed = wide_einsum("skgt,skdt->skgd", weights.astype(values.dtype), values)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    return _Sums(largest, sums.total * before + total, sums.mixed * before + mixed)
-
-
-def _add_window(
-    sums: _Sums, query: Array, layer: Array, block: Block, start: Any = 0, size: int | None = None
-) -> _Sums:
-    """Adds places of the cache; by default all of the window."""
-    slots, kv_heads, _, dim = query.shape
-    size = block.window if size is None else size
-    keys, values = (
-        jax.lax.dynamic_slice(buffer, (layer, 0, 0, 0, start), (1, slots, kv_heads, dim, size))[0]
-        for buffer in (block.cache.keys, block.cache.values)
-    )
-    seen = start + jnp.arange(size) < block.cache.lengths[:, None, None, None]
-    return _add(sums, query, keys, values, seen)
-
-
-def _add_parts(sums: _Sums, query: Array, layer: Array, block: Block) -> _Sums:
-    """Adds the window by parts, as many as the longest slot needs."""
-    part = min(PART, block.window)
-
-    def add(number: Array, sums: _Sums) -> _Sums:
-        return _add_window(sums, query, layer, block, number * part, part)
-
-    return jax.lax.fori_loop(0, (block.longest + part - 1) // part, add, sums)
-
-
-def merge(cache: SlotCache, recent: Recent, added: Int[Array, " slots"]) -> SlotCache:
+def merge(cache: SlotCache, recent: Recent | tuple[NearRecent, ...], added: Int[Array, " slots"]) -> SlotCache:
     """Returns the cache with the first `added` recent tokens of each slot.
 
     Whole buffers are written, so that a slot needs room for a block behind its tokens. Slots without a new token aim
@@ -149,9 +72,12 @@ def merge(cache: SlotCache, recent: Recent, added: Int[Array, " slots"]) -> Slot
     """
     capacity = cache.keys.shape[-1]
     starts = jnp.where(added > 0, cache.lengths, capacity)
+    near = near_cache.merge(cache.near, recent, starts) if cache.near else ()
+    if cache.near:
+        recent = jnp.stack([keys for keys, _ in recent]), jnp.stack([values for _, values in recent]).swapaxes(-1, -2)
     write = sharding.per_device(_merge, (KEY_AXES, KEY_AXES, ("batch",)), KEY_AXES)
     keys, values = (write(buffer, new, starts) for buffer, new in zip((cache.keys, cache.values), recent, strict=True))
-    return SlotCache(keys, values, cache.lengths + added)
+    return SlotCache(keys, values, cache.lengths + added, near)
 
 
 def _merge(buffer: Array, new: Array, starts: Array) -> Array:
@@ -173,13 +99,14 @@ def insert(
 
     Rows that aim at a slot that does not exist are dropped.
     """
+    near = near_cache.insert(cache.near, slots, keys, values)
     rows = ("layers", None, "kv_heads", None, None)  # every device has the rows of all slots
     write = sharding.per_device(_insert, (KEY_AXES, (None,), rows), KEY_AXES)
     keys, values = (
         write(buffer, slots, new.swapaxes(-1, -2).astype(buffer.dtype))
         for buffer, new in zip((cache.keys, cache.values), (keys, values), strict=True)
     )
-    return SlotCache(keys, values, cache.lengths.at[slots].set(lengths, mode="drop"))
+    return SlotCache(keys, values, cache.lengths.at[slots].set(lengths, mode="drop"), near)
 
 
 def _insert(buffer: Array, slots: Array, new: Array) -> Array:

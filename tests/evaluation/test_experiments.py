@@ -154,6 +154,15 @@ def test_every_experiment_writes_its_report(name, judges, recordings, models, tm
         assert (tmp_path / source).is_file()
 
 
+def test_several_seeds_have_a_spread(judges, models, tmp_path):
+    plan = Plan(("tiny",), 3, seed=7, seeds=2)
+    experiment = tts.TtsExperiment(plan, TEXTS, {"female": {"gender": "female"}})
+    report = run.run_experiment(experiment, plan, models, {"tiny": "0"}, run.Judging(), tmp_path)
+    figure = report["figures"]["female.self_correlation"]
+    assert figure["items"] == 6 and figure["seeds"] == 2 and figure["spread"] > 0.0
+    assert {item["request"]["seed"] for item in report["items"]} == {7, 8}
+
+
 def tables(report):
     return [section for section in report["sections"] if section["kind"] == "table"]
 
@@ -220,11 +229,14 @@ def test_control_that_acts_is_on_the_diagonal():
     for name in ("pitch levels, female", "speed levels, male", "pitch values", "speed values"):
         assert good[f"{name}.spearman"].value == pytest.approx(1.0)
     assert good["pitch values.relative_error"].value == 0.0
+    assert good["joint cost.pitch level"].value == 0.0 == good["joint cost.gender"].value
     bad = experiment.summarize([answer(case, True) for case in cases], judges)
     assert bad.figures["pitch levels, male.spearman"].value == pytest.approx(-1.0)
     confusion = next(section for section in bad.sections if section.title == "Pitch levels")
     assert [row[4 - number] for number, row in enumerate(confusion.counts)] == [2] * 5
     assert bad.figures["gender and pitch level.pitch level"].value == 0.2  # the moderate ones
+    joint = bad.figures["all at once.pitch level"].value
+    assert bad.figures["joint cost.pitch level"].value == pytest.approx(0.2 - joint)
 
 
 def test_whispered_speech_has_no_gender_and_no_pitch():

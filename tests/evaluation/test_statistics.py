@@ -46,5 +46,6 @@ def test_figures_of_known_pairs():
     assert statistics.ratio(np.array([1, 2]), np.array([4, 6])) == 0.3
     assert statistics.spearman(np.array([1, 2, 3]), np.array([1, 8, 27])) == pytest.approx(1.0)
     assert statistics.share_of_way(np.array([0.7]), np.array([0.5]), np.array([0.9])) == pytest.approx(0.5)
+    assert np.isnan(statistics.share_of_way(np.array([0.7]), np.array([0.5]), np.array([0.52])))
     counts = statistics.confusion(["a", "a", "b"], ["a", "none", "b"], ["a", "b"], ["a", "b", "none"])
     assert counts == [[1, 0, 1], [0, 1, 0]]

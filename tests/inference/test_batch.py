@@ -155,10 +155,13 @@ def test_the_error_of_a_request_is_its_own(tts, alone, tmp_path):
     bad = {
         0: (Request(text="Hello.", gender="male", max_seconds=50), "max_seconds is 50, expected at most"),
         2: (Request(text="Hello."), "the model has no default voice"),
-        3: (Request(text="Hello.", gender="male", top_k=1000), "top_k is 1000, expected at most 128"),
+        3: (Request(text="Hello.", gender="male", top_k=1000), "top_k is 1000, expected at most 64"),
         5: (Request(text="Hello.", reference=tmp_path / "none.wav"), "none.wav"),
         6: (Request(text="Hello.", voice=tmp_path / "none.voice"), "none.voice"),
-        9: (Request(text="Hello.", gender="male", max_seconds=1, top_k=129), "top_k is 129"),
+        9: (
+            Request(text="Hello.", gender="male", max_seconds=1, top_k=65),
+            "top_k is 65, expected at most 64, the engine's max_top_k",
+        ),
     }
     good = iter(requests(4))
     mixed = [bad[number][0] if number in bad else next(good) for number in range(10)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spark_jax.inference.buckets import batches, bucket, lengths_up_to
+from spark_jax.inference.buckets import FINE, batches, bucket, lengths_up_to
 
 
 def test_the_table():
@@ -12,6 +12,8 @@ def test_the_table():
     for length in range(1, 5000):
         assert bucket(length) >= length
         assert length <= 64 or bucket(length) < 1.5 * length
+        assert length <= bucket(length, FINE) <= bucket(length)
+        assert length <= 64 or bucket(length, FINE) < 1.25 * length
 
 
 @pytest.mark.parametrize(("shards", "full"), [(1, False), (1, True), (4, False), (4, True)])

@@ -1,6 +1,8 @@
 """The engine: an answer depends on its own job alone; nothing compiles after the warm-up; little comes to the host."""
 
+import math
 import random
+import re
 
 import flax.linen as nn
 import jax
@@ -21,7 +23,7 @@ from spark_jax.text.tokenizer import build_tokenizer
 TOKENIZER = build_tokenizer("bytes", semantic_codes=64, global_codes=64)
 MODEL = Qwen2(tiny().llm)
 GLOBAL = [5, 60, 0, 33]
-SETTINGS = EngineSettings(slots=4, block=4, capacity=256, prompt_rows=2, behind=1)  # as on accelerators
+SETTINGS = EngineSettings(slots=4, block=4, capacity=256, prompt_rows=2, max_top_k=128, behind=1)  # as on accelerators
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,31 @@ def test_only_codes_and_flags_come_to_the_host(params, monkeypatch):
     assert shapes[-1] == ()  # other reads would have been seen
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_block_writes_its_tokens_into_the_cache_in_place(params, devices):
+    """Of the cache's arrays there are no other instructions than one write to each, whose memory is the input's."""
+    mesh = sharding.make_mesh(data=devices)
+    placed = jax.device_put(params, sharding.replicated(mesh))
+    engine = make(placed, mesh=mesh)
+    [block] = engine._blocks.values()
+    program = block.lower(engine._decoding_params, engine._head, engine._grammar, engine._state).compile()
+    text, cache = program.as_text(), engine._state.cache
+    assert len(cache.near) == (MODEL.config.num_hidden_layers if devices == 1 else 0)  # both forms
+    arrays = [leaf for leaf in jax.tree.leaves(cache) if leaf.ndim > 1]
+    shapes = [leaf.sharding.shard_shape(leaf.shape) for leaf in arrays]
+    for shape in set(shapes):
+        written = (
+            re.escape(f"f32[{','.join(map(str, shape))}]") + r"\S* (?!parameter|get-tuple-element|bitcast)([\w-]+)\("
+        )
+        entry = text[text.index("\nENTRY") :]
+        assert re.findall(written, entry) == ["fusion"] * shapes.count(shape)
+        rest = text[: text.index("\nENTRY")]
+        assert set(re.findall(written, rest)) <= {"scatter", "dynamic-update-slice", "select"}  # inside these fusions
+    assert program.memory_analysis().alias_size_in_bytes >= sum(
+        leaf.dtype.itemsize * math.prod(shape) for leaf, shape in zip(arrays, shapes, strict=True)
+    )
+
+
 def scores_of(params, job, said):
     """What the model and the noise give each token after `said`, by a plain forward pass; the largest is taken."""
     ids = np.array([*job.prompt.ids, *said])
@@ -203,11 +230,11 @@ def test_numbers_of_slots_and_devices_part_answers_at_near_ties_only(params, rec
     expected = tokens_of(make(params), chosen)
     mesh = sharding.make_mesh(data=8)
     others = [
-        make(params, EngineSettings(slots=1, block=4, capacity=256)),  # the host is not behind
-        make(params, EngineSettings(slots=64, block=8, capacity=256)),
+        make(params, EngineSettings(slots=1, block=4, capacity=256, max_top_k=128)),  # the host is not behind
+        make(params, EngineSettings(slots=64, block=8, capacity=256, max_top_k=128)),
         make(
             jax.device_put(params, sharding.replicated(mesh)),
-            EngineSettings(slots=8, block=4, capacity=256),
+            EngineSettings(slots=8, block=4, capacity=256, max_top_k=128),
             mesh=mesh,
         ),
     ]

@@ -28,15 +28,15 @@ def test_greedy_equals_the_golden(block):
     )
     tables = params["embed"]["embedding"], model.apply({"params": params}, method=Qwen2.output_table)
     head = slots.Head(*tables)
-    one = np.ones(1, np.int32)
-    greedy = Sampling(np.ones(1, np.float32), np.ones(1, np.float32), one, np.ones(1, bool))
+    one = jnp.ones(1, jnp.int32)
+    greedy = Sampling(jnp.ones(1), jnp.ones(1), one, jnp.ones(1, bool))
     prompts = slots.Prompts(
-        np.pad(prompt, ((0, 0), (0, 5))),
+        jnp.pad(prompt, ((0, 0), (0, 5))),
         one * prompt.shape[1],
         one * 2,
         one * 0,
         one * 24,
-        np.zeros(1, np.uint32),
+        jnp.zeros(1, jnp.uint32),
         greedy,
     )
     state = slots.init_state(model, 3, 128, done=1)

@@ -99,6 +99,18 @@ def test_a_closed_stream_frees_its_slot_within_a_block(tts, monkeypatch):
     assert list(found) == []
 
 
+def test_who_waits_for_a_stream_is_told_that_it_is_closed(tts, monkeypatch):
+    monkeypatch.setattr(tts._speech_engine, "submit", lambda *_: -1)  # nothing ever comes
+    found, heard = tts.stream(request(2)), []
+    waiting = threading.Thread(target=lambda: heard.extend(found))
+    waiting.start()
+    while not found._speaking._pieces:
+        time.sleep(0.01)
+    found.close()
+    waiting.join(60)
+    assert not waiting.is_alive() and heard == []
+
+
 def test_a_stream_that_nobody_holds_is_given_up(tts):
     next(tts.stream(request(2, max_seconds=8.0)))
     assert settled(tts)
@@ -195,6 +207,7 @@ def test_errors_are_raised_where_the_stream_is_read_and_the_next_one_speaks(tts,
     np.testing.assert_allclose(samples, whole(tts, request(1)).samples, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_nothing_is_compiled_after_the_warm_up(tts):
     tts.warmup()
     counts = tts.codec._detokenize_part._cache_size(), engine_of(tts)._read._cache_size()

@@ -132,6 +132,13 @@ def test_the_seed_decides(tts):
         assert speak(seed=1) == speak(seed=3) == speak(seed=1, greedy=True) != speak(seed=1, top_k=50)
 
 
+def test_a_large_top_k_has_programs_of_its_own(tts):
+    def speak(**options):
+        return quiet(tts, "Hello.", gender="male", max_seconds=0.2, temperature=3.0, **options).semantic_ids.tolist()
+
+    assert speak(top_k=10**12) == speak(top_k=tts.config.llm.vocab_size) != speak(top_k=50)
+
+
 def test_the_limit_is_told_and_kept(tts):
     with pytest.warns(UserWarning, match=r"the speech has no end: cut off after 0\.04 s"):
         audio = tts.synthesize("Hello.", gender="male", max_seconds=0.04, greedy=True)

@@ -7,15 +7,20 @@ import threading
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
+from helpers import tiny_model
 from helpers.fake_speech import FakeTTS, audio
 
+from spark_jax import sharding
 from spark_jax.cli.main import main
+from spark_jax.inference.engine import EngineSettings
+from spark_jax.inference.request import Request
 from spark_jax.inference.synthesize import SparkTTS
 from spark_jax.jobs import attempt as attempt_module
 from spark_jax.jobs.folder import JobFolder
-from spark_jax.jobs.lines import read_job
+from spark_jax.jobs.lines import read_job, seed_of
 from spark_jax.jobs.shards import read_input
 from spark_jax.shared.folder_lock import lock_folder
 
@@ -303,3 +308,28 @@ def test_shards_follow_each_other_without_a_gap(tts, monkeypatch):
     monkeypatch.setattr(tts, "synthesize_batch", lambda requests: wait_for_the_other(requests) if requests else None)
     write(*some(8))
     assert batch("--shard-size", "4") == 0
+
+
+@pytest.mark.extended  # compiles the models
+def test_a_batch_is_what_the_model_speaks(tiny_model_directory, tmp_path):
+    """On eight devices, with voices of every kind: the samples of `synthesize_batch`, and its warnings as records."""
+    soundfile.write("ref.wav", tiny_model.speech(1.0), 16_000)
+    mesh = sharding.make_mesh()
+    tts = SparkTTS.load(tiny_model_directory, engine=EngineSettings(slots=8), mesh=mesh)
+    tts.voice("ref.wav").save("voice.json", 16_000)
+    kinds = [{"gender": "male"}, {"reference": "ref.wav"}, {"reference": "ref.wav", "transcript": "Hi."}]
+    kinds += [{"voice": "voice.json"}, {"gender": "female", "pitch": "low", "top_k": 3}]
+    jobs = [{"id": f"{n}", "text": f"Number {n}.", "max_seconds": 0.2 + n / 50, **kinds[n % 5]} for n in range(15)]
+    write(*jobs, {"id": "nobody", "text": "Hello."}, {"id": "markup", "text": "Hi <b>there</b>.", "gender": "male"})
+    assert batch("--model", str(tiny_model_directory), "--shard-size", "6") == 1
+    [error] = read("out/errors.jsonl")
+    assert error["id"] == "nobody" and "the model has no default voice" in error["reason"]
+    requests = [Request(seed=seed_of(job["id"]), **{k: v for k, v in job.items() if k != "id"}) for job in jobs]
+    spoken = dict(tts.synthesize_batch(requests))
+    records = {record["id"]: record for record in read("out/manifest.jsonl")}
+    assert len(records) == 16
+    for number, expected in spoken.items():
+        samples, _ = soundfile.read("out/" + records[f"{number}"]["file"])
+        np.testing.assert_allclose(samples, expected.samples, atol=1e-4)  # of 16 bits
+        assert records[f"{number}"]["tokens"] == len(expected.semantic_ids)
+    assert any("<b>" in message for message in records["markup"]["warnings"])

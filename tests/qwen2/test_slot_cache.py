@@ -1,4 +1,7 @@
-"""Decoding over slots: the logits of the plain cache, whatever the window, the slot and the block; sharded as alone."""
+"""Decoding over slots: the logits of the plain cache, whatever the window, the slot and the block; sharded as alone.
+
+With stacked layers, and with layers apart and near caches, as on one CPU.
+"""
 
 from functools import partial
 
@@ -11,7 +14,7 @@ from helpers.tiny_config import tiny
 
 from spark_jax import sharding
 from spark_jax.config import Qwen2Config
-from spark_jax.qwen2 import slot_cache
+from spark_jax.qwen2 import decoding, near_cache, slot_cache
 from spark_jax.qwen2.cache import init_cache
 from spark_jax.qwen2.model import Qwen2
 
@@ -37,52 +40,57 @@ def made(sizes, dtype=jnp.float32):
 def blocks(model, window, params, cache, ids):
     """Feeds each slot the tokens of its row, in blocks; returns the logits and the cache after them."""
     added = jnp.full(ids.shape[0], BLOCK, jnp.int32)
+    table = params["embed"]["embedding"]
 
     def block(cache, ids):
-        longest = jnp.max(cache.lengths)
+        empty, decode = decoding.begin(model, params, cache, BLOCK, jnp.max(cache.lengths), window)
 
         def step(recent, inputs):
             offset, tokens = inputs
-            embedded = params["embed"]["embedding"][tokens][:, None]
-            hidden, recent = model.apply(
-                {"params": params}, embedded, cache, recent, offset, longest, window, method=Qwen2.decode
-            )
-            return recent, model.apply({"params": params}, hidden[:, 0], method=Qwen2.logits)
+            hidden, recent = decode(table[tokens][:, None], recent, offset)
+            return recent, jnp.einsum("sd,vd->sv", hidden[:, 0].astype(jnp.float32), table)
 
         steps = jnp.arange(BLOCK, dtype=jnp.int32), ids
-        recent, logits = jax.lax.scan(step, slot_cache.init_recent(cache, BLOCK), steps)
+        recent, logits = jax.lax.scan(step, empty, steps)
         return slot_cache.merge(cache, recent, added), logits
 
     cache, logits = jax.lax.scan(block, cache, jnp.reshape(jnp.asarray(ids).T, (-1, BLOCK, len(ids))))
     return logits.reshape(ids.shape[1], len(ids), -1).swapaxes(0, 1), cache
 
 
-def filled(model, params, prompts, lengths, slots, count=SLOTS):
+def filled(model, params, prompts, lengths, slots, count=SLOTS, near=0):
     """Prompts of these lengths in these slots of an empty cache."""
     rows, time = prompts.shape
     valid = jnp.arange(time) < lengths[:, None]
     empty = init_cache(model.config, rows, time, model.dtype)
     _, cache = model.apply({"params": params}, prompts, segment_ids=valid.astype(jnp.int32), cache=empty)
-    into = slot_cache.init_slots(model.config, count, CAPACITY, model.dtype)
+    into = slot_cache.init_slots(model.config, count, CAPACITY, model.dtype, near)
     return slot_cache.insert(into, slots, cache.keys, cache.values, cache.lengths), cache
 
 
-def draw(vocabulary):
+def draw(vocabulary, lengths=(40, 7, 23)):
     rng = np.random.default_rng(0)
-    return rng.integers(vocabulary, size=(3, 40)), np.array([40, 7, 23]), rng.integers(vocabulary, size=(3, 8))
+    return rng.integers(vocabulary, size=(3, max(lengths))), np.array(lengths), rng.integers(vocabulary, size=(3, 8))
+
+
+def apart(params):
+    return decoding.take_apart(params, sharding.make_mesh(data=1))
 
 
 @pytest.mark.parametrize(
     "sizes", [pytest.param(tiny().llm, id="qwen2"), pytest.param(QWEN3, id="qwen3", marks=pytest.mark.extended)]
 )
-def test_logits_are_those_of_the_plain_cache(sizes):
+@pytest.mark.parametrize("near", [0, BLOCK])
+def test_logits_are_those_of_the_plain_cache(sizes, near):
+    """Three slots: across the end of the near places, in their middle, and behind them."""
     model, params = made(sizes)
-    prompts, lengths, said = draw(sizes.vocab_size)
+    prompts, lengths, said = draw(sizes.vocab_size, (near_cache.PLACES - 2, 7, near_cache.PLACES + 9))
     slots = np.array([2, 0, 3])
-    cache, plain = jax.jit(partial(filled, model))(params, prompts, lengths, slots)
+    cache, plain = jax.jit(partial(filled, model, near=near))(params, prompts, lengths, slots)
     said_by_slot = np.zeros((SLOTS, said.shape[1]), np.int32)
     said_by_slot[slots] = said
-    found, after = jax.jit(partial(blocks, model, 128))(params, cache, said_by_slot)
+    own = apart(params) if near else params
+    found, after = jax.jit(partial(blocks, model, 512))(own, cache, said_by_slot)
 
     @jax.jit
     def expected(params, plain, said):
@@ -103,19 +111,32 @@ def test_logits_are_those_of_the_plain_cache(sizes):
         np.testing.assert_allclose(kept, plain.keys[:, row, :, :length], atol=2e-5)
 
 
+def test_layers_apart_lie_in_the_same_memory():
+    params = made(tiny().llm)[1]
+    for number, layer in enumerate(apart(params)["layers"]):
+        for leaf, whole in zip(jax.tree.leaves(layer), jax.tree.leaves(params["layers"]), strict=True):
+            np.testing.assert_array_equal(leaf, whole[number])
+            offset = leaf.addressable_shards[0].data.unsafe_buffer_pointer() - whole.unsafe_buffer_pointer()
+            assert offset == number * leaf.nbytes or leaf.nbytes % 64  # where it is not aligned, it is a copy
+
+
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.extended)])
-def test_windows_and_slots_do_not_change_a_bit(dtype):
+@pytest.mark.parametrize("near", [0, BLOCK])
+def test_windows_and_slots_do_not_change_a_bit(dtype, near):
     model, params = made(tiny().llm, jnp.dtype(dtype))
     prompts, lengths, said = draw(model.config.vocab_size)
-    fill = jax.jit(partial(filled, model))
+    fill = jax.jit(partial(filled, model, near=near))
     run = {window: jax.jit(partial(blocks, model, window)) for window in (128, 256, 512)}
+    own = apart(params) if near else params
     rng = np.random.default_rng(1)
     results = []
     for window, slots in ((128, [0, 1, 2]), (256, [0, 1, 2]), (512, [0, 1, 2]), (128, [3, 1, 0]), (256, [1, 3, 2])):
         cache, _ = fill(params, prompts, lengths, np.array(slots))
+        free = np.array([slot for slot in range(SLOTS) if slot not in slots])
+        cache = cache.replace(lengths=cache.lengths.at[free].set(window - said.shape[1]))
         said_by_slot = rng.integers(64, size=(SLOTS, said.shape[1]))  # neighbors say anything
         said_by_slot[slots] = said
-        logits, _ = run[window](params, cache, said_by_slot)
+        logits, _ = run[512 if near else window](own, cache, said_by_slot)
         results.append(np.asarray(logits)[slots])
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])

@@ -73,16 +73,30 @@ def test_pieces_cover_the_text_and_fit():
     ]
     parts += ["“", "”", "(", ")", "…", "x" * 20, "- "]
     for _ in range(1000):
-        text = "".join(rng.choice(parts) for _ in range(rng.randint(0, 120)))
-        most = rng.randint(8, 120)
-        for join in (True, False):
-            position = 0
-            for piece in split_text(text, most, join=join):
-                assert text[position : piece.start].strip() == ""
-                assert text[piece.start : piece.end] == piece.text == piece.text.strip() != ""
-                assert spoken_length(piece.text) <= most
-                position = piece.end
-            assert text[position:].strip() == ""
+        check_cover("".join(rng.choice(parts) for _ in range(rng.randint(0, 120))), rng.randint(8, 120))
+
+
+def test_pieces_cover_any_unicode_text():
+    rng = random.Random(2)
+    ranges = [(0, 0x7F), (0x80, 0x24F), (0x300, 0x36F), (0x590, 0x6FF), (0x2000, 0x206F), (0x3000, 0x30FF)]
+    ranges += [(0x4E00, 0x9FFF), (0xFE00, 0xFFFF), (0x1F300, 0x1FAFF), (0x20000, 0x2A6DF), (0, 0x10FFFF)]
+    for _ in range(1000):
+        chosen = rng.sample(ranges, rng.randint(1, len(ranges)))
+        codes = [rng.randint(*rng.choice(chosen)) for _ in range(rng.randint(0, 150))]
+        check_cover("".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000), rng.randint(8, 120))
+
+
+def check_cover(text, most):
+    """Pieces joined by the white space between them are the text; each fits."""
+    for join in (True, False):
+        position, joined = 0, ""
+        for piece in split_text(text, most, join=join):
+            assert text[position : piece.start].strip() == ""
+            assert text[piece.start : piece.end] == piece.text == piece.text.strip() != ""
+            assert spoken_length(piece.text) <= most
+            joined += text[position : piece.start] + piece.text
+            position = piece.end
+        assert text[position:].strip() == "" and joined + text[position:] == text
 
 
 @pytest.mark.parametrize("part", ["word ", "word, ", "A sentence. ", "x", "你", "(", "3.5 ", "\n\n"])

@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 from spark_jax.evaluation.cases import Case, Result, Speech
 from spark_jax.evaluation.findings import Summary
 
+CAPTION = 160  # characters of a text, and of what was heard
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -83,7 +85,11 @@ def labeled(results: Sequence[Result], **labels: Any) -> list[Result]:
 def heard(result: Result) -> str:
     """Returns the text of a case with what was heard, as a caption."""
     words = result.value("words", "heard")
-    caption = result.case.text or result.case.key
+    caption = _shortened(result.case.text or result.case.key)
     if result.speech.error:
         return f"{caption}: {result.speech.error}"
-    return caption if words is None else f"{caption} → {words}"
+    return caption if words is None else f"{caption} → {_shortened(words)}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= CAPTION else f"{text[:CAPTION]}…"

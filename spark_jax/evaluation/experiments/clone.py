@@ -80,10 +80,6 @@ class CloneExperiment(OneRound):
         """Returns similarities between floor and ceiling, words, pitch following, and players."""
         by_role = {role: _by_speaker(labeled(results, role=role)) for role in ("reference", "other", "ceiling")}
         clones = {name: labeled(results, role=mode) for mode, name in MODES.items()}
-        kinds = sorted({kind for own in clones.values() for result in own if (kind := result.case.labels["kind"])})
-        groups = dict(clones)
-        if len(kinds) > 1:
-            groups |= {f"{name}, {kind}": labeled(own, kind=kind) for name, own in clones.items() for kind in kinds}
         extra: dict[str, Any] = {}
         for judge in SPEAKER_JUDGES:
             if judge in judges:
@@ -103,7 +99,7 @@ class CloneExperiment(OneRound):
         table, figures = measures.tabulate(
             "Clones",
             "clones",
-            groups,
+            clones,
             measures.measured(MEASURES, judges),
             extra,
             "Similarity to the reference. Floor: other speakers' recordings. Ceiling: another recording of the speaker "
@@ -111,6 +107,14 @@ class CloneExperiment(OneRound):
             "to the reference less that to the most similar reference of the other gender.",
         )
         sections: list[Any] = [table]
+        kinds = sorted({kind for own in clones.values() for result in own if (kind := result.case.labels["kind"])})
+        for name, own in clones.items() if len(kinds) > 1 else ():
+            groups = {f"{name}, {kind}": labeled(own, kind=kind) for kind in kinds}
+            of_kind, more = measures.tabulate(
+                f"Clones {name}, by kind of speaker", "clones", groups, measures.measured(MEASURES, judges), extra
+            )
+            sections.append(of_kind)
+            figures |= more
         if "pitch" in judges:
             points = [
                 (wanted, own, name, result.case.key)

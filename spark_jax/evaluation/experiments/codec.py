@@ -1,5 +1,6 @@
 """Codec: what is left of recordings after encoding and decoding, for one model or several beside each other."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,10 +96,12 @@ class CodecExperiment(OneRound):
         beside, more = measures.tabulate(
             "Beside the recordings",
             "codec",
-            {self._descriptions.get(model, model): own for model, own in models.items()},
+            models,
             measures.measured(BESIDE, judges),
             similar,
         )
+        described = ((self._descriptions.get(str(name), name), *cells) for name, *cells in beside.rows)
+        beside = dataclasses.replace(beside, rows=tuple(described))
         kinds = {
             f"{model}, {kind}": labeled(own, kind=kind)
             for model, own in models.items()

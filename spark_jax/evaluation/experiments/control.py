@@ -96,7 +96,9 @@ class ControlExperiment(OneRound):
             "Whispered speech has no pitch and no gender: it counts as wrong.",
         )
         order, more = self._order(parts)
-        sections: list[Any] = [table, order]
+        cost, costs = _cost(parts)
+        more |= costs
+        sections: list[Any] = [table, order, cost]
         for part, title in (("pitch", "Pitch levels"), ("speed", "Speed levels")):
             sections.append(_confusion(parts[part], part, title))
         sections += [_confusion(parts["joint"], part, f"{part.capitalize()} levels, all at once") for part in _MEASURED]
@@ -110,8 +112,8 @@ class ControlExperiment(OneRound):
                 Scatter(f"{part.capitalize()} as a number", f"asked, {unit}", f"measured, {unit}", tuple(points))
             )
         rows = [
-            (f"{_wanted(result)}: {heard(result)}", {_TITLES[part]: result.case.key})
-            for part, own in parts.items()
+            (f"{_wanted(result)}: {heard(result)}", {"speech": result.case.key})
+            for own in parts.values()
             for result in own[:CLIPS]
             if not result.speech.error
         ]
@@ -144,6 +146,29 @@ _MEASURED = {
     "speed": ("signal", "syllables_per_second", "syllables/s"),
 }
 _ASKED = {"pitch": "pitch_hz", "speed": "syllables_per_second"}
+
+
+def _cost(parts: dict[str, list[Result]]) -> tuple[Table, dict[str, Estimate]]:
+    """Returns how many fewer answers are right where everything is asked for at once."""
+    answers = {
+        "gender": (_right_gender, [*parts["pitch"], *parts["speed"]]),
+        "pitch level": (lambda result: _right_level(result, "pitch"), parts["pitch"]),
+        "speed level": (lambda result: _right_level(result, "speed"), parts["speed"]),
+    }
+    figures = {}
+    for name, (is_right, alone) in answers.items():
+        both = [(result, joint) for joint, own in ((0.0, alone), (1.0, parts["joint"])) for result in own]
+        rows = [(right, joint, result) for result, joint in both if (right := is_right(result)) is not None]
+        columns = list(zip(*rows, strict=True)) if rows else [(), (), ()]
+        units = measures.units(list(columns[2]))
+        figures[f"joint cost.{name}"] = statistics.estimate(_difference, *columns[:2], units=units)
+    title = "Cost of asking for everything at once"
+    return Table(title, ("", *answers), (("fewer right answers", *figures.values()),), ("percent",) * 3), figures
+
+
+def _difference(right: Any, joint: Any) -> float:
+    alone, together = right[joint == 0], right[joint == 1]
+    return float(alone.mean() - together.mean()) if len(alone) and len(together) else float("nan")
 
 
 def _repeated(items: Sequence[Any], count: int) -> list[Any]:

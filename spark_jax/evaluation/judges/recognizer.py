@@ -113,10 +113,10 @@ class WordsJudge:
         self._recognizer, self.version = recognizer, version
 
     def judge(self, utterance: Utterance) -> dict[str, Any]:
-        """Returns what was `heard`, `errors` and `words` of the text, and `rate`, their ratio."""
-        heard = self._recognizer.transcribe(utterance.samples)
+        """Returns what was `heard`, `errors` and `words` of a text, and `rate`, their ratio; nothing without one."""
         if utterance.text is None:
-            return {"heard": heard}
+            return {}
+        heard = self._recognizer.transcribe(utterance.samples)
         errors, words = count_errors(utterance.text, heard, utterance.scoring)
         return {"heard": heard, "errors": errors, "words": words, "rate": errors / words if words else None}
 
