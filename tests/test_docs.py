@@ -69,7 +69,7 @@ def check_settings(words):
     kind, config, *left = words[1:] if words[0] == "train" else [None, *words[1:]]
     settings = [left[place + 1] for place, word in enumerate(left) if word == "--set"]
     assert kind is None or kind in TRAININGS
-    if not config.isupper():  # CONFIG stands for any
+    if config != "--inference" and not config.isupper():  # CONFIG stands for any
         load_config(TRAININGS[kind].config, config, settings) if kind else load_training(config, settings)
 
 

@@ -128,15 +128,18 @@ def large_writes(text: str, least: float) -> list[str]:
     """
     computations, entry = parse(text)
     runs, fused, _ = _runs(computations, entry)
-    return [
-        f"{instruction.name} {instruction.shape}"
-        for name in runs
-        if name not in fused
-        for instruction in computations[name]
-        if instruction.opcode not in (*_NO_TRAFFIC, *_UPDATES)
-        and "AllocateBuffer" not in instruction.attributes
-        and _written(instruction, computations, None) >= least
-    ]
+    found = []
+    for name in runs.keys() - fused:
+        shapes = {instruction.name: instruction.shape for instruction in computations[name]}
+        for instruction in computations[name]:
+            if instruction.opcode in (*_NO_TRAFFIC, *_UPDATES) or "AllocateBuffer" in instruction.attributes:
+                continue
+            size = _written(instruction, computations, None)
+            if instruction.opcode.endswith("-start"):  # the result names the source, too
+                size -= sum(shape_bytes(shapes.get(operand, "")) for operand in instruction.operands)
+            if size >= least:
+                found.append(f"{instruction.name} {instruction.shape}")
+    return sorted(found)
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
