@@ -123,7 +123,7 @@ def test_a_voice_without_transcript_is_its_clip(tiny_model_directory, codec, tmp
     np.testing.assert_array_equal(voice.global_ids, global_ids)
     assert voice.transcript is None and voice.semantic_ids.shape == (0,)
     with pytest.raises(SparkError, match="this needs wav2vec2, loaded are only bicodec"):
-        only_bicodec.voice(tmp_path / "ref.wav", "What it says.")
+        only_bicodec.voice(tmp_path / "ref.wav", "What it says in three seconds.")
     with pytest.warns(
         UserWarning, match=r"ref\.wav: 3\.\d\d s of sound for about 3 syllables.*does it say what its transcr"
     ):

@@ -21,6 +21,9 @@ from spark_jax.training import checkpoint
 from spark_jax.training.checkpoint import Checkpoints, abstract
 from spark_jax.training.checksum import checksums
 
+# Orbax gives a damaged checkpoint up at its first error; a task of it that ends later finds its event loop closed.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
+
 SHAPES = {"kernel": (64, 16), "bias": (16,), "table": (8, 8, 8), "count": ()}
 
 

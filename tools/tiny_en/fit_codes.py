@@ -62,6 +62,8 @@ def main(
     """Fits codes; see the head of this file."""
     try:
         config = load_config(SparkConfig, model)
+        if (latent := config.bicodec.quantizer.input_dim) != (features := config.wav2vec2.hidden_size):
+            raise SparkError(f"{model}: quantizer.input_dim is {latent}, expected {features}, wav2vec2.hidden_size")
         wanted = model_directory.abstract_variables(config)
         extractor = model_directory.read_part(wav2vec2, "wav2vec2", wanted["wav2vec2"])["params"]
         train, held_out = (

@@ -1,11 +1,21 @@
 """What the quantizer's latent is to be, and the maps around the codebook."""
 
+import dataclasses
+import json
+
 import fit_codes
+import jax
 import numpy as np
 import pytest
+import soundfile
+from helpers import tiny_model
+from helpers.tiny_config import tiny
 from jax import numpy as jnp
 
 from spark_jax.bicodec.quantize import nearest_codes
+from spark_jax.config import to_mapping
+from spark_jax.model_directory import directory
+from spark_jax.model_directory.parameters import abstract_part
 from spark_jax.nn.convolution import weight_norm
 
 
@@ -56,3 +66,42 @@ def test_codes_are_mapped_back_to_features(frames):
     rebuilt = latents @ np.asarray(kernel) + new["bias"]
     features = frames["features"][frames["mask"]]
     np.testing.assert_allclose(rebuilt, (features - features.mean(axis=0)) / features.std(), atol=1e-3)
+
+
+@pytest.mark.extended
+def test_a_codec_with_fitted_codes_is_written(tmp_path, capsys):
+    """On noise whose pitch is chance: its codes tell nothing of held-out pitch, but all of it is there and finite."""
+    own, part = tiny(), dataclasses.replace
+    sizes = part(
+        own.bicodec,
+        encoder=part(own.bicodec.encoder, out_channels=16),
+        quantizer=part(own.bicodec.quantizer, input_dim=16, codebook_dim=9),
+        prenet=part(own.bicodec.prenet, input_channels=16),
+    )
+    own = part(own, bicodec=sizes)
+    (tmp_path / "model.yaml").write_text(json.dumps(to_mapping(own)))  # JSON is YAML
+    rng = np.random.default_rng(0)
+    with (tmp_path / "metadata.jsonl").open("w") as lines:
+        for i in range(48):
+            soundfile.write(tmp_path / f"{i}.flac", rng.uniform(-0.5, 0.5, 6400), 16_000)
+            record = {"index": str(i), "split": "train" if i < 32 else "validation", "wav_path": f"{i}.flac"}
+            lines.write(json.dumps(record | {"f0_start": 20 * i, "f0_frames": 20}) + "\n")
+    np.save(tmp_path / "f0.npy", (rng.uniform(1000, 2000, 960) * (rng.random(960) < 0.6)).astype(np.uint16))
+    variables = tiny_model.draw(abstract_part("wav2vec2", own.wav2vec2))
+    directory.write_parts(tmp_path / "wav2vec2", own, {"wav2vec2": variables})
+    (tmp_path / "other.yaml").write_text(json.dumps(to_mapping(tiny())))
+    arguments = {"corpus": tmp_path, "model": str(tmp_path / "model.yaml"), "wav2vec2": tmp_path / "wav2vec2"}
+    numbers = {"pitch": 0.8, "batches": 2, "steps": 20, "max_seconds": 0.4}
+    fit_codes.main(tmp_path / "codes", **arguments, **numbers)
+    with pytest.raises(SystemExit, match="2"):
+        fit_codes.main(tmp_path / "no codes", **arguments | {"model": str(tmp_path / "other.yaml")}, **numbers)
+    assert "quantizer.input_dim is 20, expected 16" in capsys.readouterr().err
+
+    found = json.loads((tmp_path / "codes" / "codes.json").read_text())
+    assert found["pitch"] == 0.8 and found["f0_r2"] < 0.5 and 0.3 < found["voicing_accuracy"] < 0.8
+    assert all(np.all(np.isfinite(value)) for value in found.values())
+    written = directory.read_part(tmp_path / "codes", "bicodec")
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(written))
+    codebook = written["params"]["quantizer"]["codebook"]
+    assert codebook.shape == (own.bicodec.quantizer.codebook_size, 9)
+    assert np.all(codebook[:, -1] > 1)  # on its way to the constant
