@@ -17,7 +17,7 @@ def test_random_texts_are_spoken_or_refused(tiny_model_directory, tmp_path, monk
     """By a model that makes no sense, but takes the same way."""
     tts = SparkTTS.load(tiny_model_directory, ("bicodec", "llm"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(speech, "_load", lambda *_: tts)
+    monkeypatch.setattr(speech, "_load", lambda *_, **__: tts)
     faults, spoken = anything.say_texts(range(30), made_up=True)
     assert faults == {} and spoken > 10
 
