@@ -242,6 +242,9 @@ class Speaking:
 
     def _fail(self, error: Exception) -> None:
         self._error = error
+        for piece in self._pieces.values():
+            if piece.utterance is not None:
+                self._vocoder.close(piece.utterance)  # nothing more of it is given out
         self._notify()
 
     def _notify(self) -> None:

@@ -101,14 +101,15 @@ def test_an_utterance_without_tokens_has_no_samples(codec):
 
 
 def test_one_that_is_closed_gets_nothing_more_and_the_thread_ends(codec):
-    vocoder, found = StreamVocoder(codec, SETTINGS), []
+    vocoder, found, before = StreamVocoder(codec, SETTINGS), [], set(threading.enumerate())
     number = vocoder.open(lambda *result: found.append(result))
+    [thread] = set(threading.enumerate()) - before
+    assert thread.name == "spark-jax vocoder"
     vocoder.close(number)
     vocoder.extend(number, np.zeros(32, np.int32), np.zeros(50, np.int32))
     vocoder.end(number)
-    for thread in [thread for thread in threading.enumerate() if thread.name == "spark-jax vocoder"]:
-        thread.join(60)
-        assert not thread.is_alive()
+    thread.join(60)
+    assert not thread.is_alive()
     assert found == []
 
 
