@@ -19,7 +19,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -273,25 +273,22 @@ def packed_rows(
     speech = rng.lognormal(np.log(7.4) - 0.18, 0.6, rows * length // 128 + rows).clip(1, 28)
     prompts = 10 + np.ceil(4 * speech).astype(int) + system.bicodec.speaker_encoder.token_num
     lengths = np.minimum(prompts + (system.token_rate * speech).astype(int), length)
-    for row, chosen in enumerate(packing.pack(lengths, length)[:rows]):
-        for segment, start, size, prompt in _places(chosen, lengths, prompts):
+    packed = packing.pack(lengths, length)  # the longest first
+    for row, chosen in enumerate(packed[number] for number in rng.permutation(len(packed))[:rows]):
+        start = 0
+        for segment, index in enumerate(chosen, 1):
+            # Of every other sequence the completion says the voice, too.
+            task, size = 1 + index % 2, int(lengths[index])
+            prompt = min(prompts[index] - (task - 1) * system.bicodec.speaker_encoder.token_num, size - 2)
             ids, end = rng.integers(0, system.llm.vocab_size, size), start + size
             batch["input_ids"][row, start:end] = ids
             batch["targets"][row, start : end - 1] = ids[1:]
             batch["classes"][row, start + prompt : end - 1] = tokens.SEMANTIC
-            batch["tasks"][row, start + prompt : end - 1] = 1 + segment % 2
+            batch["tasks"][row, start + prompt : end - 1] = task
             batch["positions"][row, start:end] = np.arange(size)
             batch["segment_ids"][row, start:end] = segment
+            start = end
     return batch
-
-
-def _places(chosen: Sequence[int], lengths: np.ndarray, prompts: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
-    """Yields number, start, length and prompt of the sequences of a row; every other one also says its voice."""
-    start = 0
-    for segment, index in enumerate(chosen, 1):
-        size, prompt = int(lengths[index]), int(prompts[index])
-        yield segment, start, size, min(prompt if segment % 2 else prompt - 32, size - 2)
-        start += size
 
 
 if __name__ == "__main__":

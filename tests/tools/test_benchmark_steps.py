@@ -5,12 +5,14 @@ import gzip
 import json
 
 import benchmark_steps
+import jax
 import kernel_times
 import numpy as np
 import pytest
 import yaml
 from helpers.tiny_config import tiny
 
+from spark_jax.config import RELEASE
 from spark_jax.errors import SparkError
 
 SETTINGS = {
@@ -28,6 +30,7 @@ def recipe(tmp_path):
     return str(tmp_path / "recipe.yaml")
 
 
+@pytest.mark.extended
 def test_variants_are_measured_and_faults_told(recipe, tmp_path, capsys):
     variants = ["", "remat=dots xla_backend_optimization_level=0", "remat=some", "attention=cudnn dtype=bfloat16"]
     benchmark_steps.main(recipe, variants, steps=1, rounds=1, output=tmp_path / "out.json")
@@ -40,6 +43,19 @@ def test_variants_are_measured_and_faults_told(recipe, tmp_path, capsys):
     assert "remat" in unknown["error"] and "cudnn on cpu devices" in missing["error"]
     printed = capsys.readouterr().out
     assert printed.count("\n| ") == 5 and " tokens |" in printed
+
+
+def test_rows_are_packed_as_the_pipeline_packs_them():
+    shapes = {name: jax.ShapeDtypeStruct((4, 2048), np.int32) for name in ("input_ids", "targets", "positions")}
+    shapes |= {name: jax.ShapeDtypeStruct((4, 2048), np.int8) for name in ("segment_ids", "classes", "tasks")}
+    batch = benchmark_steps.packed_rows(shapes, RELEASE, np.random.default_rng(0))
+    assert np.mean(batch["segment_ids"] > 0) > 0.97 and 4 <= batch["segment_ids"].max() < 30
+    starts = batch["segment_ids"] != np.pad(batch["segment_ids"], ((0, 0), (1, 0)))[:, :-1]
+    assert not batch["positions"][starts].any() and (batch["positions"] == 0).sum() > starts.sum() - 4
+    assert 0.7 < np.mean(batch["classes"] > 0) < 0.95
+    inside = (batch["classes"] > 0)[:, :-1]
+    assert (batch["targets"][:, :-1] == batch["input_ids"][:, 1:])[inside].all()
+    assert 0.3 < np.mean(batch["tasks"][batch["classes"] > 0] == 1) < 0.7
 
 
 def test_a_run_without_a_result_fails(recipe):
