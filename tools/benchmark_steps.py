@@ -63,11 +63,11 @@ ONE_DEVICE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1")
 PARTS = {
     "llm": {
         "attention kernel": r"dot_product_attention|bkgts|btkgd",
-        "attention": r"attention",
-        "mlp": r"/mlp",
-        "norms": r"norm",
+        "norms": r"_norm|/norm",
+        "attention": r"/attention/",
+        "mlp": r"/mlp/",
         "head and loss": r"nd,vd|nv,|cond|reduce_max|sort|argsort",
-        "embedding": r"embed|take|scatter",
+        "embedding": r"embed|scatter",
         "saved for the gradient": r"dynamic_update|dynamic_slice",
     },
     "codec": {

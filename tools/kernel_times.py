@@ -100,6 +100,8 @@ def read_kernels(folder: Path, program: str) -> Kernels:
     if not runs:
         raise SparkError(f"{traces[-1]}: no kernels, expected those of a device")
     operations = dict(re.findall(r'%?([\w.\-]+) = .*?metadata=\{[^}]*?op_name="([^"]*)"', program))
+    # Kernels of a recorded graph are without their instruction; those that XLA wrote are named after it.
+    by_kernel = {re.sub(r"\W", "_", name): operation for name, operation in operations.items()}
     milliseconds: dict[tuple[str, str], float] = collections.Counter()
     counts: dict[tuple[str, str], int] = collections.Counter()
     for event in runs:
@@ -108,7 +110,13 @@ def read_kernels(folder: Path, program: str) -> Kernels:
         milliseconds[key] += event.get("dur", 0.0) / 1000
         counts[key] += 1
     kernels = [
-        Kernel(name, instruction, operations.get(instruction, ""), milliseconds[name, instruction], count)
+        Kernel(
+            name,
+            instruction,
+            operations.get(instruction) or by_kernel.get(name, ""),
+            milliseconds[name, instruction],
+            count,
+        )
         for (name, instruction), count in counts.items()
     ]
     start = min(event["ts"] for event in runs)

@@ -102,6 +102,8 @@ def test_kernels_by_name_and_part(tmp_path, lines):
         "all else, forward": 0.02,
     }
     assert found.by_part(benchmark_steps.PARTS["llm"]) == {"all else, backward": 0.04, "mlp, forward": 0.02}
+    named = kernel_times.read_kernels(tmp_path, PROGRAM.replace("fusion.1", "loop").replace("conv.2", "conv.3"))
+    assert [kernel.operation for kernel in named.kernels] == ["", "jit(step)/jvp(Qwen2)/layers/mlp/mul"]
     table = found.table(benchmark_steps.PARTS["llm"], 1)
     assert "0.06 ms of kernels in 0.07 ms" in table and "| xmma | conv.2 |" in table and "loop" not in table
 
