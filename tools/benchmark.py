@@ -3,11 +3,13 @@
     python tools/benchmark.py conversion [--folder DIR] [--llm-dtype bfloat16] [--dtype bfloat16]
     python tools/benchmark.py data [--records 20000] [--index-records 10000000]
     python tools/benchmark.py streams [--streams 1,8] [--rounds 5] [--latency exact] [--model DIR] [--json FILE]
+    python tools/benchmark.py inference [--sizes release] [--reference Spark-TTS] [--only decode] [--output FILE]
     python tools/benchmark.py serve [--rate 1 --rate 2] [--output numbers.json] [--plot load.svg]
 
 `conversion`: files of random weights at the release's sizes stand in for the release; needs some 12 GB of disk.
 `data`: random token records with VoxBox's lengths. Both need the extra `dev`.
 `streams`: sentences that are listened to while they are spoken, one or many at a time.
+`inference`: the parts of speech and whole speech beside PyTorch and the roofline; see tools/benchmark_inference.py.
 `serve`: a server of the embedded voice under load; needs the extras `dev` and, for a plot, `plots`.
 """
 
@@ -16,20 +18,17 @@ import importlib.util
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
+import benchmark_inference
 import typer
-
-if TYPE_CHECKING:
-    from spark_jax.inference.stream import SpeechStream
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,6 +102,8 @@ def serve(
     load.write(rows, output, plot)
 
 
+app.command()(benchmark_inference.inference)
+
 MFU = 0.45  # of a chip's peak: what a training is meant to reach
 
 
@@ -153,15 +154,6 @@ def data(
         )
 
 
-class Heard(NamedTuple):
-    """What a listener heard of one stream; seconds."""
-
-    first_chunk: float  # until it could be heard
-    longest_gap: float  # by which a chunk came too late to be played behind the one before
-    audio: float
-    last_chunk: float
-
-
 @app.command()
 def streams(
     model: Annotated[Path | None, typer.Option(help="Model directory. Default: the embedded voice.")] = None,
@@ -173,6 +165,8 @@ def streams(
     output: Annotated[Path | None, typer.Option("--json", help="Where all figures go.")] = None,
 ) -> None:
     """First chunk, gaps and speed of streams, after the warm-up; the machine should do nothing else."""
+    import heard
+
     from spark_jax.inference.engine import EngineSettings
     from spark_jax.inference.request import Request
     from spark_jax.inference.synthesize import SparkTTS
@@ -180,8 +174,7 @@ def streams(
     tts = SparkTTS.load(model, engine=EngineSettings(slots=slots))
     sentences = ROOT.joinpath("spark_jax/evaluation/held_out_sentences.txt").read_text().splitlines()
     tts.warmup()
-    print("| streams | first chunk, s | at most | longest gap, s | gaps over 50 ms | audio s a s |")
-    print("|---" * 6 + "|")
+    print(heard.HEADER)
     results = {}
     for count in map(int, streams.split(",")):
         found = []
@@ -189,35 +182,12 @@ def streams(
             start = number * count * length
             texts = [sentences[(start + place) % len(sentences)] for place in range(count * length)]
             chosen = [" ".join(texts[place * length : (place + 1) * length]) for place in range(count)]
-            with ThreadPoolExecutor(count) as pool:
-                requests = [Request(text=text, seed=place) for place, text in enumerate(chosen)]
-                found.append(list(pool.map(lambda request: listen(tts.stream(request, latency)), requests)))
-        results[count] = [heard._asdict() for one in found for heard in one]
-        first = [heard.first_chunk for one in found for heard in one]
-        gaps = [heard.longest_gap for one in found for heard in one]
-        speed = statistics.median(
-            sum(heard.audio for heard in one) / max(heard.last_chunk for heard in one) for one in found
-        )
-        late = f"{sum(gap > 0.05 for gap in gaps)} of {len(gaps)}"
-        figures = f"{statistics.median(first):.3f} | {max(first):.3f} | {max(gaps):.3f} | {late} | {speed:.1f}"
-        print(f"| {count} | {figures} |", flush=True)
+            requests = [Request(text=text, seed=place) for place, text in enumerate(chosen)]
+            found.append(heard.listen_together([partial(tts.stream, request, latency) for request in requests]))
+        results[count] = [own._asdict() for one in found for own in one]
+        print(heard.row(count, found), flush=True)
     if output is not None:
         output.write_text(json.dumps(results, indent=2))
-
-
-def listen(stream: "SpeechStream") -> Heard:
-    """Plays a stream: playback begins with the first chunk, and waits where the next one is late."""
-    start = time.perf_counter()
-    first = longest = audio = until = 0.0
-    with stream:
-        for chunk in stream:
-            now = time.perf_counter() - start
-            if not audio:
-                first = until = now
-            longest = max(longest, now - until)
-            seconds = len(chunk.samples) / chunk.sample_rate
-            audio, until = audio + seconds, max(until, now) + seconds
-    return Heard(first, longest, audio, now)
 
 
 @app.command(hidden=True)

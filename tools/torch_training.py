@@ -44,17 +44,7 @@ def llm_step(run: LLMTrainingConfig, system: SparkConfig, state: TrainState) -> 
     Raises:
       SparkError: transformers' class does not take our tensors.
     """
-    llm = system.llm
-    names = "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads intermediate_size"
-    names += " max_position_embeddings rms_norm_eps tie_word_embeddings rope_theta head_dim"
-    cls = transformers.Qwen3Config if llm.qk_norm else transformers.Qwen2Config
-    sizes = {name: value for name, value in to_mapping(llm).items() if name in names.split()}
-    model = transformers.AutoModelForCausalLM.from_config(cls(**sizes), dtype=torch.float32, attn_implementation="sdpa")
-    tensors = _official("llm", system, {"params": state.params})
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    if unexpected or set(missing) - {"lm_head.weight"}:
-        raise SparkError(f"transformers' model: missing {missing}, unexpected {unexpected}")
-    model.tie_weights()
+    model = language_model(system, {"params": state.params})
     update = _updater(model.parameters(), run.optimizer, run.loop.steps)
 
     def step(batch: Mapping[str, np.ndarray]) -> float:
@@ -74,6 +64,26 @@ def llm_step(run: LLMTrainingConfig, system: SparkConfig, state: TrainState) -> 
     return step
 
 
+def language_model(system: SparkConfig, variables: Any) -> "torch.nn.Module":
+    """Returns transformers' own class with our variables, in float32.
+
+    Raises:
+      SparkError: it does not take our tensors.
+    """
+    llm = system.llm
+    names = "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads intermediate_size"
+    names += " max_position_embeddings rms_norm_eps tie_word_embeddings rope_theta head_dim"
+    cls = transformers.Qwen3Config if llm.qk_norm else transformers.Qwen2Config
+    sizes = {name: value for name, value in to_mapping(llm).items() if name in names.split()}
+    model = transformers.AutoModelForCausalLM.from_config(cls(**sizes), dtype=torch.float32, attn_implementation="sdpa")
+    tensors = official_tensors("llm", system, variables)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if unexpected or set(missing) - {"lm_head.weight"}:
+        raise SparkError(f"transformers' model: missing {missing}, unexpected {unexpected}")
+    model.tie_weights()
+    return model
+
+
 def codec_step(run: BiCodecTrainingConfig, system: SparkConfig, state: TrainState, reference: Path) -> Step:
     """Returns a function for one update of prenet and wave generator from given ids, without discriminators.
 
@@ -87,8 +97,8 @@ def codec_step(run: BiCodecTrainingConfig, system: SparkConfig, state: TrainStat
     """
     if run.phase != "wave":
         raise SparkError(f'phase is {run.phase!r}, expected "wave"')
-    modules = _codec_modules(reference, system)
-    tensors = _official("bicodec", system, codec_variables(state))
+    modules = codec_modules(reference, system)
+    tensors = official_tensors("bicodec", system, codec_variables(state))
     # Of the frozen parts only what turns ids into vectors: the official code knows one size of ECAPA.
     needed = ("quantizer.", "speaker_encoder.quantizer.", "speaker_encoder.project.", "prenet.", "decoder.")
     missing, unexpected = modules.load_state_dict(
@@ -132,12 +142,18 @@ def _log_mel(wave: "torch.Tensor", window: int, filters: "torch.Tensor") -> "tor
     return (spectrum.abs().transpose(1, 2) @ filters).clamp(min=MEL_FLOOR).log10()
 
 
-def _codec_modules(reference: Path, system: SparkConfig) -> "torch.nn.ModuleDict":
+def codec_modules(reference: Path, system: SparkConfig) -> "torch.nn.ModuleDict":
+    """Returns the codec's modules of a checkout of the official repository, but the postnet, with weights of their own.
+
+    Raises:
+      SparkError: no checkout, or a package that it needs is missing.
+    """
     if not (reference / "sparktts").is_dir():
         raise SparkError(f"{reference}: has no sparktts; expected a checkout of the official repository")
     sys.path.insert(0, str(reference))
     with needs_extra("parity"):
         from sparktts.modules.encoder_decoder.feat_decoder import Decoder
+        from sparktts.modules.encoder_decoder.feat_encoder import Encoder
         from sparktts.modules.encoder_decoder.wave_generator import WaveGenerator
         from sparktts.modules.speaker.speaker_encoder import SpeakerEncoder
         from sparktts.modules.vq.factorized_vector_quantize import FactorizedVectorQuantize
@@ -151,6 +167,7 @@ def _codec_modules(reference: Path, system: SparkConfig) -> "torch.nn.ModuleDict
         return cls(**{key: value for key, value in sections[name].items() if key in known})
 
     classes = {
+        "encoder": Encoder,
         "quantizer": FactorizedVectorQuantize,
         "speaker_encoder": SpeakerEncoder,
         "prenet": Decoder,
@@ -159,8 +176,8 @@ def _codec_modules(reference: Path, system: SparkConfig) -> "torch.nn.ModuleDict
     return torch.nn.ModuleDict({name: make(cls, name) for name, cls in classes.items()})
 
 
-def _official(part: str, system: SparkConfig, variables: Any) -> dict[str, "torch.Tensor"]:
-    """Our variables as the tensors of the official file."""
+def official_tensors(part: str, system: SparkConfig, variables: Any) -> dict[str, "torch.Tensor"]:
+    """Returns our variables as the tensors of the official file."""
     table = release.table(part, system)
     job = Export(table, jax.eval_shape(lambda: variables), np.dtype(np.float32))
     leaves = flatten(jax.device_get(variables)).items()
