@@ -1,11 +1,15 @@
 """The embedded voice tiny-en: whole, and it speaks. Slow to load for a test, so everything is asked of one load."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from spark_jax.inference.synthesize import EMBEDDED_VOICE, SparkTTS
 from spark_jax.model_directory import manifest
@@ -53,3 +57,13 @@ def test_a_wrong_transcript_is_told():
     with pytest.warns(UserWarning, match=r"too short: 0\.\d+ s .*; does the reference say what its transcript says\?"):
         audio = tts.synthesize("Good morning.", reference=recording, transcript="Yes.")
     assert "too_short" in [finding.name for finding in audio.checks]
+
+
+@pytest.mark.gpu
+def test_the_command_speaks_on_a_gpu(gpu, tmp_path):
+    command = [sys.executable, "-m", "spark_jax.cli.main", "synthesize", SENTENCE, "-o", tmp_path / "said.wav"]
+    environment = os.environ | {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    samples, rate = soundfile.read(tmp_path / "said.wav")
+    assert 1.5 < len(samples) / rate < 5.0 and 0.01 < np.sqrt(np.mean(samples**2)) < 0.5, done.stderr

@@ -160,6 +160,7 @@ def streams(
     streams: Annotated[str, typer.Option(help="Numbers of streams that begin at once.")] = "1,8",
     rounds: Annotated[int, typer.Option(help="Of each number; the figures are medians over all streams.")] = 5,
     latency: Annotated[str, typer.Option(help="exact or low.")] = "exact",
+    length: Annotated[int, typer.Option(help="Sentences of a text.")] = 1,
     slots: Annotated[int, typer.Option(help="Of the engine.")] = 16,
     output: Annotated[Path | None, typer.Option("--json", help="Where all figures go.")] = None,
 ) -> None:
@@ -178,7 +179,9 @@ def streams(
     for count in map(int, streams.split(",")):
         found = []
         for number in range(rounds):
-            chosen = [sentences[(number * count + place) % len(sentences)] for place in range(count)]
+            start = number * count * length
+            texts = [sentences[(start + place) % len(sentences)] for place in range(count * length)]
+            chosen = [" ".join(texts[place * length : (place + 1) * length]) for place in range(count)]
             requests = [Request(text=text, seed=place) for place, text in enumerate(chosen)]
             found.append(heard.listen_together([partial(tts.stream, request, latency) for request in requests]))
         results[count] = [own._asdict() for one in found for own in one]

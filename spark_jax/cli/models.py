@@ -135,6 +135,16 @@ def assemble(
     wav2vec2: Annotated[Path, typer.Option(metavar="RUN", help="Output folder of `spark-jax train ctc`.")],
     bicodec: Annotated[Path, typer.Option(metavar="RUN", help="Output folder of `spark-jax train codec`.")],
     llm: Annotated[Path, typer.Option(metavar="RUN", help="Output folder of `spark-jax train llm`.")],
+    recognizer: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Output folder of `spark-jax train ctc`: then subtitles have times of words."),
+    ] = None,
+    lexicon: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="How words are written in the labels of --recognizer, where those are no letters."
+        ),
+    ] = None,
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -166,7 +176,9 @@ def assemble(
     """
     if tokens is not None and default_voice is not None:
         raise SparkError("--tokens and --default-voice exclude each other: give one of them")
-    check_input_files(tokens, default_voice, model_card)
+    if lexicon is not None and recognizer is None:
+        raise SparkError("--lexicon needs --recognizer: it writes words in its labels")
+    check_input_files(tokens, default_voice, model_card, lexicon)
     if model is not None:
         find_config(model)
     from spark_jax.config import SparkConfig
@@ -176,6 +188,8 @@ def assemble(
     start = time.perf_counter()
     runs = {"wav2vec2": wav2vec2, "bicodec": bicodec, "llm": llm}
     config = assembly.sizes(destination, runs) if model is None else load_config(SparkConfig, model)
+    if recognizer is not None:
+        runs["recognizer"] = recognizer
     voice = None
     if tokens is not None:
         voice = assembly.most_typical_voice(tokens)
@@ -184,7 +198,9 @@ def assemble(
     named = {path.stem: Voice.load(path, config) for path in sorted(voices.glob("*.json"))} if voices else {}
     if voices is not None and not named:
         raise SparkError(f"--voices {voices}: holds no voice, expected files NAME.json of `spark-jax voice`")
-    size = assembly.assemble(destination, runs, config, voice, voices=named, dtype=dtype, model_card=model_card)
+    size = assembly.assemble(
+        destination, runs, config, voice, voices=named, dtype=dtype, model_card=model_card, lexicon=lexicon
+    )
     typer.echo(f"{destination}: {size / 1e6:.1f} MB, in {time.perf_counter() - start:.1f} s")
 
 

@@ -3,6 +3,7 @@
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ from spark_jax.text.reading import check_text
 if TYPE_CHECKING:
     from spark_jax.inference.long_text import Span
     from spark_jax.inference.stream import SpeechStream
+    from spark_jax.inference.word_times import WordAligner
 
 MODELS_OWN = "Default: the model's own, the release's"
 LEVELS = "very_low, low, moderate, high or very_high"
@@ -88,7 +90,10 @@ def synthesize(
     ] = 2,
     subtitles: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="When each piece of the text is heard: .srt, .vtt or .json."),
+        typer.Option(
+            metavar="FILE",
+            help="When each piece of the text is heard: .srt, .vtt or .json; each word, if the model has a recognizer.",
+        ),
     ] = None,
     stream: Annotated[
         bool,
@@ -141,14 +146,17 @@ def synthesize(
         check_subtitles(check_output_file(subtitles))
     check_input_files(voice, reference)
     _check_length(reference, transcript)
-    tts = _load(model, "bicodec", "wav2vec2", "llm", slots=1 if stream else None)
+    recognizer = ["recognizer"] if subtitles is not None and _has_recognizer(model) else []
+    tts = _load(model, "bicodec", "wav2vec2", "llm", *recognizer, slots=1 if stream else None)
+    aligner = tts.aligner if recognizer else None
     start = time.perf_counter()
     if stream:
-        seconds, spans = _stream(tts.stream(request, latency), output)
+        seconds, spans = _stream(tts.stream(request, latency), output, aligner)
     else:
         audio = tts.speak(request)
         audio.save(output, format)
-        seconds, spans = len(audio.samples) / audio.sample_rate, audio.spans
+        seconds = len(audio.samples) / audio.sample_rate
+        spans = (audio if aligner is None else aligner.align(audio)).spans
     if subtitles is not None:
         write_subtitles(subtitles, spans, tts.config.sample_rate)
     say(f"{output}: {seconds:.2f} s of speech in {time.perf_counter() - start:.2f} s", output)
@@ -224,21 +232,31 @@ def _check_stream(output: Path, format: str | None, latency: str) -> Path:
     return output
 
 
-def _stream(stream: "SpeechStream", output: Path) -> "tuple[float, tuple[Span, ...]]":
+def _stream(stream: "SpeechStream", output: Path, aligner: "WordAligner | None") -> "tuple[float, Sequence[Span]]":
     """Writes speech while it is made; returns its seconds, and where each piece is heard."""
     from spark_jax.audio.growing import GrowingAudio
+    from spark_jax.inference.word_times import StreamAligner
 
-    samples = 0
+    samples, aligned = 0, StreamAligner(aligner)
     with stream:
         chunk = next(stream, None)  # before a file is opened: the request may be wrong
         with GrowingAudio(output, stream.sample_rate) as file:
             while chunk is not None:
                 file.write(chunk.samples)
                 samples += len(chunk.samples)
+                aligned.push(chunk, stream.spans)
                 chunk = next(stream, None)
+        aligned.push(None, stream.spans)
     for finding in stream.checks:
         warnings.warn(finding.message, stacklevel=3)
-    return samples / stream.sample_rate, stream.spans
+    return samples / stream.sample_rate, aligned.spans
+
+
+def _has_recognizer(directory: Path | None) -> bool:
+    from spark_jax.inference.codec import EMBEDDED_VOICE
+    from spark_jax.model_directory.directory import stored_parts
+
+    return "recognizer" in stored_parts(EMBEDDED_VOICE if directory is None else directory)
 
 
 def _check_length(reference: Path | None, transcript: str | None) -> None:

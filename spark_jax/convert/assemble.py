@@ -15,8 +15,9 @@ from spark_jax.data.tokens import typical_utterance
 from spark_jax.errors import SparkError
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.layout import TOKENIZER, StoredPart, combined_config, open_parts
-from spark_jax.model_directory.parameters import PARTS
+from spark_jax.model_directory.parameters import PARTS, RECOGNIZER, abstract_part
 from spark_jax.model_directory.voice import Voice
+from spark_jax.text.vocabulary import LEXICON, VOCABULARY, Vocabulary, read_lexicon
 
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -30,25 +31,39 @@ def assemble(
     voices: Mapping[str, Voice] | None = None,
     dtype: str = "float16",
     model_card: str | Path | None = None,
+    lexicon: str | Path | None = None,
 ) -> int:
     """Writes a model directory from the parts of several runs; returns its size in bytes.
 
     Args:
       destination: the directory to make; must not exist, or be empty.
-      runs: a run or model directory for each of "wav2vec2", "bicodec" and "llm"; the tokenizer is the llm's.
+      runs: a run or model directory for each of "wav2vec2", "bicodec" and "llm", whose tokenizer it is; "recognizer" is
+        optional, for the times of words.
       config: the whole system's sizes; see `sizes`.
       default_voice: that of `synthesize` without a voice; None: the directory has none.
       voices: others, by name.
       dtype: storage type of the weight matrices, one of `DTYPES`.
       model_card: Markdown file to put in; None: one is made.
+      lexicon: how words are written in the recognizer's labels, see `text.vocabulary.read_lexicon`; None: the
+        recognizer's run has one, or letters are labels.
 
     Raises:
-      SparkError: a run lacks its part or does not fit the sizes, or the destination is taken.
+      SparkError: a run lacks its part or does not fit the sizes, the files of a recognizer are damaged, or the
+        destination is taken.
     """
     if dtype not in DTYPES:
         raise SparkError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     wanted = model_directory.abstract_variables(config)
-    variables = {part: model_directory.read_part(runs[part], part, wanted[part]) for part in PARTS}
+    vocabulary = None
+    if RECOGNIZER in runs:
+        vocabulary = Path(runs[RECOGNIZER]) / VOCABULARY
+        if lexicon is None and (own := Path(runs[RECOGNIZER]) / LEXICON).exists():
+            lexicon = own
+        if lexicon is not None:
+            read_lexicon(lexicon)
+        labels = len(Vocabulary.load(vocabulary))
+        wanted[RECOGNIZER] = abstract_part(RECOGNIZER, config.wav2vec2, labels)
+    variables = {part: model_directory.read_part(runs[part], part, wanted[part]) for part in wanted}
     with tempfile.TemporaryDirectory() as folder:
         named = dict(voices or {}) | ({} if default_voice is None else {"default": default_voice})
         files = {name: Path(folder) / f"{name}.json" for name in named}
@@ -62,6 +77,8 @@ def assemble(
             weight_dtype=jnp.dtype(dtype),
             voices=files,
             model_card=model_card,
+            vocabulary=vocabulary,
+            lexicon=lexicon,
         )
     return sum(path.stat().st_size for path in Path(destination).rglob("*") if path.is_file())
 

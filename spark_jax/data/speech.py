@@ -1,9 +1,7 @@
 """Speech recognition examples: audio and the characters of a transcript, in buckets of duration."""
 
 import itertools
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,55 +13,10 @@ from spark_jax.data.config import AudioDataConfig
 from spark_jax.data.corpus_audio import UnusableAudioError, audio_lengths, read_audio
 from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.errors import SparkError
-from spark_jax.shared.files import read_json, write_text
+from spark_jax.text.vocabulary import Vocabulary
 from spark_jax.wav2vec2.model import num_frames
 
 _TARGET_MULTIPLE = 16  # labels of a row: buckets of other corpora have the same shapes more often
-
-
-class Vocabulary:
-    """Characters as CTC labels 1, 2, …; 0 is the blank."""
-
-    def __init__(self, symbols: Sequence[str]):
-        self.symbols = list(symbols)
-        self._ids = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> "Vocabulary":
-        """Returns the vocabulary of all characters that occur, in code point order."""
-        return cls(sorted(set().union(*map(set, texts))))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Vocabulary":
-        """Reads a vocabulary that `save` wrote.
-
-        Raises:
-          SparkError: the file cannot be read, or is no list of characters.
-        """
-        symbols = read_json(path, "a vocabulary")
-        if not isinstance(symbols, list) or not all(isinstance(symbol, str) and symbol for symbol in symbols):
-            raise SparkError(f"{path}: not a vocabulary, expected a list of characters")
-        return cls(symbols)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the characters as a JSON list, in the order of their labels.
-
-        Raises:
-          SparkError: the file cannot be written.
-        """
-        write_text(path, json.dumps(self.symbols, ensure_ascii=False))
-
-    def __len__(self) -> int:
-        """Returns the number of labels, the blank included."""
-        return len(self.symbols) + 1
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the labels of the characters; characters outside of the vocabulary are left out."""
-        return [self._ids[symbol] for symbol in text if symbol in self._ids]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Returns the characters of labels, none of which is the blank."""
-        return "".join(self.symbols[i - 1] for i in ids)
 
 
 def transcripts(records: Sequence[dict[str, Any]], target: str) -> list[str]:

@@ -51,6 +51,20 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
+class SpokenWord:
+    """Where a word is heard.
+
+    Attributes:
+      text: of the word, with the signs around it.
+      start, end: its samples are `samples[start:end]` of the whole.
+    """
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Span:
     """Where a piece is heard.
 
@@ -58,12 +72,14 @@ class Span:
       text: of the piece, as it was spoken.
       start, end: its samples are `samples[start:end]`; the pause after it is not among them.
       tries: how often it was spoken until nothing was wrong with it, or no try was left.
+      words: its words, where they were looked for and found (see `WordAligner`).
     """
 
     text: str
     start: int
     end: int
     tries: int = 1
+    words: tuple[SpokenWord, ...] = ()
 
 
 def max_length(config: SparkConfig) -> int:

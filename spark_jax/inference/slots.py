@@ -4,6 +4,8 @@ What a slot chooses depends on its own tokens, seed, values and number of steps 
 of the slot's seed folded with the slot's own count. Tokens are rows of the small head, which the grammar can allow.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -95,6 +97,18 @@ def init_state(model: Qwen2, slots: int, capacity: int, done: int, near_block: i
     return SlotState(slot_cache.init_slots(model.config, slots, capacity, model.dtype, near_block), answers)
 
 
+def _exact(program: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes float32 products of a program float32: by default they are TF32 on GPUs, and bfloat16 on TPUs."""
+
+    @functools.wraps(program)
+    def traced(model: Qwen2, *arguments: Any) -> Any:
+        with jax.default_matmul_precision("highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"):
+            return program(model, *arguments)
+
+    return traced
+
+
+@_exact
 def admit(
     model: Qwen2, max_top_k: int, params: Any, head: Head, grammar: Grammar, state: SlotState, prompts: Prompts
 ) -> SlotState:
@@ -113,6 +127,7 @@ def admit(
     return SlotState(into, answers)
 
 
+@_exact
 def decode_block(
     model: Qwen2,
     max_top_k: int,

@@ -7,8 +7,10 @@
 A stream holds one slot of the engine at a time: the next piece of its text begins when the tokens of the one before are
 there, and no more than `AHEAD` pieces wait for the listener, however long the text and however slow the listener is.
 
-The first piece is given out while it is spoken, and so is a later one for which a listener would have to wait. Any
-other is looked at first, and spoken again where something is wrong with it: what was heard cannot be taken back.
+The first piece is given out while it is spoken, and so is a later one that is so long that a listener would have to
+wait for its end. Any other is looked at first, and spoken again where something is wrong with it: what was heard cannot
+be taken back. Which are which, and how the speech is cut into chunks, depends on text and tokens alone, so that the
+same request gives the same chunks however busy the machine, and however slow the listener, is.
 """
 
 import asyncio
@@ -24,14 +26,15 @@ from jaxtyping import Float
 
 from spark_jax.inference.audio import Speech
 from spark_jax.inference.checks import Finding
-from spark_jax.inference.long_text import Span
+from spark_jax.inference.long_text import Plan, Span
 from spark_jax.inference.speech_engine import SpeechEngine, SpeechJob
 from spark_jax.inference.spoken_text import SpokenPiece, SpokenText
 from spark_jax.inference.stream_vocoder import StreamVocoder
 from spark_jax.model_directory.voice import Voice
+from spark_jax.text.split import spoken_length
 
 AHEAD = 2  # pieces that are spoken or being spoken beside the one that is given out
-MARGIN = 0.5  # s of speech that a listener shall have, before a piece is given out that is not looked at yet
+FASTER = 2.0  # how much longer than what is heard meanwhile a piece may be, to be spoken before it is heard
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,12 +61,22 @@ class _Piece:
     """A piece of the text on its way."""
 
     number: int
+    at_once: bool  # it is given out while it is spoken
     utterance: int | None = None  # at the vocoder
     job: int | None = None  # at the engine, until its tokens are there
     speech: Speech | None = None  # its tokens
     chunks: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)
     given: int = 0  # chunks that are given out
     kept: SpokenPiece | None = None  # when all of it is there, and nothing is to be spoken again
+
+
+def is_heard_at_once(plan: Plan, number: int) -> bool:
+    """Returns whether a piece is given out while it is spoken, and not looked at first.
+
+    It is the first one, or much longer than those that may be heard while it is spoken.
+    """
+    lengths = [spoken_length(piece.text) for piece in plan.pieces[max(0, number - AHEAD) : number + 1]]
+    return lengths[-1] > FASTER * sum(lengths[:-1])
 
 
 class Speaking:
@@ -110,8 +123,14 @@ class Speaking:
         if self._error is not None:
             raise self._error
 
-    def next_chunk(self) -> AudioChunk | float | None:
-        """Returns the next chunk, for how many seconds to wait at most, or None, where the speech has ended.
+    @property
+    def over(self) -> bool:
+        """Returns whether there are no more chunks, and will not be."""
+        with self._changed:
+            return self._closed or (self.text.over and not self._pieces)
+
+    def next_chunk(self) -> AudioChunk | None:
+        """Returns the next chunk; None: it is not there yet, or the speech is over.
 
         Raises:
           Exception: no more could be spoken.
@@ -120,21 +139,17 @@ class Speaking:
             if self._position == 0 and self._begun is None and (lead := self._silence(self.text.plan.lead)) is not None:
                 return self._chunk(lead, 0)
             while (piece := self._pieces.get(self._head)) is not None:
-                if piece.kept is not None and not piece.given:
-                    piece.chunks = [piece.kept.speech.samples]
-                if piece.given < len(piece.chunks) and (wait := self._wait(piece)) <= 0:
+                if piece.given < len(piece.chunks) and (piece.at_once or piece.kept is not None):
                     piece.given += 1
                     return self._chunk(piece.chunks[piece.given - 1], piece.number)
                 if piece.kept is None:
-                    if self._error is not None:
-                        break
-                    return wait if piece.given < len(piece.chunks) else np.inf
+                    break
                 self._end_head(piece)
                 if (pause := self._silence(piece.kept.piece.pause)) is not None:
                     return self._chunk(pause, piece.number)
             if self._error is not None:
                 raise self._error
-            return None if self.text.over or self._closed else np.inf
+            return None
 
     def wait_for_chunk(self) -> AudioChunk | None:
         """Returns the next chunk when it is there; None: the speech has ended.
@@ -143,9 +158,9 @@ class Speaking:
           Exception: no more could be spoken.
         """
         with self._changed:
-            while isinstance(found := self.next_chunk(), float):
-                self._changed.wait(None if np.isinf(found) else found)
-            return found
+            while (chunk := self.next_chunk()) is None and not self.over:
+                self._changed.wait()
+            return chunk
 
     def close(self) -> None:
         """Lets everything go; the slot is free for the next block."""
@@ -155,14 +170,6 @@ class Speaking:
                 self._let_go(piece)
             self._pieces.clear()
             self._notify()
-
-    def _wait(self, piece: _Piece) -> float:
-        """Returns after how many seconds a piece is given out, though it may have to be spoken again."""
-        request = self.text.request
-        final = piece.kept is not None or piece.given or request.greedy or not request.retries
-        if final or self._begun is None or self._head == 0:
-            return 0.0
-        return self._begun + self._position / self.sample_rate - MARGIN - time.monotonic()
 
     def _chunk(self, samples: Float[np.ndarray, " time"], number: int) -> AudioChunk:
         if self._begun is None:
@@ -200,7 +207,10 @@ class Speaking:
             self._fail(error)
 
     def _send(self, number: int, job: SpeechJob) -> None:
-        piece = self._pieces[number] = _Piece(number)
+        again = number in self._pieces
+        once = not self.text.request.retries or self.text.request.greedy
+        piece = _Piece(number, not again and (once or is_heard_at_once(self.text.plan, number)))
+        self._pieces[number] = piece
         ahead = 0.0 if self._begun is None else self._begun + self._position / self.sample_rate - time.monotonic()
         piece.utterance = utterance = self._vocoder.open(
             lambda samples, last: self._take_samples(piece, samples, last),
@@ -233,10 +243,11 @@ class Speaking:
             piece.chunks.append(samples)
             if last:
                 whole = dataclasses.replace(piece.speech, samples=np.concatenate(piece.chunks))
-                piece.kept = self.text.take(piece.number, whole, heard=piece.given > 0)
+                heard = piece.at_once and len(piece.chunks) > 1  # or may be, at any time
+                piece.kept = self.text.take(piece.number, whole, heard=heard)
+                if not heard:
+                    piece.chunks = [] if piece.kept is None else [piece.kept.speech.samples]
                 self._retrying |= piece.kept is None
-                if piece.kept is None:
-                    piece.chunks = []
                 self._refill()
             self._notify()
 
@@ -350,14 +361,11 @@ class AsyncSpeechStream(_Results):
             await asyncio.to_thread(self._speaking.begin)
         while True:
             self._news.clear()
-            found = self._speaking.next_chunk()
-            if found is None:
+            if (chunk := self._speaking.next_chunk()) is not None:
+                return chunk
+            if self._speaking.over:
                 raise StopAsyncIteration
-            if isinstance(found, AudioChunk):
-                return found
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if np.isinf(found) else found):
-                    await self._news.wait()
+            await self._news.wait()
 
     async def aclose(self) -> None:
         """Gives the rest up."""

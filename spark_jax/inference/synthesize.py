@@ -28,11 +28,14 @@ from spark_jax.inference.speech_engine import VOCODED_TOGETHER, SpeechEngine
 from spark_jax.inference.spoken_text import SpokenText, plan_request
 from spark_jax.inference.stream import AsyncSpeechStream, Speaking, SpeechStream
 from spark_jax.inference.stream_vocoder import StreamVocoder
+from spark_jax.inference.word_times import WordAligner
 from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory.parameters import RECOGNIZER
 from spark_jax.model_directory.voice import Voice
 from spark_jax.qwen2.model import Qwen2
 from spark_jax.shared import compilation_cache
 from spark_jax.text.tokenizer import SparkTokenizer
+from spark_jax.text.vocabulary import Speller
 
 
 class SparkTTS:
@@ -58,6 +61,7 @@ class SparkTTS:
         self.config: SparkConfig = model.config
         self._variables = model.variables
         self.default_voice = model.default_voice
+        self._recognizer_directory = model.recognizer_directory
         self.codec = Codec(model.config, model.variables, dtype=dtype, mesh=mesh)
         if "llm" in model.variables:
             self.tokenizer = SparkTokenizer.load(model.tokenizer_directory)
@@ -86,7 +90,8 @@ class SparkTTS:
           directory: a model directory or a run.
           base: where the parts come from that `directory` lacks: `SparkTTS.load("runs/llm", base="model")`.
           parts: what is loaded. Without "wav2vec2" only voices with a transcript and `encode` are missing; without the
-            "llm", the largest part, there is the codec alone: see `Codec.load`.
+            "llm", the largest part, there is the codec alone: see `Codec.load`. With a "recognizer", which not every
+            model has, there is an `aligner`.
           dtype: of the LLM's weight matrices, its computation and the vocoder's; norms, softmax, sampling and `encode`
             are in float32 always.
           mesh: devices of this process, which divide batches and parameters by the table of `spark_jax.sharding`; None:
@@ -234,6 +239,17 @@ class SparkTTS:
     def decode(self, global_ids: Any, semantic_ids: Any) -> Float[np.ndarray, " time"]:
         """Returns the speech of one item's ids, flat arrays or lists, which are checked; see `Codec.decode`."""
         return self.codec.decode([(global_ids, semantic_ids)], [None])[0]
+
+    @functools.cached_property
+    def aligner(self) -> WordAligner:
+        """Returns what finds when each word of a speech is heard: `tts.aligner.align(audio).spans[0].words`.
+
+        Raises:
+          SparkError: the part "recognizer" is not loaded, or its files are damaged.
+        """
+        placement.require(self._variables, RECOGNIZER)
+        speller = Speller.load(self._recognizer_directory)
+        return WordAligner(self.config, self._variables[RECOGNIZER], speller, self.codec.mesh)
 
     @property
     def engine(self) -> SpeechEngine:

@@ -3,6 +3,7 @@
     DIR/config.json          SparkConfig and "format_version"; without the sizes of parts that it lacks and that are the
                              release's
     DIR/tokenizer/           tokenizer.json and what comes with it, where it has an LLM
+    DIR/vocabulary.json      labels of the recognizer, where it has one; DIR/lexicon.json: how words are written in them
     DIR/params/<part>/       one Orbax tree each for bicodec, wav2vec2, llm and recognizer, collections on top
     DIR/voices/NAME.json     optional voice files; default.json speaks where a request names no voice
     DIR/provenance.json      where the weights come from: sources and their hashes, versions, date
@@ -71,6 +72,7 @@ from spark_jax.shared.files import (
     write_text,
 )
 from spark_jax.shared.pytree import flatten
+from spark_jax.text.vocabulary import LEXICON, VOCABULARY
 
 __all__ = [
     "PARTS",
@@ -106,6 +108,7 @@ class LoadedModel:
     config: SparkConfig
     variables: dict[str, Any]  # part → collection → tree of arrays, of the parts that were asked for
     tokenizer_directory: Path
+    recognizer_directory: Path | None  # whose files say what the recognizer's labels are; None: there is none
     voices: dict[str, Path]  # voice files by name, without ".json"
     default_voice: Path | None
 
@@ -151,6 +154,8 @@ def save(
     voices: Mapping[str, str | Path] | None = None,
     model_card: str | Path | None = None,
     provenance: Provenance | None = None,
+    vocabulary: str | Path | None = None,
+    lexicon: str | Path | None = None,
 ) -> None:
     """Writes a finished model directory, with provenance, model card and hashes.
 
@@ -158,23 +163,31 @@ def save(
       directory: must not exist yet, or be empty.
       config: the whole system's sizes.
       variables: {"bicodec": {"params", "batch_stats", "code_statistics"}, "wav2vec2": {"params"},
-        "llm": {"params"}}, plain trees or Linen's boxes.
+        "llm": {"params"}}, plain trees or Linen's boxes; a recognizer may be among them.
       tokenizer_directory: its files are copied.
       weight_dtype: storage type of the weight matrices, e.g. jnp.bfloat16; None: as they are.
       voices: voice files to copy, by the names they get (without ".json"); "default" is the default voice.
       model_card: a file to copy as MODEL_CARD.md; None: one is made.
       provenance: where the variables come from; None: versions and date alone.
+      vocabulary, lexicon: files of a recognizer to copy, see `text.vocabulary`.
 
     Raises:
       SparkError: the directory is taken or cannot be written, or the variables are not the configuration's.
     """
     variables = unbox(dict(variables))
-    check_fit(f"{directory}: not saved", variables, abstract_variables(config))
+    wanted = abstract_variables(config)
+    if RECOGNIZER in variables:
+        labels = recognizer_labels(variables[RECOGNIZER])
+        wanted[RECOGNIZER] = abstract_part(RECOGNIZER, config.wav2vec2, labels)
+    check_fit(f"{directory}: not saved", variables, wanted)
     with new_directory(directory) as folder:
         write_config(folder, config)
         copy_files(tokenizer_directory, folder / TOKENIZER)
-        for part in PARTS:
+        for part in wanted:
             write_arrays(part_path(folder, part), flatten(cast_weights(variables[part], weight_dtype)).items())
+        for name, path in {VOCABULARY: vocabulary, LEXICON: lexicon}.items():
+            if path is not None:
+                _copy(path, folder / name)
         for name, path in (voices or {}).items():
             _copy(path, folder / "voices" / f"{name}.json")
         finish(folder, provenance, model_card)
@@ -295,7 +308,9 @@ def load(
     check_fit(directory / "params", stored, wanted)
     variables = {part: found[part].read(wanted[part]) for part in parts}
     voices = _voices(found["bicodec"].directory if "bicodec" in found else directory)
-    return LoadedModel(config, variables, tokenizer, voices, voices.get(DEFAULT_VOICE.removesuffix(".json")))
+    recognizer = found[RECOGNIZER].directory if RECOGNIZER in found else None
+    default_voice = voices.get(DEFAULT_VOICE.removesuffix(".json"))
+    return LoadedModel(config, variables, tokenizer, recognizer, voices, default_voice)
 
 
 def info(directory: str | Path) -> ModelInfo:

@@ -11,11 +11,18 @@ from jaxtyping import Array, Bool, Float, Int
 from spark_jax import sharding
 from spark_jax.errors import SparkError
 from spark_jax.nn.cpu.blockwise_attention import blockwise_attention
-from spark_jax.nn.fused_attention import KEY_AXES, QUERY_AXES, cudnn_attention, segment_mask, splash_attention
+from spark_jax.nn.fused_attention import (
+    KEY_AXES,
+    QUERY_AXES,
+    cudnn_attention,
+    packed_cudnn_attention,
+    segment_mask,
+    splash_attention,
+)
 from spark_jax.nn.linear import wide_einsum
 
-AttentionBackend = Literal["auto", "xla", "blockwise", "splash", "cudnn"]
-PLATFORMS = {"splash": ("tpu",), "cudnn": ("gpu", "cuda")}  # where each kernel exists
+AttentionBackend = Literal["auto", "xla", "blockwise", "splash", "cudnn", "cudnn_packed"]
+PLATFORMS = {"splash": ("tpu",), "cudnn": ("gpu", "cuda"), "cudnn_packed": ("gpu", "cuda")}  # where each kernel exists
 
 
 def choose_backend(name: str, mesh: Mesh, dtype: DTypeLike) -> AttentionBackend:
@@ -40,8 +47,8 @@ def choose_backend(name: str, mesh: Mesh, dtype: DTypeLike) -> AttentionBackend:
         raise SparkError(f"attention: unknown backend {name!r}, expected one of {names}")
     if name in PLATFORMS and platform not in PLATFORMS[name]:
         raise SparkError(f"attention: {name} on {platform} devices, expected {PLATFORMS[name][0]}, or auto")
-    if name == "cudnn" and not half:
-        raise SparkError(f"attention: cudnn in {jnp.dtype(dtype).name}, expected dtype bfloat16, or auto")
+    if name in ("cudnn", "cudnn_packed") and not half:
+        raise SparkError(f"attention: {name} in {jnp.dtype(dtype).name}, expected dtype bfloat16, or auto")
     return name
 
 
@@ -52,7 +59,7 @@ def backend_mask(
 
     None for backends that build their own mask from the segments.
     """
-    if backend == "splash":
+    if backend in ("splash", "cudnn_packed"):
         return None
     return segment_mask(segment_ids) if backend == "cudnn" else causal_mask(segment_ids)
 
@@ -75,6 +82,8 @@ def self_attention(
         return splash_attention(query, key, value, segment_ids)
     if backend == "cudnn":
         return cudnn_attention(query, key, value, mask)
+    if backend == "cudnn_packed":
+        return packed_cudnn_attention(query, key, value, segment_ids)
     if backend == "blockwise":
         inputs = (QUERY_AXES, KEY_AXES, KEY_AXES, ("batch", None, None))
         # It splits the batch into parts; under a mesh each device must split its own rows.

@@ -81,6 +81,41 @@ def _pass(
     return loss, TokenScores(losses, ranks), tuple(gradients) or None
 
 
+def chosen_by_mask(logits: Float[Array, "tokens vocab"], index: Int[Array, " tokens"]) -> Float[Array, " tokens"]:
+    """Returns each token's logit at its index; 0 where that is in another part of the vocabulary."""
+    return jnp.sum(jnp.where(jnp.arange(logits.shape[1]) == index[:, None], logits, 0.0), axis=-1)
+
+
+def chosen_by_gather(logits: Float[Array, "tokens vocab"], index: Int[Array, " tokens"]) -> Float[Array, " tokens"]:
+    """Returns what `chosen_by_mask` does, without reading all logits."""
+    inside = (index >= 0) & (index < logits.shape[1])
+    found = jnp.take_along_axis(logits, jnp.where(inside, index, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(inside, found, 0.0)
+
+
+Sums = tuple[Float[Array, " tokens"], Float[Array, " tokens"], Int[Array, " tokens"]]
+
+
+def plain_sums(logits: Float[Array, "tokens vocab"], chosen: Float[Array, " tokens"]) -> Sums:
+    """Returns each token's highest logit, the sum of exp(logit - highest), and how many logits are above `chosen`."""
+    highest = jnp.max(logits, axis=-1)
+    total = jnp.sum(jnp.exp(logits - highest[:, None]), axis=-1)
+    return highest, total, jnp.sum(logits > chosen[:, None], axis=-1, dtype=jnp.int32)
+
+
+def sums_in_one_pass(logits: Float[Array, "tokens vocab"], chosen: Float[Array, " tokens"]) -> Sums:
+    """Returns `plain_sums` by one reduction, which takes a new highest logit into account as it is met."""
+
+    def merge(one: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+        highest = jnp.maximum(one[0], other[0])
+        totals = (part[1] * jnp.exp(part[0] - highest) for part in (one, other))
+        return highest, sum(totals), one[2] + other[2]
+
+    above = (logits > chosen[:, None]).astype(jnp.int32)
+    start = (jnp.float32(jnp.finfo(jnp.float32).min), jnp.float32(0), jnp.int32(0))
+    return jax.lax.reduce((logits, jnp.ones_like(logits), above), start, merge, (1,))
+
+
 def _device_pass(
     hidden: Float[Array, "rows time dim"],
     table: Float[Array, "part_vocab part_dim"],
@@ -105,18 +140,17 @@ def _device_pass(
     def one_chunk(d_table: Array, part: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, ...]]:
         x, target, weight = part
         logits = jnp.einsum("nd,vd->nv", x, whole, preferred_element_type=jnp.float32)
-        is_target = ids == target[:, None]
-        chosen = over_vocabulary(jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1))
-        highest = jnp.max(logits, axis=-1)
-        if vocab_axes:
-            highest = jax.lax.pmax(highest, vocab_axes)
-        total = over_vocabulary(jnp.sum(jnp.exp(logits - highest[:, None]), axis=-1))
-        log_total = highest + jnp.log(total)
-        rank = over_vocabulary(jnp.sum(logits > chosen[:, None], axis=-1, dtype=jnp.int32))
+        # GPUs read the logits, which no cache holds, once; elsewhere simple sums are faster.
+        choose = partial(jax.lax.platform_dependent, logits)
+        chosen = over_vocabulary(choose(target - first, cuda=chosen_by_gather, default=chosen_by_mask))
+        own_highest, total, rank = choose(chosen, cuda=sums_in_one_pass, default=plain_sums)
+        highest = jax.lax.pmax(own_highest, vocab_axes) if vocab_axes else own_highest
+        log_total = highest + jnp.log(over_vocabulary(total * jnp.exp(own_highest - highest)))
+        rank = over_vocabulary(rank)
         figures = (jnp.where(weight == 0, 0.0, log_total - chosen), jnp.where(weight == 0, 0, rank))
         if not with_gradients:
             return d_table, figures
-        d_logits = weight[:, None] * (jnp.exp(logits - log_total[:, None]) - is_target)
+        d_logits = weight[:, None] * (jnp.exp(logits - log_total[:, None]) - (ids == target[:, None]))
         d_logits = d_logits.astype(x.dtype)
         d_table = d_table + jnp.einsum("nv,nd->vd", d_logits, x, preferred_element_type=jnp.float32)
         d_x = over_vocabulary(jnp.einsum("nv,vd->nd", d_logits, whole, preferred_element_type=jnp.float32))

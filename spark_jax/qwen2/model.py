@@ -20,7 +20,7 @@ from spark_jax import sharding
 from spark_jax.config import Qwen2Config
 from spark_jax.nn.attention import AttentionBackend, backend_mask, grouped_query_attention, self_attention
 from spark_jax.nn.embedding import Embedding
-from spark_jax.nn.fused_attention import RESIDUALS
+from spark_jax.nn.fused_attention import keep_attention
 from spark_jax.nn.linear import flat_dot_general, wide_einsum
 from spark_jax.nn.rms_norm import RMSNorm
 from spark_jax.nn.rope import apply_rotary, rotary_angles
@@ -37,10 +37,8 @@ Remat = Literal["none", "full", "attention", "dots"]
 _keep = jax.checkpoint_policies
 _REMAT_POLICIES = {
     "full": _keep.nothing_saveable,
-    "attention": _keep.save_only_these_names(RESIDUALS),  # splash attention does not run again
-    "dots": _keep.save_from_both_policies(
-        _keep.dots_with_no_batch_dims_saveable, _keep.save_only_these_names(RESIDUALS)
-    ),
+    "attention": keep_attention,  # kernels do not run again
+    "dots": _keep.save_from_both_policies(_keep.dots_with_no_batch_dims_saveable, keep_attention),
 }
 
 
@@ -173,7 +171,7 @@ class Qwen2(nn.Module):
         15 % less processor time.
       attention: backend of calls without a cache, from `choose_backend`.
       remat: what each layer saves for the gradient: everything ("none"), its inputs alone ("full"), its inputs and the
-        result of splash attention ("attention"), or these and the result of every product with a kernel ("dots").
+        result of an attention kernel ("attention"), or these and the result of every product with a kernel ("dots").
     """
 
     config: Qwen2Config

@@ -13,7 +13,7 @@ from spark_jax.serve.errors import ApiError, as_api_error, bad_request
 from spark_jax.serve.guard import Guard
 from spark_jax.serve.requests import Prepared, prepare
 from spark_jax.serve.schema import check_consent, check_size, parse_json, read_object, read_speech
-from spark_jax.serve.session import ClientGoneError, Session
+from spark_jax.serve.session import GOING_AWAY, ClientGoneError, Session
 from spark_jax.serve.settings import ServerSettings
 from spark_jax.serve.speaker import Speaker
 from spark_jax.shared.extra import needs_extra
@@ -91,6 +91,7 @@ class Api:
         self.tts, self.settings, self.model = tts, settings, model
         self.speaker = Speaker(tts, settings)
         self.voices = voices.VoiceStore(tts.config, tts.default_voice, voices_directory, settings.max_voices)
+        self._ending, self._conversations = asyncio.Event(), 0
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -99,6 +100,19 @@ class Api:
         yield
         warming.cancel()
         await asyncio.wait([warming])
+
+    async def end_conversations(self, seconds: float) -> None:
+        """Takes no more requests, and waits until the sentences that have come over WebSockets are spoken.
+
+        Args:
+          seconds: to wait at most.
+        """
+        self.speaker.close()
+        self._ending.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._conversations:
+                    await asyncio.sleep(0.02)
 
     async def speech(self, request: Request) -> Response:
         """Speaks a text, by OpenAI's contract."""
@@ -168,10 +182,15 @@ class Api:
             receive,
             lambda content: send(socket.send_text, json.dumps(content)),
             lambda content: send(socket.send_bytes, content),
+            self._ending,
         )
-        with contextlib.suppress(ClientGoneError, RuntimeError, OSError):
-            await session.run()
-            await socket.close()
+        self._conversations += 1
+        try:
+            with contextlib.suppress(ClientGoneError, RuntimeError, OSError):
+                code = await session.run()
+                await socket.close(code, "the server ends" if code == GOING_AWAY else None)
+        finally:
+            self._conversations -= 1
 
     async def list_voices(self, request: Request) -> Response:
         """Lists the voices that a request may name."""

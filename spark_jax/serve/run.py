@@ -3,7 +3,9 @@
 import signal
 import socket
 import threading
+import time
 import warnings
+from typing import Any
 
 from spark_jax.errors import SparkError
 from spark_jax.serve.app import create_app  # noqa: F401 (callers take both from here)
@@ -30,6 +32,35 @@ def listen(host: str, port: int) -> socket.socket:
         raise SparkError(f"{host}:{port}: cannot listen there ({getattr(error, 'strerror', None) or error})") from error
 
 
+class DrainingServer(uvicorn.Server):
+    """A server that lets what is at work finish, conversations over WebSockets, too, which uvicorn would cut off."""
+
+    def __init__(self, app: Any, drain: float):
+        """Args:
+        app: of `create_app`.
+        drain: seconds in which all must be finished, when the server is to end.
+        """
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            lifespan="on",
+            timeout_graceful_shutdown=round(drain),
+            ws_max_size=2**20,
+            server_header=False,
+        )
+        super().__init__(config)
+        self._api, self._drain = app.state.api, drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the door, waits for conversations, then for all other requests."""
+        for server in self.servers:
+            server.close()
+        begin = time.monotonic()
+        await self._api.end_conversations(self._drain)
+        self.config.timeout_graceful_shutdown = max(1, round(self._drain - (time.monotonic() - begin)))
+        await super().shutdown(sockets)
+
+
 def run(app: object, listener: socket.socket, drain: float) -> None:
     """Serves until SIGTERM or SIGINT: then nobody is let in, and requests at work have `drain` seconds to finish.
 
@@ -40,15 +71,7 @@ def run(app: object, listener: socket.socket, drain: float) -> None:
     """
     # Requests' warnings are told to the clients; the default filter would remember each text for good.
     warnings.simplefilter("ignore", UserWarning)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        lifespan="on",
-        timeout_graceful_shutdown=round(drain),
-        ws_max_size=2**20,
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
+    server = DrainingServer(app, drain)
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises the signal again when it has ended, for those who ask what ended the process.
         signal.signal(signal.SIGTERM, lambda *_: None)

@@ -4,6 +4,8 @@ The client begins with a JSON message {"type": "start"} with the fields of a req
 {"type": "text", "text": "…"}, {"type": "flush"} to have spoken what is there, and {"type": "end"}. What it gets: JSON
 {"type": "started"}, binary messages of the format, {"type": "speech.text.span"} for each sentence,
 {"type": "speech.audio.done"} or {"type": "error"} at the end.
+
+A server that is to end lets the sentences that have come be spoken, and closes with code 1001.
 """
 
 import asyncio
@@ -29,11 +31,16 @@ from spark_jax.text.clean import has_speech
 from spark_jax.text.split import split_text
 
 _MESSAGES = {"text": ("type", "text"), "flush": ("type",), "end": ("type",)}
+NORMAL, GOING_AWAY = 1000, 1001  # codes of RFC 6455 with which a conversation is closed
 _NOTHING = "text"  # stands for the input of a request until there is one
 
 
 class ClientGoneError(Exception):
     """The client has left."""
+
+
+class ServerEndsError(Exception):
+    """The server is to end."""
 
 
 class Sentences:
@@ -74,6 +81,7 @@ class Session:
       speaker, voices, settings, model: see `requests.prepare`.
       receive: returns the text of the next message; raises `ClientGoneError`.
       send_json, send_bytes: send a message.
+      ending: is set when the server is to end.
     """
 
     speaker: Speaker
@@ -83,9 +91,13 @@ class Session:
     receive: Callable[[], Awaitable[str]]
     send_json: Callable[[dict[str, Any]], Awaitable[None]]
     send_bytes: Callable[[bytes], Awaitable[None]]
+    ending: asyncio.Event
 
-    async def run(self) -> None:
-        """Speaks until the client ends or leaves; an error is told to the client.
+    async def run(self) -> int:
+        """Speaks until the client ends or leaves, or the server is to end; an error is told to the client.
+
+        Returns:
+          The code to close with.
 
         Raises:
           ClientGoneError: it has left.
@@ -98,6 +110,8 @@ class Session:
                     listener = tasks.create_task(self._listen(sentences))
                     await self._speak(prepared, sentences)
                     listener.cancel()
+        except* ServerEndsError:
+            pass  # before there was anything to say
         except* ClientGoneError as group:
             raise ClientGoneError from group
         except* Exception as group:
@@ -105,6 +119,7 @@ class Session:
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]
             await self.send_json({"type": "error", **as_api_error(error).envelope})
+        return GOING_AWAY if self.ending.is_set() else NORMAL
 
     async def _start(self) -> Prepared:
         fields = await self._message()
@@ -118,7 +133,15 @@ class Session:
         return await prepare(body, self.speaker, self.voices, self.settings, self.model)
 
     async def _listen(self, sentences: asyncio.Queue[str | None]) -> None:
-        """Reads messages until the end, and then waits for the client to leave."""
+        """Reads messages until the end, and then waits for the client to leave; the server's end is an end of both."""
+        with contextlib.suppress(ServerEndsError):
+            await self._take_text(sentences)
+        sentences.put_nowait(None)
+        with contextlib.suppress(ServerEndsError):
+            while True:
+                await self._receive()
+
+    async def _take_text(self, sentences: asyncio.Queue[str | None]) -> None:
         text, kind = Sentences(max_length(self.speaker.tts.config)), None
         while kind != "end":
             message = await self._message()
@@ -139,9 +162,6 @@ class Session:
                 sentences.put_nowait(sentence)
             if sentences.qsize() > self.settings.max_characters // 8:
                 raise bad_request("text", f"{sentences.qsize()} sentences wait to be spoken: send them more slowly")
-        sentences.put_nowait(None)
-        while True:
-            await self.receive()
 
     async def _speak(self, prepared: Prepared, sentences: asyncio.Queue[str | None]) -> None:
         """Speaks sentences until there are no more, and ends the conversation."""
@@ -199,10 +219,25 @@ class Session:
     async def _message(self) -> dict[str, Any]:
         try:
             async with asyncio.timeout(self.settings.timeout):
-                text = await self.receive()
+                text = await self._receive()
         except TimeoutError as error:
             raise bad_request(None, f"no message came in {self.settings.timeout:g} s", "timeout") from error
         message = parse_json(text.encode("utf-8", "surrogatepass"))
         if not isinstance(message, dict):
             raise bad_request(None, "a message is no JSON object")
         return message
+
+    async def _receive(self) -> str:
+        """Returns what `receive` does, unless the server is to end."""
+        if self.ending.is_set():
+            raise ServerEndsError
+        message, ending = asyncio.ensure_future(self.receive()), asyncio.ensure_future(self.ending.wait())
+        try:
+            await asyncio.wait((message, ending), return_when=asyncio.FIRST_COMPLETED)
+            if message.done():
+                return message.result()
+            raise ServerEndsError
+        finally:
+            message.cancel()
+            ending.cancel()
+            await asyncio.wait((message, ending))

@@ -46,11 +46,18 @@ class Speaker:
         self._active, self._cloning = 0, asyncio.Lock()
         self._seconds = 1.0  # that a request took of late
         self._failure: Exception | None = None
+        self._ending = False
 
     @property
     def state(self) -> str:
-        """Returns "starting", "ready", or "failed"."""
-        return "failed" if self._failure else "ready" if self.ready else "starting"
+        """Returns "starting", "ready", "ending" or "failed"."""
+        if self._failure:
+            return "failed"
+        return "ending" if self._ending else "ready" if self.ready else "starting"
+
+    def close(self) -> None:
+        """Takes no more requests; those at work go on."""
+        self.ready, self._ending = False, True
 
     async def warm_up(self) -> None:
         """Compiles what requests run, and then takes them."""
@@ -58,7 +65,7 @@ class Speaker:
             await asyncio.to_thread(self.tts.warmup)
             async for _ in stream_parts(self.tts, self._warm_request(), "exact"):
                 pass
-            self.ready = True
+            self.ready = not self._ending
         except Exception as error:
             self._failure = error
             raise
@@ -67,7 +74,7 @@ class Speaker:
         """Checks that requests are taken.
 
         Raises:
-          ApiError: the model is not warm yet.
+          ApiError: the model is not warm yet, or the server is to end.
         """
         if not self.ready:
             raise ApiError(503, f"the server is {self.state}: come again", code=f"server_{self.state}", headers=_SOON)

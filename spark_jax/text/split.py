@@ -26,7 +26,7 @@ _SENTENCE_END = re.compile(rf"[{_ENDS}]+[{re.escape(_CLOSERS)}]*")
 _CLAUSE_END = re.compile(rf"[{_CLAUSES}]+[{re.escape(_CLOSERS)}]*|[)\]）】]|(?<=\s)[-–—]+(?=\s)|—")
 _PARAGRAPH = re.compile(r"\n\s*\n|\u2029")
 _NOT_SPACE = re.compile(r"\S")
-_IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 class Piece(NamedTuple):
@@ -46,7 +46,7 @@ class Piece(NamedTuple):
 
 def spoken_length(text: str) -> int:
     """Returns a length that grows with the time it takes to say a text: characters, ideographs count as four."""
-    return len(text) + 3 * len(_IDEOGRAPH.findall(text))
+    return len(text) + 3 * len(IDEOGRAPH.findall(text))
 
 
 def split_text(
@@ -92,7 +92,7 @@ def _ends_sentence(text: str, match: re.Match[str], start: int, end: int) -> boo
         return True
     after = text[match.end() : min(end, match.end() + 1)]
     if after and not after.isspace():
-        return _IDEOGRAPH.match(after) is not None  # 3.5, example.com, "?!" within a word
+        return IDEOGRAPH.match(after) is not None  # 3.5, example.com, "?!" within a word
     found = _NOT_SPACE.search(text, match.end(), end)
     following = found[0] if found else ""
     if mark[0] in "!?":

@@ -12,8 +12,10 @@ from helpers.tiny_config import tiny
 from spark_jax import config as config_lib
 from spark_jax.cli import main as cli
 from spark_jax.model_directory import directory as model_directory
+from spark_jax.model_directory import manifest
 from spark_jax.model_directory.layout import read_config
 from spark_jax.model_directory.voice import Voice
+from spark_jax.text.vocabulary import Speller, Vocabulary
 
 TINY = tiny()
 
@@ -73,6 +75,26 @@ def test_the_runs_make_a_model(assemble, runs, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, tiny_model.variables())
     voice = Voice.load(loaded.default_voice, TINY)  # that of most utterances
     assert voice.global_ids.tolist() == [7] * 32 and voice.semantic_ids.tolist() == [7, 2]
+
+
+def test_a_recognizer_comes_with_its_labels(assemble, runs, tmp_path):
+    run = tmp_path / "run"
+    recognizer = tiny_model.draw(model_directory.abstract_part("recognizer", TINY.wav2vec2, 3))
+    model_directory.write_parts(run, TINY, {"recognizer": recognizer})
+    code, _, errors = assemble("--recognizer", run)
+    assert code == 2 and "vocabulary.json" in errors
+    Vocabulary(["æ", "t"]).save(run / "vocabulary.json")
+    (tmp_path / "words.json").write_text('["at"]')
+    code, _, errors = assemble("--recognizer", run, "--lexicon", tmp_path / "words.json")
+    assert code == 2 and "words.json: not a lexicon" in errors and not (tmp_path / "model").exists()
+    (tmp_path / "words.json").write_text('{"at": "æt"}')
+    assert assemble("--recognizer", run, "--lexicon", tmp_path / "words.json", "--dtype", "float32")[0] == 0
+    loaded = model_directory.load(tmp_path / "model", parts=("recognizer",))
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables["recognizer"], recognizer)
+    assert loaded.recognizer_directory == tmp_path / "model"
+    assert Speller.load(tmp_path / "model").labels("At.") == [1, 2]
+    assert manifest.check(tmp_path / "model") > 0
+    assert assemble("--lexicon", tmp_path / "words.json")[2].startswith("error: --lexicon needs --recognizer")
 
 
 @pytest.mark.extended

@@ -82,6 +82,14 @@ def test_a_true_conversion_is_equal(source, tmp_path, dtype):
     assert len(ours) == len(theirs) == verify.NEW_TOKENS and len(set(ours)) > 3
 
 
+@pytest.mark.gpu
+@needs_torch
+def test_a_true_conversion_is_equal_on_a_gpu(gpu, source, tmp_path):
+    official.convert(source, tmp_path / "model", "float32")
+    report = verify.verify(source, tmp_path / "model")
+    assert report.passed, str(report)
+
+
 @needs_torch
 @pytest.mark.parametrize("wrap", ["_orig_mod.{}", "module._orig_mod.{}", "base_model.model.{}", "deep"])
 def test_names_of_wrappers_are_left_out_on_both_sides(source, tmp_path, wrap):

@@ -9,18 +9,9 @@ from spark_jax.config import MelConfig, SparkConfig, Wav2Vec2Config, WaveGenerat
 from spark_jax.data import pipeline
 from spark_jax.data.config import AudioDataConfig
 from spark_jax.data.pitch_tracks import PitchTracks
-from spark_jax.data.speech import SpeechExamples, Vocabulary, frame_labels
+from spark_jax.data.speech import SpeechExamples, frame_labels
 from spark_jax.errors import SparkError
-
-
-def test_vocabulary_is_kept_beside_the_checkpoint(tmp_path):
-    vocabulary = Vocabulary.of(["ba", "cˈ"])
-    assert len(vocabulary) == 5 and vocabulary.encode("abcx") == [1, 2, 3]
-    vocabulary.save(tmp_path / "vocabulary.json")
-    loaded = Vocabulary.load(tmp_path / "vocabulary.json")
-    assert loaded.decode(loaded.encode("cˈab")) == "cˈab"
-    with pytest.raises(SparkError, match="nowhere.json"):
-        Vocabulary.load(tmp_path / "nowhere.json")
+from spark_jax.text.vocabulary import Vocabulary
 
 
 @pytest.fixture

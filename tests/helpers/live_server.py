@@ -5,16 +5,14 @@ import threading
 import time
 from collections.abc import Iterator
 
-import uvicorn
-
-from spark_jax.serve.run import listen
+from spark_jax.serve.run import DrainingServer, listen
 
 
 @contextlib.contextmanager
-def running(app) -> Iterator[str]:
-    """Yields the address of a server that runs an application, when it is ready."""
+def running(app, drain=5.0) -> Iterator[str]:
+    """Yields the address of a server that runs an application, when it is ready; leaving it is its end."""
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5))
+    server = DrainingServer(app, drain)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

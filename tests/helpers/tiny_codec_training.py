@@ -57,8 +57,8 @@ def make_batch(seed=0):
 
 
 def start(config, devices, adversarial, system=SYSTEM):
-    """A drawn state, and a step that compiles at the first call."""
-    mesh = sharding.make_mesh(devices)
+    """A drawn state, and a step that compiles at the first call; on so many devices, or on a mesh."""
+    mesh = sharding.make_mesh(devices) if isinstance(devices, int) else devices
     models = codec_models(config, system)
     boxed = jax.eval_shape(lambda: init_state(models, config, system))
     shapes, shardings = sharding.unbox(boxed), sharding.tree_shardings(mesh, boxed)

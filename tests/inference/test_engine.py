@@ -1,5 +1,6 @@
 """The engine: an answer depends on its own job alone; nothing compiles after the warm-up; little comes to the host."""
 
+import dataclasses
 import math
 import random
 import re
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.tiny_config import tiny
+from jax.extend.core import jaxprs_in_params
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
@@ -216,6 +218,22 @@ def test_each_token_is_the_plain_models(params, engine):
     assert checked > 60
 
 
+def test_products_in_float32_are_float32_on_every_device(engine):
+    """By default they would be TF32 on GPUs, bfloat16 on TPUs."""
+
+    def precisions(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield equation.params["precision"]
+            for body in jaxprs_in_params(equation.params):
+                yield from precisions(body)
+
+    [block] = engine._blocks.values()
+    traced = block.trace(engine._decoding_params, engine._head, engine._grammar, engine._state)
+    found = list(precisions(traced.jaxpr.jaxpr))
+    assert len(found) > 10 and set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
 def tokens_of(engine, chosen):
     said, found = {}, {engine.submit(job): number for number, job in enumerate(chosen)}
     while engine.busy:
@@ -311,3 +329,31 @@ def test_bad_jobs_and_settings_are_named(engine):
             EngineSettings(**options)
     with pytest.raises(SparkError, match="slots is 4, expected a multiple of the 8 devices"):
         make(engine._params, mesh=sharding.make_mesh(data=8))
+
+
+WIDE = dataclasses.replace(SETTINGS, capacity=512)  # windows of 128, 256 and 512
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_gpu_an_answer_depends_on_its_job_alone(gpu, params, dtype):
+    engine = make(params, WIDE, Qwen2(MODEL.config, jnp.dtype(dtype)))
+    chosen = [dataclasses.replace(job, limit=job.limit + 40 * (number % 6)) for number, job in enumerate(jobs(14))]
+    alone = [run(engine, [job])[0] for job in chosen]
+    assert len({str(found) for found in alone}) == len(chosen)
+    together, later = run(engine, chosen), run(engine, chosen, random.Random(0))
+    parted = [number for number, own in enumerate(alone) if not own == together[number] == later[number]]
+    assert parted == [], f"{len(parted)} of {len(chosen)} jobs are answered otherwise in company, in {dtype}"
+
+
+@pytest.mark.gpu
+def test_a_gpu_answers_as_a_cpu_but_at_near_ties(gpu, cpu, params):
+    """In float32, at full precision whatever the default is."""
+    chosen = jobs(40, seed=4)
+    expected = tokens_of(make(jax.device_put(params, sharding.replicated(cpu)), mesh=cpu), chosen)
+    parted = []
+    for job, ours, theirs in zip(chosen, tokens_of(make(params), chosen), expected, strict=True):
+        if ours != theirs:
+            with jax.default_matmul_precision("highest"):
+                parted.append(perturbed_gap(params, job, ours, theirs))
+    assert len(parted) <= 2 and max(parted, default=0) < 1e-3, parted

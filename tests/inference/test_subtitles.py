@@ -4,7 +4,7 @@ import re
 import pytest
 
 from spark_jax.errors import SparkError
-from spark_jax.inference.long_text import Span
+from spark_jax.inference.long_text import Span, SpokenWord
 from spark_jax.inference.subtitles import LINE, cues, write_subtitles
 
 LONG = "The first part of this sentence is long, and so is the second part of it; and the third part ends it here."
@@ -18,6 +18,17 @@ def test_cues_follow_each_other_within_their_spans():
     assert found[1].start == 1.3 and found[-1].end == pytest.approx(5.3)
     assert found[1].end == found[2].start and all(cue.start < cue.end for cue in found)
     assert all(len(cue.text) <= 2 * LINE for cue in found)
+
+
+def test_cues_of_known_words_begin_with_them():
+    words = [SpokenWord(word, 20800 + 100 * number, 20890 + 100 * number) for number, word in enumerate(LONG.split())]
+    span = Span(LONG, 20800, 84800, words=tuple(words))
+    first, second = cues([span], 16000)
+    count = len(first.text.split())
+    assert second.start == first.end == pytest.approx((20800 + 100 * count) / 16000)
+    assert (first.start, second.end) == (1.3, 5.3)
+    long_word = Span("x" * 200, 0, 16000, words=(SpokenWord("x" * 200, 100, 15000),))
+    assert [(cue.start, cue.end) for cue in cues([long_word], 16000)] == [(0.0, 1.0), (1.0, 1.0), (1.0, 1.0)]
 
 
 def test_subrip(tmp_path):
@@ -42,6 +53,8 @@ def test_json_has_the_pieces(tmp_path):
     found = json.loads((tmp_path / "out.json").read_text())
     assert found[0] == {"text": SPANS[0].text, "start": 0.1, "end": 1.1, "tries": 1}
     assert found[1]["text"] == LONG and found[1]["tries"] == 2
+    write_subtitles(tmp_path / "out.json", [Span("Hi you.", 0, 16000, words=(SpokenWord("Hi", 160, 800),))], 16000)
+    assert json.loads((tmp_path / "out.json").read_text())[0]["words"] == [{"text": "Hi", "start": 0.01, "end": 0.05}]
 
 
 def test_another_extension_is_refused(tmp_path):

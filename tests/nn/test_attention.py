@@ -1,10 +1,7 @@
 """Every attention backend against the plain one, values and gradients, on packed rows; which one a mesh gets."""
 
-import os
-import subprocess
-import sys
+import itertools
 from functools import partial
-from pathlib import Path
 from unittest.mock import Mock
 
 import jax
@@ -18,17 +15,24 @@ from spark_jax import sharding
 from spark_jax.errors import SparkError
 from spark_jax.nn.attention import causal_mask, choose_backend, grouped_query_attention, self_attention
 from spark_jax.nn.cpu.blockwise_attention import blockwise_attention
-from spark_jax.nn.fused_attention import cudnn_attention, segment_mask, splash_attention
+from spark_jax.nn.fused_attention import (
+    cudnn_attention,
+    keep_attention,
+    packed_cudnn_attention,
+    segment_mask,
+    splash_attention,
+)
 
 
-def random_inputs(batch, time, heads, kv_heads, dim, dtype=jnp.float32):
+def random_inputs(batch, time, heads, kv_heads, dim, dtype=jnp.float32, cuts=2):
     """Queries, keys, values, weights of a sum over the results, and segments with padding last."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
     segments = np.zeros((batch, time), np.int32)
     for row in range(batch):
-        first, second = sorted(rng.integers(1, time, 2))
-        segments[row, :first], segments[row, first:second] = 1, 2
+        ends = sorted(rng.integers(1, time, cuts))
+        for number, (start, end) in enumerate(itertools.pairwise([0, *ends]), 1):
+            segments[row, start:end] = number
     query, key, value = (draw(batch, time, count, dim) for count in (heads, kv_heads, kv_heads))
     return query, key, value, draw(batch, time, heads, dim), jnp.asarray(segments)
 
@@ -128,18 +132,18 @@ def test_attention_under_a_mesh(backend):
     assert not any(name in compiled.as_text() for name in ("all-gather", "all-reduce", "all-to-all", "permute"))
 
 
-def lower_for_cuda(monkeypatch, time, layers=3):
+def lower_for_cuda(monkeypatch, time, attend=cudnn_attention, wrap=lambda layer: layer, layers=3):
     """The text of cuDNN attention and its gradient in a loop over layers; told a version where cuDNN is absent."""
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     query, key, value, weight, segments = random_inputs(2, time, 14, 2, 64, jnp.bfloat16)
 
     def loss(query, key, value):
-        mask = segment_mask(segments)
+        of_segments = segments if attend is packed_cudnn_attention else segment_mask(segments)
 
         def layer(query, _):
-            return cudnn_attention(query, key, value, mask), None
+            return attend(query, key, value, of_segments), None
 
-        return jnp.sum(jax.lax.scan(layer, query, None, length=layers)[0].astype(jnp.float32) * weight)
+        return jnp.sum(jax.lax.scan(wrap(layer), query, None, length=layers)[0].astype(jnp.float32) * weight)
 
     traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(query, key, value)
     return traced.lower(lowering_platforms=("cuda",)).as_text()
@@ -155,21 +159,40 @@ def test_cudnn_attention_is_cudnns_kernel(monkeypatch):
     assert "tensor<2x66x14x64xbf16>" in lower_for_cuda(monkeypatch, 65)  # an odd length is padded
 
 
-@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="needs an NVIDIA GPU and jax[cuda]")
-def test_cudnn_attention_is_attention():
-    """In a process of its own: this one's platform is the CPU."""
-    command = f"import runpy; runpy.run_path({str(Path(__file__))!r})['check_cudnn_attention']()"
-    environment = os.environ | {"JAX_PLATFORMS": "cuda"}
-    subprocess.run([sys.executable, "-c", command], check=True, env=environment, timeout=600)
+def test_packed_cudnn_attention_is_cudnns_kernel(monkeypatch):
+    """Without a bias; and what a policy for attention keeps, a rematerialized layer does not compute again."""
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    text = lower_for_cuda(monkeypatch, 65, packed_cudnn_attention)
+    assert text.count("@__cudnn$fmhaSoftmax(") == text.count("@__cudnn$fmhaSoftmaxBackward(") == 1
+    assert r"\22mask_type\22: \22PADDING_CAUSAL\22" in text and r"\22max_seg_per_batch\22: 4" in text
+    for policy, times in ((keep_attention, 1), (jax.checkpoint_policies.nothing_saveable, 2)):
+        text = lower_for_cuda(monkeypatch, 64, wrap=partial(jax.checkpoint, policy=policy, prevent_cse=False))
+        assert text.count("@__cudnn$fmhaScaleBiasSoftmax(") == times
 
 
-def check_cudnn_attention():
-    query, key, value, weight, segments = random_inputs(2, 301, 14, 2, 64, jnp.bfloat16)
-    found = value_and_gradients(lambda *x: cudnn_attention(*x, segment_mask(segments)), query, key, value, weight)
-    expected = value_and_gradients(
-        lambda *x: plain(*x, segments), *(x.astype(jnp.float32) for x in (query, key, value)), weight
-    )
+def masked(query, key, value, segments):
+    return cudnn_attention(query, key, value, segment_mask(segments))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("attend", [masked, packed_cudnn_attention], ids=["masked", "packed"])
+@pytest.mark.parametrize(("time", "cuts"), [(301, 2), (2048, 30)])
+def test_cudnn_attention_is_attention(gpu, attend, time, cuts):
+    query, key, value, weight, segments = random_inputs(2, time, 14, 2, 64, jnp.bfloat16, cuts)
+    found = value_and_gradients(lambda *x: attend(*x, segments), query, key, value, weight)
+    with jax.default_matmul_precision("highest"):
+        expected = value_and_gradients(
+            lambda *x: plain(*x, segments), *(x.astype(jnp.float32) for x in (query, key, value)), weight
+        )
     assert_equal(found, expected, 1e-2)
+
+
+@pytest.mark.gpu
+def test_rows_of_too_many_segments_are_told(gpu):
+    query, key, value, _, _ = random_inputs(2, 128, 4, 2, 64, jnp.bfloat16)
+    segments = jnp.stack([jnp.arange(128) // 16, jnp.arange(128) // 32])
+    mixed = jax.jit(packed_cudnn_attention)(query, key, value, segments)
+    assert jnp.isnan(mixed[0]).any() and jnp.isfinite(mixed[1]).all()
 
 
 class Device:
@@ -204,6 +227,7 @@ def test_the_devices_decide(platform, dtype, expected):
         ("splash", "cpu", 1, "splash on cpu devices, expected tpu"),
         ("cudnn", "tpu", 1, "cudnn on tpu devices, expected gpu"),
         ("cudnn", "gpu", 1, "cudnn in float32, expected dtype bfloat16"),
+        ("cudnn_packed", "gpu", 1, "cudnn_packed in float32, expected dtype bfloat16"),
         ("flash", "cpu", 1, "unknown backend 'flash', expected one of auto, xla"),
     ],
 )

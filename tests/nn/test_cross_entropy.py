@@ -9,7 +9,16 @@ import optax
 import pytest
 
 from spark_jax import sharding
-from spark_jax.nn.cross_entropy import HIDDEN_AXES, TABLE_AXES, TOKEN_AXES, chunked_cross_entropy
+from spark_jax.nn.cross_entropy import (
+    HIDDEN_AXES,
+    TABLE_AXES,
+    TOKEN_AXES,
+    chosen_by_gather,
+    chosen_by_mask,
+    chunked_cross_entropy,
+    plain_sums,
+    sums_in_one_pass,
+)
 
 ROWS, TIME, DIM, VOCAB = 8, 9, 16, 40
 
@@ -54,6 +63,28 @@ def test_chunks_change_nothing(chunk):
     check(chunked(*inputs()), jax.jit(partial(run, whole))(*inputs()), 1e-6)
     loss, scores = jax.jit(partial(chunked_cross_entropy, chunk=chunk))(*inputs())  # the pass without gradients
     check((loss, scores.losses, scores.ranks), run(whole, *inputs(), factor=1.0)[:3], 1e-6)
+
+
+def test_gpus_read_logits_once_and_sum_the_same():
+    """Very likely and very unlikely targets, ties with the target, and targets of another part of the vocabulary."""
+    logits = 30 * np.random.default_rng(0).normal(size=(7, 50)).astype(np.float32)
+    logits[0, 3:6], logits[1, 9], logits[2] = 60.0, 200.0, 0.0
+    logits, index = jnp.asarray(logits), jnp.array([4, 9, 0, 49, -1, 50, 12])
+    chosen = chosen_by_mask(logits, index)
+    np.testing.assert_array_equal(chosen_by_gather(logits, index), chosen)
+    found, expected = jax.jit(sums_in_one_pass)(logits, chosen), plain_sums(logits, chosen)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[2], expected[2])
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+    assert expected[2][:3].tolist() == [0, 0, 0] and expected[2][3:].max() > 5
+
+
+@pytest.mark.parametrize("chunk", [10, 50])
+def test_the_form_for_gpus_is_the_same_loss(chunk, monkeypatch):
+    choose = lambda *values, cuda, default: cuda(*values)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    chunked = jax.jit(partial(run, partial(chunked_cross_entropy, chunk=chunk)))
+    check(chunked(*inputs()), jax.jit(partial(run, whole))(*inputs()), 1e-6)
 
 
 def test_bfloat16_sums_in_float32():

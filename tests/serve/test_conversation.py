@@ -1,12 +1,17 @@
 """The WebSocket: sentences as they are complete, one voice for all of them, errors that are told."""
 
+import contextlib
 import json
+import threading
 import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
 from helpers import live_server
 from helpers.fake_tts import FakeTTS
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from spark_jax.inference.long_text import PAUSES, piece_seed
@@ -137,6 +142,57 @@ def test_over_a_real_connection():
         end = time.monotonic() + 5
         while model.engine.running:
             assert time.monotonic() < end
+
+
+@pytest.fixture
+def spoken_to_the_end():
+    """Ends a server while the first sentence is spoken: all that a client gets, its socket, and the server's end."""
+
+    def speak(messages, drain):
+        model = FakeTTS()
+        model.pace = 0.05
+        with contextlib.ExitStack() as stack:
+            url = stack.enter_context(live_server.running(create_app(model, model="tiny"), drain))
+            with connect(url.replace("http", "ws") + ROUTE) as socket:
+                for message in messages:
+                    socket.send(json.dumps(message))
+                found = [socket.recv()]
+                while len(messages) > 1 and isinstance(found[-1], str):
+                    found.append(socket.recv())
+                end = threading.Thread(target=stack.close)
+                end.start()
+                with contextlib.suppress(ConnectionClosed):
+                    while True:
+                        found.append(socket.recv())
+            end.join(30)
+            assert not end.is_alive() and model.engine.running == 0
+            with pytest.raises(urllib.error.URLError):
+                urllib.request.urlopen(f"{url}/health")
+        return [json.loads(item) for item in found if isinstance(item, str)], socket
+
+    return speak
+
+
+def test_a_server_that_ends_speaks_the_sentences_that_have_come(spoken_to_the_end):
+    told, socket = spoken_to_the_end([START, text("Hello there. How are you? And")], 20.0)
+    spans = [item for item in told if item["type"] == "speech.text.span" and item["end"] is not None]
+    assert [span["text"] for span in spans] == ["Hello there.", "How are you?"]
+    assert told[-1]["type"] == "speech.audio.done" and told[-1]["usage"]["output_tokens"] > 0
+    assert (socket.close_code, socket.close_reason) == (1001, "the server ends")
+
+
+def test_a_server_that_ends_has_a_limit(spoken_to_the_end):
+    begin = time.monotonic()
+    told, socket = spoken_to_the_end([{**START, "max_seconds": 20.0}, text("A long sentence. " * 30)], 1.0)
+    assert time.monotonic() - begin < 15
+    assert told[-1]["type"] == "speech.text.span" and socket.close_code == 1012
+
+
+def test_a_conversation_that_has_not_begun_ends_with_the_server(spoken_to_the_end):
+    begin = time.monotonic()
+    told, socket = spoken_to_the_end([START], 20.0)
+    assert [item["type"] for item in told] == ["started", "speech.audio.done"]
+    assert socket.close_code == 1001 and time.monotonic() - begin < 10
 
 
 def test_sentences():

@@ -1,6 +1,6 @@
 """A server under clients that vanish, send garbage and dawdle: everybody else gets the bytes of an offline run.
 
-SPARK_JAX_SOAK scales the number of requests (default 400).
+SPARK_JAX_SOAK scales the number of requests (default 400); with -s a line tells memory at every twentieth of them.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx2
 import pytest
@@ -23,6 +24,14 @@ SLOTS = 8
 ROUTE = "/v1/audio/speech"
 TEXTS = ("The children played.", "Good morning.", "It rained all day.", "He closed the door.", "Where are you going?")
 FIELDS = {"response_format": "pcm", "sample_rate": 16_000, "retries": 0}
+
+
+class Usage(NamedTuple):
+    """What a process holds."""
+
+    megabytes: int
+    files: int
+    threads: int
 
 
 def cases():
@@ -96,7 +105,7 @@ async def dawdle(host, port, stop):
         writer.transport.abort()
 
 
-async def soak(url, expected, memory):
+async def soak(url, expected, usage, memory):
     host, port = url.removeprefix("http://").split(":")
     draw = random.Random(0)
     done = {"whole": 0, "vanished": 0, "garbage": 0}
@@ -119,10 +128,10 @@ async def soak(url, expected, memory):
                 assert answer.status_code == 200, answer.text
                 assert answer.content == expected[text, seed], (text, seed)
                 done["whole"] += 1
-            if number in (COUNT // 4, COUNT // 2, 3 * COUNT // 4):
+            if number % max(1, COUNT // 20) == 0:
                 memory.append(usage())
+                print(f"{number} requests: {memory[-1]}", flush=True)
 
-    usage = memory.pop()
     async with httpx2.AsyncClient(base_url=url, timeout=120.0, limits=limits) as client:
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as beside:
@@ -152,16 +161,16 @@ def test_soak():
         def usage():
             own = Path(f"/proc/{server.process}")
             resident = int((own / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            return resident / 1e6, len(os.listdir(own / "fd")), len(os.listdir(own / "task"))
+            return Usage(round(resident / 1e6), len(os.listdir(own / "fd")), len(os.listdir(own / "task")))
 
-        memory = [usage]
-        done, text = asyncio.run(soak(server.url, expected, memory))
-    print(f"{COUNT} requests: {done}; MB, files, threads: {[tuple(map(round, item)) for item in memory]}")
+        memory = []
+        done, text = asyncio.run(soak(server.url, expected, usage, memory))
+    print(f"{COUNT} requests: {done}; {memory[-1]}")
     assert sum(done.values()) == COUNT
     assert done["vanished"] > 0.1 * COUNT
-    quarter, *_, last = memory
-    assert last[0] < quarter[0] + 40, memory
-    assert last[1] <= quarter[1] + 4, memory
+    quarter, last = memory[len(memory) // 4], memory[-1]
+    assert last.megabytes < quarter.megabytes + 40, memory
+    assert last.files <= quarter.files + 4, memory
     assert 'status="500"' not in text
 
 

@@ -17,12 +17,13 @@ from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
 from spark_jax.data.config import AudioDataConfig, CodecDataConfig, TokenDataConfig
 from spark_jax.data.pitch_tracks import PitchTracks
-from spark_jax.data.speech import SpeechExamples, Vocabulary
+from spark_jax.data.speech import SpeechExamples
 from spark_jax.data.token_sources import MemoryTokens
 from spark_jax.data.tokens import TokenSequences
 from spark_jax.errors import SparkError
 from spark_jax.model_directory.directory import read_part
 from spark_jax.text.tokenizer import build_tokenizer
+from spark_jax.text.vocabulary import Vocabulary
 from spark_jax.training.codec.config import BiCodecTrainingConfig
 from spark_jax.training.codec.program import codec_program
 from spark_jax.training.codec.run import load_pretrained

@@ -3,9 +3,9 @@
     python tools/tiny_en/make_voice.py WORK [--until STEP] [--dry-run]
 
 The steps are commands of this project that go on where a kill left them: corpus, wav2vec2, codes, ids, voices, tokens,
-named, wave, llm, model. Everything lies in WORK: `corpus/`, a folder for each training in `runs/`, and the model
-directory `model/`. WORK/STEP.done marks a finished step, which is not run again. On two free cores all takes some 20
-hours. The last trainings need nothing of each other: `--only wave` and `--only llm` may run at the same time.
+named, wave, llm, lexicon, model. Everything lies in WORK: `corpus/`, a folder for each training in `runs/`, and the
+model directory `model/`. WORK/STEP.done marks a finished step, which is not run again. On two free cores all takes some
+20 hours. The last trainings need nothing of each other: `--only wave` and `--only llm` may run at the same time.
 
 The corpus needs the packages of the extra `corpus` and WordNet (apt install wordnet-base).
 """
@@ -60,6 +60,7 @@ def plan(jobs: int) -> list[Step]:
     codes = ("runs/codes", "--corpus", "corpus", "--wav2vec2", "runs/wav2vec2", "--model", str(MODEL))
     # The codec of `wave` has the speaker branch of `voices`, and so its tokens.
     parts = "--wav2vec2 runs/wav2vec2 --bicodec runs/wave --llm runs/llm --voices runs/named".split()
+    words = "--recognizer runs/wav2vec2 --lexicon runs/lexicon.json".split()
     return [
         Step("corpus", tool("make_virtual_corpus.py", "corpus", "--jobs", str(jobs)), "corpus/metadata.jsonl"),
         train("ctc", "wav2vec2", "wav2vec2"),
@@ -70,7 +71,8 @@ def plan(jobs: int) -> list[Step]:
         Step("named", tool("named_voices.py", "runs/tokens.jsonl", "runs/named", "--model", str(MODEL)), "runs/named"),
         train("codec", "wave", "wave"),
         train("llm", "llm", "llm"),
-        Step("model", spark("assemble", "model", *parts, "--model", str(MODEL)), "model"),
+        Step("lexicon", tool("make_lexicon.py", "corpus", "runs/lexicon.json"), "runs/lexicon.json"),
+        Step("model", spark("assemble", "model", *parts, *words, "--model", str(MODEL)), "model"),
     ]
 
 

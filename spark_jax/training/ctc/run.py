@@ -20,6 +20,7 @@ from spark_jax.data import manifest, pipeline, speech
 from spark_jax.data.pitch_tracks import PitchTracks
 from spark_jax.model_directory.directory import read_system
 from spark_jax.shared import distributed
+from spark_jax.text.vocabulary import VOCABULARY, Vocabulary
 from spark_jax.training import loop
 from spark_jax.training.ctc.config import CTCTrainingConfig
 from spark_jax.training.ctc.program import ctc_program
@@ -47,9 +48,9 @@ def train(config: CTCTrainingConfig, output: Path) -> TrainState:
     train_records, validation_records = (
         manifest.read_corpus(config.corpus, split, fields) for split in (data.train_split, data.evaluation_split)
     )
-    vocabulary = speech.Vocabulary.of(speech.transcripts(train_records, config.target))
+    vocabulary = Vocabulary.of(speech.transcripts(train_records, config.target))
     if distributed.is_primary():
-        vocabulary.save(output / "vocabulary.json")
+        vocabulary.save(output / VOCABULARY)
     examples, validation = (
         speech.SpeechExamples(
             records, config.target, vocabulary, data, system, row_multiple(mesh), config.aligned, tracks

@@ -156,6 +156,20 @@ def test_bfloat16_computes_the_same_within_its_precision():
         assert ours[name] != theirs[name], name
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-3), ("bfloat16", 0.1)])
+def test_a_step_on_a_gpu_is_the_cpus(gpu, cpu, dtype, tolerance):
+    found = []
+    with jax.default_matmul_precision("highest"):
+        for mesh, kind in ((cpu, "float32"), (gpu, dtype)):
+            state, step = start(dataclasses.replace(GAN, dtype=kind), mesh, adversarial=True)
+            found.append(host(step(state, make_batch())[1]))
+    theirs, ours = found
+    for name in ("loss", "mel", "vq", "features", "adversarial", "feature_matching", "discriminator"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, err_msg=name)
+    assert np.isfinite(ours["grad_norm"]) and ours["skipped"] == 0
+
+
 def corpus_run(folder):
     """The configuration of a run on a corpus of noise in the folder."""
     rng = np.random.default_rng(0)

@@ -11,8 +11,8 @@ from helpers.tiny_config import tiny
 
 from spark_jax.config import to_mapping
 from spark_jax.data.config import AudioDataConfig
-from spark_jax.data.speech import Vocabulary
 from spark_jax.model_directory.directory import read_config, read_part
+from spark_jax.text.vocabulary import Vocabulary
 from spark_jax.training.config import LoopConfig, MeshConfig
 from spark_jax.training.ctc.config import CTCTrainingConfig
 from spark_jax.training.ctc.run import train

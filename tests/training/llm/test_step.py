@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import record_files
+from helpers import record_files, tiny_model
 from helpers.quick_compile import quick_jit, quickly
 from helpers.tiny_config import tiny
 
@@ -205,3 +205,41 @@ def test_a_mesh_that_takes_what_is_left_leaves_no_device_out():
         sharding.make_mesh(fsdp=2, tensor=8, devices=devices)
     with pytest.raises(SparkError, match="does not fit 6 devices"):
         sharding.make_mesh(fsdp=0, devices=devices)
+
+
+def on_a_device(mesh, dtype, attention="xla", remat="none"):
+    """Metrics of two steps of a model whose heads cuDNN takes."""
+    config = dataclasses.replace(CONFIG, hidden_size=256, num_hidden_layers=2)
+    model = Qwen2(config, jnp.dtype(dtype), attention=attention, remat=remat)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), sharding.unbox(jax.eval_shape(init_of(model))))
+    boxed = jax.eval_shape(init_of(model))
+    state = jax.device_put(state.replace(params=tiny_model.draw(state.params)), sharding.tree_shardings(mesh, boxed))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    train_step, metrics = sharding.jit_step(step.llm_step(model, OPTIMIZER, 2, 100), mesh, shardings), []
+    for seed in range(2):
+        batch = {name: np.pad(value, ((0, 0), (0, 128 - LENGTH))) for name, value in make_batch(seed).items()}
+        state, result = train_step(state, sharding.put_batch(mesh, batch))
+        metrics.append(jax.device_get(result))
+    return metrics
+
+
+def init_of(model):
+    def init():
+        variables = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+        return new_state({"params": variables["params"]}, OPTIMIZER.init)
+
+    return init
+
+
+@pytest.mark.gpu
+def test_steps_on_a_gpu(gpu, cpu):
+    with jax.default_matmul_precision("highest"):
+        expected, found = on_a_device(cpu, "float32"), on_a_device(gpu, "float32")
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("loss", "grad_norm", "targets", "tokens", "attention_pairs"):
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, err_msg=name)
+    for attention, remat in (("cudnn", "none"), ("cudnn", "dots"), ("cudnn_packed", "dots")):
+        for ours, theirs in zip(on_a_device(gpu, "bfloat16", attention, remat), expected, strict=True):
+            for name in ("loss", "grad_norm"):
+                np.testing.assert_allclose(ours[name], theirs[name], rtol=0.03, err_msg=f"{attention} {remat} {name}")
+            assert ours["skipped"] == 0
