@@ -55,8 +55,8 @@ def multi_resolution_mel_loss(
 def repetition_loss(wave: Float[Array, "batch samples"], unvoiced: Bool[Array, "batch frames"]) -> Float[Array, ""]:
     """Computes the mean squared correlation between waveforms of unvoiced frames, one token apart and a few.
 
-    Noise has next to none. A generator that learns from spectra alone makes noise of one pattern in every token, since a
-    still spectrum is nearer to any noise than another noise is; it buzzes at the rate of the tokens.
+    Noise has next to none. A generator that learns from spectra alone makes noise of one pattern in every token, since
+    a still spectrum is nearer to any noise than another noise is; it buzzes at the rate of the tokens.
 
     Args:
       wave: a waveform of whole frames.
