@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, so that sharded paths are tested as sharded; a tiny model directory.
 
-`pytest -m gpu` has the GPU as default device, and the CPU beside it for what is to be the same there.
+`pytest -m gpu` has the GPU as default device, and the CPU beside it for what is to be the same there. Its tests run by
+their `place`, the quick and telling ones first, so that a run that is cut off says most of what it can.
 """
 
 import atexit
@@ -29,6 +30,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 def pytest_configure(config):
     if config.option.markexpr == "gpu":
         jax.config.update("jax_platforms", "cuda,cpu")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.markexpr == "gpu":
+        items.sort(key=lambda item: mark.kwargs["place"] if (mark := item.get_closest_marker("gpu")) else 0)
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def test_a_wrong_transcript_is_told():
     assert "too_short" in [finding.name for finding in audio.checks]
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(place=4)
 def test_the_command_speaks_on_a_gpu(gpu, tmp_path):
     command = [sys.executable, "-m", "spark_jax.cli.main", "synthesize", SENTENCE, "-o", tmp_path / "said.wav"]
     environment = os.environ | {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}

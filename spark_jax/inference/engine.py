@@ -295,9 +295,10 @@ class Engine:
             in_shardings=(placement.shardings_of(self._params), divided, whole, state, rows),
             out_shardings=state,
         )
+        decode = partial(slots.decode_block, model, size.max_top_k, size.block, apart=placement.on_gpu(mesh))
         self._blocks: dict[int, Callable[..., Any]] = {
             window: jax.jit(
-                under_mesh(partial(slots.decode_block, model, size.max_top_k, size.block, window), mesh),
+                under_mesh(partial(decode, window), mesh),
                 donate_argnums=3,
                 in_shardings=(placement.shardings_of(self._decoding_params), divided, whole, state),
                 out_shardings=(state, rows, rows),

@@ -22,6 +22,11 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def on_gpu(mesh: Mesh) -> bool:
+    """Returns whether the devices of a mesh are GPUs; "cuda" is what those that are elsewhere say of themselves."""
+    return mesh.devices.flat[0].platform in ("gpu", "cuda")
+
+
 def row_shards(mesh: Mesh) -> int:
     """Returns the number of parts that the rows of a batch are divided into."""
     return mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP]

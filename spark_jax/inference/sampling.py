@@ -1,5 +1,7 @@
 """How the next token is chosen from its scores: greedily, or temperature → top-k → top-p → draw."""
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -38,13 +40,44 @@ def warp(
     """
     # Everything after top-k works on `max_top_k` numbers: sorting a whole vocabulary at every token would cost more
     # than the model. Dividing by a positive temperature keeps the order, so top-k may come first.
-    scores, ids = jax.lax.top_k(logits, min(max_top_k, logits.shape[-1]))
+    count = min(max_top_k, logits.shape[-1])
+    scores, ids = jax.lax.platform_dependent(
+        logits, cuda=partial(top_k_by_groups, count=count), default=partial(_top_k, count=count)
+    )
     scores = scores / sampling.temperature[:, None]
     scores = jnp.where(jnp.arange(scores.shape[-1]) < sampling.top_k[:, None], scores, -jnp.inf)
     probabilities = jax.nn.softmax(scores, axis=-1)
     tail = jnp.cumsum(probabilities[:, ::-1], axis=-1)[:, ::-1]  # of a token and all less likely ones
     kept = (tail > 1 - sampling.top_p[:, None]).at[:, 0].set(True)
     return jnp.where(kept, scores, -jnp.inf), ids
+
+
+def _top_k(values: Float[Array, "rows columns"], count: int) -> tuple[Array, Array]:
+    scores, ids = jax.lax.top_k(values, count)
+    return scores, ids
+
+
+def top_k_by_groups(
+    values: Float[Array, "rows columns"], count: int, group: int = 16
+) -> tuple[Float[Array, "rows top"], Int[Array, "rows top"]]:
+    """Returns what `jax.lax.top_k` does, of equals the ones with the lowest ids, from shorter sorts.
+
+    XLA's GPU backend sorts whole rows. What is among the `count` largest lies in one of the `count` groups of neighbors
+    with the largest maxima; that holds among equals too, since both choices prefer the lowest.
+
+    Args:
+      values: any numbers but NaN.
+      count: at most the number of columns.
+      group: neighbors of a group.
+    """
+    rows, columns = values.shape
+    if columns <= 2 * count * group:
+        return _top_k(values, count)
+    # What fills up the last group comes after all else, even among equals.
+    grouped = jnp.pad(values, ((0, 0), (0, -columns % group)), constant_values=-jnp.inf).reshape(rows, -1, group)
+    chosen = jnp.sort(_top_k(jnp.max(grouped, axis=-1), count)[1], axis=-1)  # so that ids ascend
+    scores, places = _top_k(jnp.take_along_axis(grouped, chosen[..., None], axis=1).reshape(rows, -1), count)
+    return scores, jnp.take_along_axis(chosen, places // group, axis=-1) * group + places % group
 
 
 def draw_noise(

@@ -101,9 +101,9 @@ def _exact(program: Callable[..., Any]) -> Callable[..., Any]:
     """Makes float32 products of a program float32: by default they are TF32 on GPUs, and bfloat16 on TPUs."""
 
     @functools.wraps(program)
-    def traced(model: Qwen2, *arguments: Any) -> Any:
+    def traced(model: Qwen2, *arguments: Any, **options: Any) -> Any:
         with jax.default_matmul_precision("highest" if jnp.dtype(model.dtype) == jnp.float32 else "default"):
-            return program(model, *arguments)
+            return program(model, *arguments, **options)
 
     return traced
 
@@ -137,6 +137,7 @@ def decode_block(
     head: Head,
     grammar: Grammar,
     state: SlotState,
+    apart: bool = False,
 ) -> tuple[SlotState, Int[Array, "slots codes"], Int[Array, " slots"]]:
     """Chooses `length` more tokens in every slot that is not finished.
 
@@ -146,6 +147,7 @@ def decode_block(
       length: steps of the block.
       window: places of the cache that are read.
       state: the slots.
+      apart: see `decoding.begin`; for GPUs.
 
     Returns:
       The slots, the tokens that were chosen (-1: none; the first column is for those of `admit`), and a flag for each
@@ -157,7 +159,7 @@ def decode_block(
     answers = state.answers.replace(fresh=jnp.zeros(slots, bool))
     added = jnp.zeros(slots, jnp.int32)
     longest = jnp.max(jnp.where(_active(answers, grammar), state.cache.lengths, 0))
-    tokens, decode = decoding.begin(model, params, state.cache, length, longest, window)
+    tokens, decode = decoding.begin(model, params, state.cache, length, longest, window, apart)
     # Of all steps at once: a slot that goes on has made one step more at each.
     noise = draw_noise(answers.seed, answers.step + jnp.arange(length)[:, None], max_top_k)
 

@@ -29,6 +29,7 @@ _NO_TRAFFIC = frozenset(
         "copy-done",
         "async-update",
         "async-done",
+        "fusion-done",
         "add-dependency",
         "opt-barrier",
         "slice-done",
@@ -308,11 +309,13 @@ def _traffic(
         return 2 * output
     if opcode == "async-start":
         return 0.0  # counted where it is called
-    if opcode != "fusion":
+    if opcode == "fusion-start":  # GPU: a slice that is copied beside other work; the result names its inputs, too
+        output -= sum(inputs)
+    elif opcode != "fusion":
         return output + sum(inputs)
     (callee,) = instruction.called("calls")
     read = sum(size and size * _read(computations, callee, number) for number, size in enumerate(inputs))
-    return read + _written(instruction, computations, 0)
+    return read + (output if opcode == "fusion-start" else _written(instruction, computations, 0))
 
 
 def _read(computations: Mapping[str, Sequence[Instruction]], name: str, number: int) -> float:

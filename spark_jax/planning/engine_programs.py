@@ -98,8 +98,10 @@ class AbstractEngine:
             raise SparkError(f"--window is {window}, expected 1 to {self.capacity}, the slots' capacity")
         state, rows, size = self.state, batch_sharding(self.mesh), self.settings
         arguments = (self.params, self.head, self.grammar, state)
+        apart = placement.on_gpu(self.mesh)
+        decode = partial(slots.decode_block, self._model, size.max_top_k, size.block, window, apart=apart)
         jitted = jax.jit(
-            under_mesh(partial(slots.decode_block, self._model, size.max_top_k, size.block, window), self.mesh),
+            under_mesh(decode, self.mesh),
             donate_argnums=3,
             in_shardings=placement.shardings_of(arguments),
             out_shardings=(placement.shardings_of(state), rows, rows),

@@ -6,6 +6,7 @@ The parameters of all layers are stacked, [layers, ...], and one body is traced 
 compile time does not grow with depth.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from spark_jax.nn.swiglu import swiglu
 from spark_jax.qwen2.cache import KVCache
 from spark_jax.qwen2.near_cache import NearRecent
 from spark_jax.qwen2.slot_attention import Block, NearBlock
-from spark_jax.qwen2.slot_cache import Recent, SlotCache
+from spark_jax.qwen2.slot_cache import Recent
 
 INIT_SCALE = 0.02  # Qwen2's initializer_range
 
@@ -276,24 +277,20 @@ def decode_apart(
     params: Any,
     embedded: Float[Array, "slots 1 dim"],
     recent: tuple[NearRecent, ...],
-    cache: SlotCache,
-    offset: Int[Array, ""],
-    longest: Int[Array, ""],
+    blocks: Sequence[NearBlock],
 ) -> tuple[Float[Array, "slots 1 dim"], tuple[NearRecent, ...]]:
-    """Returns what `Qwen2.decode` does, by parameters whose layers lie apart and near caches.
+    """Returns what `Qwen2.decode` does, by parameters whose layers lie apart.
 
     Args:
       model: the decoder.
-      params: of `decoding.take_apart`.
+      params: with a tuple of layers.
       embedded: the tokens' embeddings.
-      recent: the tokens of the block so far.
-      cache: the tokens before the block.
-      offset: how many `recent` are.
-      longest: the longest slot that counts.
+      recent: the tokens of the block so far, of each layer.
+      blocks: the tokens before the block, of each layer, and how many `recent` are.
     """
     x, after, layer = embedded.astype(model.dtype), [], DecoderLayer(model.config, model.dtype)
-    for number, (own, near, tokens) in enumerate(zip(params["layers"], cache.near, recent, strict=True)):
-        step = _decode_step(model.config, NearBlock(cache, near, offset, longest))
+    for number, (own, tokens, block) in enumerate(zip(params["layers"], recent, blocks, strict=True)):
+        step = _decode_step(model.config, block)
         (x, tokens), _ = layer.apply({"params": own}, (x, tokens), jnp.int32(number), step)
         after.append(tokens)
     return RMSNorm(model.config.rms_norm_eps).apply({"params": params["norm"]}, x), tuple(after)

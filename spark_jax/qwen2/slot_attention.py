@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from spark_jax.nn.linear import wide_einsum
-from spark_jax.qwen2.near_cache import PLACES, NearCache, NearRecent
+from spark_jax.qwen2.near_cache import NearCache, NearRecent
 from spark_jax.qwen2.slot_cache import Recent, SlotCache
 
 PART = 128  # places of the cache that are summed at a time on CPUs
@@ -67,12 +67,21 @@ class Block:
 
 @flax.struct.dataclass
 class NearBlock:
-    """Where a block of decode steps stands, for `attend` with a near cache; `near` is the layer's."""
+    """Where a block of decode steps stands, for `attend` in layers that lie apart.
+
+    Attributes:
+      cache, offset, longest: see `Block`.
+      near: what the layer has of the cache for itself.
+      places: of each slot that `near` holds.
+      window: places that are read; those behind `places` from the whole cache, as many as the longest slot needs.
+    """
 
     cache: SlotCache
     near: NearCache
     offset: Int[Array, ""]
     longest: Int[Array, ""]
+    places: int = flax.struct.field(pytree_node=False)
+    window: int = flax.struct.field(pytree_node=False)
 
     def attend(
         self,
@@ -91,8 +100,8 @@ class NearBlock:
         scores = jnp.concatenate(
             [wide_einsum("skgd,skdt->skgt", grouped, part) for part in (self.near.keys, keys)], axis=-1
         )
-        time, capacity = self.near.keys.shape[-1], self.cache.keys.shape[-1]
-        old = jnp.arange(time) < jnp.minimum(self.cache.lengths, PLACES)[:, None]
+        time = self.near.keys.shape[-1]
+        old = jnp.arange(time) < jnp.minimum(self.cache.lengths, self.places)[:, None]
         new = jnp.broadcast_to(jnp.arange(keys.shape[-1]) <= self.offset, (slots, keys.shape[-1]))
         seen = jnp.concatenate([old, new], axis=-1)[:, None, None]
         scores = jnp.where(seen, scores * dim**-0.5, jnp.finfo(jnp.float32).min)
@@ -103,8 +112,8 @@ class NearBlock:
             for part, own in zip(jnp.split(weights, [time], axis=-1), (self.near.values, values), strict=True)
         )
         sums = Sums(largest, jnp.sum(weights, axis=-1, keepdims=True), mixed)
-        if capacity > PLACES:
-            sums = add_parts(sums, grouped, layer, self.cache, self.longest, PLACES)
+        if self.window > self.places:
+            sums = add_parts(sums, grouped, layer, self.cache, self.longest, self.places)
         mixed = (sums.mixed / sums.total).astype(query.dtype)
         return mixed.reshape(slots, 1, heads, dim), (keys, values)
 

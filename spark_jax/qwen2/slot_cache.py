@@ -73,7 +73,7 @@ def merge(cache: SlotCache, recent: Recent | tuple[NearRecent, ...], added: Int[
     capacity = cache.keys.shape[-1]
     starts = jnp.where(added > 0, cache.lengths, capacity)
     near = near_cache.merge(cache.near, recent, starts) if cache.near else ()
-    if cache.near:
+    if isinstance(recent[0], tuple):  # of each layer
         recent = jnp.stack([keys for keys, _ in recent]), jnp.stack([values for _, values in recent]).swapaxes(-1, -2)
     write = sharding.per_device(_merge, (KEY_AXES, KEY_AXES, ("batch",)), KEY_AXES)
     keys, values = (write(buffer, new, starts) for buffer, new in zip((cache.keys, cache.values), recent, strict=True))

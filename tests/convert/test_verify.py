@@ -82,7 +82,7 @@ def test_a_true_conversion_is_equal(source, tmp_path, dtype):
     assert len(ours) == len(theirs) == verify.NEW_TOKENS and len(set(ours)) > 3
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(place=3)
 @needs_torch
 def test_a_true_conversion_is_equal_on_a_gpu(gpu, source, tmp_path):
     official.convert(source, tmp_path / "model", "float32")

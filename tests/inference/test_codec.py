@@ -188,11 +188,11 @@ def test_the_embedded_voice_in_batches():
     assert_same_waves(codec.decode(ids), [codec.decode([item])[0] for item in ids])
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(place=7)
 def test_a_gpu_gives_what_a_cpu_gives(gpu, cpu):
     """Ids are equal though the default on GPUs is TF32; waveforms within what the reference allows."""
     ours, theirs = Codec.load(mesh=gpu), Codec.load(mesh=cpu)
-    recordings = [tiny_model.speech(seconds, seed) for seed, seconds in enumerate((2.0, 1.3, 3.1))]
+    recordings = [tiny_model.speech(seconds, seed) for seed, seconds in enumerate((2.0, 2.4))]  # padded to one length
     ids = theirs.encode(recordings)
     assert_same_ids(ours.encode(recordings), ids)
     assert_same_waves(ours.decode(ids), theirs.decode(ids), 1e-4)

@@ -334,11 +334,11 @@ def test_bad_jobs_and_settings_are_named(engine):
 WIDE = dataclasses.replace(SETTINGS, capacity=512)  # windows of 128, 256 and 512
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(place=8)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_gpu_an_answer_depends_on_its_job_alone(gpu, params, dtype):
     engine = make(params, WIDE, Qwen2(MODEL.config, jnp.dtype(dtype)))
-    chosen = [dataclasses.replace(job, limit=job.limit + 40 * (number % 6)) for number, job in enumerate(jobs(14))]
+    chosen = [dataclasses.replace(job, limit=job.limit + 40 * (number % 6)) for number, job in enumerate(jobs(8))]
     alone = [run(engine, [job])[0] for job in chosen]
     assert len({str(found) for found in alone}) == len(chosen)
     together, later = run(engine, chosen), run(engine, chosen, random.Random(0))
@@ -346,14 +346,14 @@ def test_on_a_gpu_an_answer_depends_on_its_job_alone(gpu, params, dtype):
     assert parted == [], f"{len(parted)} of {len(chosen)} jobs are answered otherwise in company, in {dtype}"
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(place=5)
 def test_a_gpu_answers_as_a_cpu_but_at_near_ties(gpu, cpu, params):
     """In float32, at full precision whatever the default is."""
-    chosen = jobs(40, seed=4)
+    chosen = jobs(20, seed=4)
     expected = tokens_of(make(jax.device_put(params, sharding.replicated(cpu)), mesh=cpu), chosen)
     parted = []
     for job, ours, theirs in zip(chosen, tokens_of(make(params), chosen), expected, strict=True):
         if ours != theirs:
             with jax.default_matmul_precision("highest"):
                 parted.append(perturbed_gap(params, job, ours, theirs))
-    assert len(parted) <= 2 and max(parted, default=0) < 1e-3, parted
+    assert len(parted) <= 1 and max(parted, default=0) < 1e-3, parted

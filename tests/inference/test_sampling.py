@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from spark_jax.inference.sampling import Sampling, choose, draw_noise, warp
+from spark_jax.inference.sampling import Sampling, choose, draw_noise, top_k_by_groups, warp
 
 GOLDEN = load_file(Path(__file__).parents[1] / "assets" / "qwen2" / "golden.safetensors")
 
@@ -80,3 +80,16 @@ def test_noise_is_of_its_seed_and_step():
     np.testing.assert_array_equal(found[:, 0], found[:, 1])
     assert len({tuple(row) for row in found[:, 1:].reshape(-1, 5).tolist()}) == 4
     np.testing.assert_array_equal(draw_noise(seeds[2:], steps[1, 2:], 9)[0, :5], found[1, 2])
+
+
+@pytest.mark.parametrize("columns", [2561, 4000])
+def test_the_largest_by_groups_are_the_largest(columns):
+    """Of equals those with the lowest ids, in rows of few values and of fewer finite ones than are asked for, too."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(40, size=(60, columns)).astype(np.float32)
+    values[20:40] = np.where(rng.random((20, columns)) < 0.01, values[20:40], -np.inf)
+    values[40:50] = rng.normal(size=(10, columns))
+    values[50], values[51, 3:], values[52, :-2] = -np.inf, -np.inf, -np.inf
+    found = jax.jit(top_k_by_groups, static_argnums=1)(values, 80)
+    for ours, expected in zip(found, jax.lax.top_k(values, 80), strict=True):
+        np.testing.assert_array_equal(ours, expected)

@@ -19,8 +19,8 @@ reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reference)
 
 
-@pytest.mark.parametrize("block", [1, 5])
-def test_greedy_equals_the_golden(block):
+@pytest.mark.parametrize(("block", "apart"), [(1, False), (5, False), (5, True)])
+def test_greedy_equals_the_golden(block, apart):
     config, params, golden = reference.load()
     model, prompt, expected = Qwen2(config), golden["in/input_ids"][:1], golden["greedy/new_ids"].tolist()
     everything = Grammar(
@@ -41,7 +41,7 @@ def test_greedy_equals_the_golden(block):
     )
     state = slots.init_state(model, 3, 128, done=1)
     state = jax.jit(partial(slots.admit, model, 4))(params, head, everything, state, prompts)
-    go_on = jax.jit(partial(slots.decode_block, model, 4, block, 128))
+    go_on = jax.jit(partial(slots.decode_block, model, 4, block, 128, apart=apart))
     found, flags = [], np.zeros(3)
     while flags[2] == slots.RUNNING:
         state, codes, flags = go_on(params, head, everything, state)

@@ -174,7 +174,7 @@ def masked(query, key, value, segments):
     return cudnn_attention(query, key, value, segment_mask(segments))
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(place=2)
 @pytest.mark.parametrize("attend", [masked, packed_cudnn_attention], ids=["masked", "packed"])
 @pytest.mark.parametrize(("time", "cuts"), [(301, 2), (2048, 30)])
 def test_cudnn_attention_is_attention(gpu, attend, time, cuts):
@@ -187,7 +187,7 @@ def test_cudnn_attention_is_attention(gpu, attend, time, cuts):
     assert_equal(found, expected, 1e-2)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(place=1)
 def test_rows_of_too_many_segments_are_told(gpu):
     query, key, value, _, _ = random_inputs(2, 128, 4, 2, 64, jnp.bfloat16)
     segments = jnp.stack([jnp.arange(128) // 16, jnp.arange(128) // 32])

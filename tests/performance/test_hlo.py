@@ -213,3 +213,26 @@ def test_a_step_over_stacked_kernels_reads_each_once():
     once = 5 * 6 * 256 * 256 * 4
     assert moved.unknown_loops == 0
     assert once <= moved.memory_bytes < 3.5 * once  # a CPU may copy a kernel out of the stack before it is used
+
+
+COPY_OF_A_LAYER = """HloModule gpu
+
+%slice (all: bf16[24,8,16], l: s32[]) -> bf16[1,8,16] {
+  %all = bf16[24,8,16]{2,1,0} parameter(0)
+  %l = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %one = bf16[1,8,16]{2,1,0} dynamic-slice(%all, %l, %zero, %zero), dynamic_slice_sizes={1,8,16}
+}
+
+ENTRY %main (a: bf16[24,8,16], b: s32[]) -> bf16[1,8,16] {
+  %a = bf16[24,8,16]{2,1,0} parameter(0)
+  %b = s32[] parameter(1)
+  %start = ((bf16[24,8,16]{2,1,0}, s32[]), bf16[1,8,16]{2,1,0}, u32[]) fusion-start(%a, %b), kind=kLoop, calls=%slice
+  ROOT %done = bf16[1,8,16]{2,1,0} fusion-done(%start)
+}
+"""
+
+
+def test_a_gpus_copy_beside_other_work_moves_a_slice():
+    """Read and written once, with the number of the layer and a word of the copy's own."""
+    assert hlo.traffic(COPY_OF_A_LAYER).memory_bytes == 2 * 2 * 8 * 16 + 4 + 4

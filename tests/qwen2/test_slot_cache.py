@@ -1,6 +1,6 @@
 """Decoding over slots: the logits of the plain cache, whatever the window, the slot and the block; sharded as alone.
 
-With stacked layers, and with layers apart and near caches, as on one CPU.
+With stacked layers; with layers apart and near caches, as on one CPU; with layers that a block takes apart, as on GPUs.
 """
 
 from functools import partial
@@ -37,13 +37,13 @@ def made(sizes, dtype=jnp.float32):
     return model, nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]
 
 
-def blocks(model, window, params, cache, ids):
+def blocks(model, window, params, cache, ids, apart=False):
     """Feeds each slot the tokens of its row, in blocks; returns the logits and the cache after them."""
     added = jnp.full(ids.shape[0], BLOCK, jnp.int32)
     table = params["embed"]["embedding"]
 
     def block(cache, ids):
-        empty, decode = decoding.begin(model, params, cache, BLOCK, jnp.max(cache.lengths), window)
+        empty, decode = decoding.begin(model, params, cache, BLOCK, jnp.max(cache.lengths), window, apart)
 
         def step(recent, inputs):
             offset, tokens = inputs
@@ -80,8 +80,8 @@ def apart(params):
 @pytest.mark.parametrize(
     "sizes", [pytest.param(tiny().llm, id="qwen2"), pytest.param(QWEN3, id="qwen3", marks=pytest.mark.extended)]
 )
-@pytest.mark.parametrize("near", [0, BLOCK])
-def test_logits_are_those_of_the_plain_cache(sizes, near):
+@pytest.mark.parametrize(("near", "by_block"), [(0, False), (BLOCK, False), (0, True)])
+def test_logits_are_those_of_the_plain_cache(sizes, near, by_block):
     """Three slots: across the end of the near places, in their middle, and behind them."""
     model, params = made(sizes)
     prompts, lengths, said = draw(sizes.vocab_size, (near_cache.PLACES - 2, 7, near_cache.PLACES + 9))
@@ -90,7 +90,7 @@ def test_logits_are_those_of_the_plain_cache(sizes, near):
     said_by_slot = np.zeros((SLOTS, said.shape[1]), np.int32)
     said_by_slot[slots] = said
     own = apart(params) if near else params
-    found, after = jax.jit(partial(blocks, model, 512))(own, cache, said_by_slot)
+    found, after = jax.jit(partial(blocks, model, 512, apart=by_block))(own, cache, said_by_slot)
 
     @jax.jit
     def expected(params, plain, said):
@@ -179,7 +179,8 @@ def test_rows_that_aim_nowhere_are_dropped():
 
 
 @pytest.mark.extended
-def test_divided_over_devices_as_on_one():
+@pytest.mark.parametrize("by_block", [False, True])
+def test_divided_over_devices_as_on_one(by_block):
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     model, params = made(tiny().llm)
     prompts, lengths, said = draw(model.config.vocab_size)
@@ -189,7 +190,7 @@ def test_divided_over_devices_as_on_one():
     cache, _ = jax.jit(partial(filled, model))(params, prompts, lengths, slots)
     expected, _ = jax.jit(partial(blocks, model, 128))(params, cache, said_by_slot)
     fill = jax.jit(sharding.under_mesh(partial(filled, model), mesh))
-    run = jax.jit(sharding.under_mesh(partial(blocks, model, 128), mesh))
+    run = jax.jit(sharding.under_mesh(partial(blocks, model, 128, apart=by_block), mesh))
     where = jax.sharding.NamedSharding(mesh, sharding.spec(mesh, *slot_cache.KEY_AXES))
     cache, _ = fill(
         jax.device_put(params, sharding.replicated(mesh)),

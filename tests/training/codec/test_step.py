@@ -156,7 +156,7 @@ def test_bfloat16_computes_the_same_within_its_precision():
         assert ours[name] != theirs[name], name
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(place=9)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-3), ("bfloat16", 0.1)])
 def test_a_step_on_a_gpu_is_the_cpus(gpu, cpu, dtype, tolerance):
     found = []

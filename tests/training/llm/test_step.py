@@ -231,15 +231,15 @@ def init_of(model):
     return init
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(place=6)
 def test_steps_on_a_gpu(gpu, cpu):
     with jax.default_matmul_precision("highest"):
         expected, found = on_a_device(cpu, "float32"), on_a_device(gpu, "float32")
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("loss", "grad_norm", "targets", "tokens", "attention_pairs"):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, err_msg=name)
-    for attention, remat in (("cudnn", "none"), ("cudnn", "dots"), ("cudnn_packed", "dots")):
-        for ours, theirs in zip(on_a_device(gpu, "bfloat16", attention, remat), expected, strict=True):
+    for attention in ("cudnn", "cudnn_packed"):
+        for ours, theirs in zip(on_a_device(gpu, "bfloat16", attention, "dots"), expected, strict=True):
             for name in ("loss", "grad_norm"):
-                np.testing.assert_allclose(ours[name], theirs[name], rtol=0.03, err_msg=f"{attention} {remat} {name}")
+                np.testing.assert_allclose(ours[name], theirs[name], rtol=0.03, err_msg=f"{attention} {name}")
             assert ours["skipped"] == 0
