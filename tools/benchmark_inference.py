@@ -121,7 +121,7 @@ def measure(options: dict[str, Any], sizes: str | SparkConfig) -> bool:
         "vocode": lambda: inference_programs.vocode(bench, seconds, kinds, numbers["vocoder_rows"]),
         "prefill": lambda: inference_programs.prefill(bench, options["prompt_tokens"], numbers["prompts"]),
         "decode": lambda: inference_programs.decode(bench, options["context"], numbers["slots"], options["trace"]),
-        "batch": lambda: inference_speech.batch(bench, options["texts"], options["torch_texts"]),
+        "batch": lambda: inference_speech.batch(bench, report.measurements, options["texts"], options["torch_texts"]),
         "streams": lambda: inference_speech.streams(bench, numbers["streams"], options["latency"]),
     }
     for name in chosen:

@@ -88,7 +88,7 @@ class Report:
 
 def row(found: Measurement) -> str:
     """Returns the line of the table for a measurement."""
-    median, low, high = found.median, min(found.seconds), max(found.seconds)
+    median, low, high = found.median, min(found.ours.wall), max(found.ours.wall)
     cells = [
         found.section,
         found.sizes,
@@ -99,13 +99,17 @@ def row(found: Measurement) -> str:
         "–" if found.at_best is None else f"{found.amount / found.at_best:,.4g} {found.unit}",
         "–" if found.at_best is None else f"{found.at_best / median:.0%}",
     ]
-    if found.theirs:
-        middle = statistics.median(found.theirs)
-        cells += [f"{middle:.4g} ({min(found.theirs):.4g}–{max(found.theirs):.4g})", f"{middle / median:.2f}"]
+    if theirs := found.theirs.wall:
+        cells += [
+            f"{statistics.median(theirs):.4g} ({min(theirs):.4g}–{max(theirs):.4g})",
+            f"{found.ratio('wall'):.2f}",
+        ]
     else:
         cells += ["–", "–"]
     line = f"| {' | '.join(cells)} |"
     notes = [f"{name} {_short(value)}" for name, value in found.more.items() if name not in ("slots",)]
+    if theirs:
+        notes.append(f"PyTorch's processor time over ours {found.ratio('processor'):.2f}")
     notes += [f"compiled in {found.compiling:.1f} s"] if found.compiling else []
     return line if not notes else f"{line}\n<!-- {'; '.join(notes)} -->"
 
@@ -126,8 +130,8 @@ def draw(measurements: Sequence[Measurement], streams: dict[int, list[list[Heard
     slots = [found.more["slots"] for found in decode]
     left.loglog(slots, [found.amount / found.median for found in decode], "o-", label="measured")
     left.loglog(slots, [found.amount / found.at_best for found in decode if found.at_best], "k--", label="roofline")
-    if decode and all(found.theirs for found in decode):
-        theirs = [found.amount / statistics.median(found.theirs) for found in decode]
+    if decode and all(found.theirs.wall for found in decode):
+        theirs = [found.amount / statistics.median(found.theirs.wall) for found in decode]
         left.loglog(slots, theirs, "s-", label="PyTorch")
     left.set(title="decode", xlabel="slots", ylabel="tokens a second")
     left.legend()

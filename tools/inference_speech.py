@@ -1,6 +1,6 @@
 """Whole speech, for tools/benchmark_inference.py: many texts through the engine, and streams that are listened to."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,17 +8,19 @@ import heard
 import numpy as np
 from heard import Heard
 from inference_programs import Bench
-from inference_timing import Measurement, seconds_of
+from inference_timing import Measurement, Side, Times, one_by_one
 
 from spark_jax.errors import SparkError
 from spark_jax.inference.request import Request
 
 
-def batch(bench: Bench, texts: int, torch_texts: int) -> Iterator[Measurement]:
+def batch(bench: Bench, found: Sequence[Measurement], texts: int, torch_texts: int) -> Iterator[Measurement]:
     """Measures texts end to end, all together; PyTorch speaks some of them, one after the other.
 
     Args:
       bench: what all sections share.
+      found: what was measured before. With `decode` of as many slots and `vocode` of the same type among it, the
+        roofline is that of both, one after the other.
       texts: how many.
       torch_texts: how many PyTorch speaks in each round; its seconds are given for as much speech as ours.
     """
@@ -38,20 +40,21 @@ def batch(bench: Bench, texts: int, torch_texts: int) -> Iterator[Measurement]:
     ours(by_length[:: max(1, len(by_length) // 16)] if subject.embedded else by_length[:1])
     compiling, programs = bench.compiler.seconds - before, bench.compiler.programs
     their_speech = _torch_speech(bench, requests[:torch_texts])
-    seconds, theirs = [], []
-    for _ in range(bench.rounds):
-        seconds.append(seconds_of(lambda _: ours(requests), 1))
-        if their_speech is not None:
-            theirs.append(seconds_of(lambda _: their_speech(), 1) / len(requests[:torch_texts]) / subject.seconds)
-    audio = sum(made.values())
+    sides: dict[str, Side] = {"ours": lambda _: ours(requests)}
+    if their_speech is not None:
+        sides["PyTorch"] = lambda _: their_speech()
+    times = one_by_one(sides, bench.rounds)
+    audio, theirs = sum(made.values()), times.get("PyTorch", Times())
+    share = audio / (len(requests[:torch_texts]) * subject.seconds or 1.0)
     slots = tts.engine.slots
     yield Measurement(
         "batch",
         f"{texts} texts, {slots} slots, {subject.dtype}",
         "audio s",
         audio,
-        tuple(seconds),
-        tuple(each * audio for each in theirs),
+        times["ours"],
+        Times(*(tuple(each * share for each in own) for own in theirs)),
+        at_best=_at_best(found, slots, subject.dtype, audio, sum(tokens.values())),
         compiling=compiling,
         more={
             "slots": slots,
@@ -75,6 +78,16 @@ def streams(bench: Bench, counts: list[int], latency: str) -> Iterator[tuple[int
     heard.listen_together(begin([by_length[0], by_length[len(by_length) // 2], by_length[-1]]))
     for count in counts:
         yield count, [heard.listen_together(begin(requests[:count])) for _ in range(bench.rounds)]
+
+
+def _at_best(found: Sequence[Measurement], slots: int, dtype: str, audio: float, tokens: int) -> float | None:
+    """Returns the seconds that decoding and vocoding take at least, by what was found of them; None: it was not."""
+    decode = [own for own in found if own.section == "decode" and own.more["slots"] == slots]
+    vocode = [own for own in found if own.section == "vocode" and own.sizes.endswith(f", {dtype}")]
+    if not decode or not vocode:
+        return None
+    parts = ((decode[-1], tokens), (vocode[-1], audio))
+    return sum(own.at_best / own.amount * amount for own, amount in parts)
 
 
 def _torch_speech(bench: Bench, requests: list[Request]) -> Callable[[], None] | None:

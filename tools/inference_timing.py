@@ -7,7 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,13 @@ COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's name for the co
 Side = Callable[[int], Any]
 
 
+class Times(NamedTuple):
+    """Seconds of a run, of each round: by the clock, and of this process's processors."""
+
+    wall: tuple[float, ...] = ()
+    processor: tuple[float, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Measurement:
     """What was measured of one program or of one way to speak.
@@ -31,8 +38,7 @@ class Measurement:
       sizes: in words.
       unit: what a run makes: "tokens", "audio s".
       amount: how much of it.
-      seconds: of a run, of each round.
-      theirs: the same of PyTorch; empty: there is no such comparison.
+      ours, theirs: times of a run here and in PyTorch; no rounds: there is no such comparison.
       moved: bytes that a run must read and write, or that the compiled program does; None: not known.
       operations: of a run; None: not counted.
       at_best: the shortest seconds of a run on this device, by its arithmetic or its memory.
@@ -44,8 +50,8 @@ class Measurement:
     sizes: str
     unit: str
     amount: float
-    seconds: tuple[float, ...]
-    theirs: tuple[float, ...] = ()
+    ours: Times
+    theirs: Times = Times()
     moved: float | None = None
     operations: float | None = None
     at_best: float | None = None
@@ -55,14 +61,20 @@ class Measurement:
     @property
     def median(self) -> float:
         """Returns the median seconds of a run."""
-        return statistics.median(self.seconds)
+        return statistics.median(self.ours.wall)
 
     def as_json(self) -> dict[str, Any]:
         """Returns all of it with the figures that follow from it."""
-        found = dataclasses.asdict(self) | {"median": self.median, "rate": self.amount / self.median}
-        if self.theirs:
-            found["ratio"] = statistics.median(self.theirs) / self.median
+        found = dataclasses.asdict(self) | {"ours": self.ours._asdict(), "theirs": self.theirs._asdict()}
+        found |= {"median": self.median, "rate": self.amount / self.median}
+        if self.theirs.wall:
+            found["ratio"] = self.ratio("wall")
         return found
+
+    def ratio(self, kind: str) -> float:
+        """Returns PyTorch's time over ours, by the "wall" clock or of the "processor"; medians of rounds."""
+        theirs, ours = (statistics.median(getattr(times, kind)) for times in (self.theirs, self.ours))
+        return theirs / ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +124,8 @@ class Compiler:
             self.seconds, self.programs = self.seconds + seconds, self.programs + 1
 
 
-def alternate(sides: Mapping[str, Side], rounds: int, most: int = 50, warm: int = 1) -> dict[str, tuple[float, ...]]:
-    """Measures the seconds of a run in each round of each side; a round has as many runs as take a second.
+def alternate(sides: Mapping[str, Side], rounds: int, most: int = 50, warm: int = 1) -> dict[str, Times]:
+    """Measures each side in each round; a round has as many runs as take a second.
 
     Args:
       sides: what is measured, by name; they take turns.
@@ -125,11 +137,18 @@ def alternate(sides: Mapping[str, Side], rounds: int, most: int = 50, warm: int 
     for name, side in sides.items():
         side(warm)
         runs[name] = min(most, max(1, math.ceil(ROUND_SECONDS / max(seconds_of(side, 1), 1e-6))))
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    return one_by_one(sides, rounds, runs)
+
+
+def one_by_one(sides: Mapping[str, Side], rounds: int, runs: Mapping[str, int] | None = None) -> dict[str, Times]:
+    """Measures each side in each round, without a run before; `runs`: how many a round has of each, or one."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
-            times[name].append(seconds_of(side, runs[name]) / runs[name])
-    return {name: tuple(found) for name, found in times.items()}
+            count, processor = 1 if runs is None else runs[name], time.process_time()
+            wall = seconds_of(side, count) / count
+            found[name].append((wall, (time.process_time() - processor) / count))
+    return {name: Times(*zip(*own, strict=True)) for name, own in found.items()}
 
 
 def seconds_of(side: Side, count: int) -> float:

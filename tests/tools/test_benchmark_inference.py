@@ -10,12 +10,15 @@ import pytest
 from heard import Heard
 from helpers.tiny_config import tiny
 from inference_report import Report, row
-from inference_timing import Measurement, Peak, alternate
+from inference_timing import Measurement, Peak, Times, alternate
 
 from spark_jax.errors import SparkError
 
 TINY = {"rounds": 1, "seconds": 0.5, "texts": 3, "batch_slots": 2, "block": 2, "capacity": 256, "slots": "2"}
 TINY |= {"prompts": "2", "context": 100, "streams": "2", "parts": "12"}
+
+
+OURS, THEIRS = Times((0.5, 0.4, 0.8), (1.0, 0.8, 1.6)), Times((1.0, 1.1, 0.9), (4.0, 4.4, 3.6))
 
 
 def options(**changed):
@@ -25,7 +28,7 @@ def options(**changed):
 
 def test_a_measurement_is_printed_and_written(tmp_path, capsys):
     report = Report({"dtype": "float32"}, tmp_path / "found.json")
-    found = Measurement("decode", "8 slots", "tokens", 64.0, (0.5, 0.4, 0.8), (1.0, 1.1, 0.9), 2e9, 4e12, 0.1)
+    found = Measurement("decode", "8 slots", "tokens", 64.0, OURS, THEIRS, 2e9, 4e12, 0.1)
     report.add(found)
     report.add_streams(2, [[Heard(0.1, 0.0, 2.0, 1.0), Heard(0.3, 0.06, 4.0, 2.0)]])
     report.fail("encode", "no memory")
@@ -34,6 +37,7 @@ def test_a_measurement_is_printed_and_written(tmp_path, capsys):
         "| decode | 8 slots | 128 tokens | 0.5 (0.4–0.8) | 4 | 8 | 640 tokens | 20% | 1 (0.9–1.1) | 2.00 |"
         in printed.out
     )
+    assert "<!-- PyTorch's processor time over ours 4.00 -->" in printed.out
     assert "| 2 | 0.200 | 0.300 | 0.060 | 1 of 2 | 3.0 |" in printed.out
     assert "encode: no memory" in printed.err
     written = json.loads((tmp_path / "found.json").read_text())
@@ -45,7 +49,7 @@ def test_a_measurement_is_printed_and_written(tmp_path, capsys):
 
 
 def test_what_is_not_known_is_not_printed():
-    line = row(Measurement("batch", "3 texts", "audio s", 30.0, (2.0,)))
+    line = row(Measurement("batch", "3 texts", "audio s", 30.0, Times((2.0,), (3.0,))))
     assert line == "| batch | 3 texts | 15 audio s | 2 (2–2) | – | – | – | – | – | – |"
 
 
@@ -60,7 +64,7 @@ def test_sides_take_turns_and_a_round_has_many_quick_runs():
     calls = []
     times = alternate({name: lambda count, name=name: calls.append((name, count)) for name in "ab"}, rounds=2, most=7)
     assert calls == [("a", 1), ("a", 1), ("b", 1), ("b", 1), ("a", 7), ("b", 7), ("a", 7), ("b", 7)]
-    assert [len(own) for own in times.values()] == [2, 2]
+    assert [len(own.wall) for own in times.values()] == [2, 2]
 
 
 def test_the_speed_of_streams_is_that_of_the_last():
