@@ -62,7 +62,7 @@ def test_a_wrong_transcript_is_told():
 @pytest.mark.gpu
 def test_the_command_speaks_on_a_gpu(gpu, tmp_path):
     command = [sys.executable, "-m", "spark_jax.cli.main", "synthesize", SENTENCE, "-o", tmp_path / "said.wav"]
-    environment = os.environ | {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment = os.environ | {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     samples, rate = soundfile.read(tmp_path / "said.wav")

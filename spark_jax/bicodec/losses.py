@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from spark_jax.audio.mel import mel_filterbank
 from spark_jax.audio.stft import stft
@@ -14,6 +14,9 @@ from spark_jax.bicodec.discriminator import FeatureMaps
 MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
 MEL_FLOOR = 1e-5
+
+REPETITION_LAGS = (1, 2, 3)  # in tokens
+REPETITION_FLOOR = 1e-6  # power of a token below which it is silence, which repeats itself
 
 
 def adversarial_loss(fake: Sequence[FeatureMaps]) -> Float[Array, ""]:
@@ -47,6 +50,31 @@ def multi_resolution_mel_loss(
         mel_loss(wave, target, window, bands, sample_rate) for window, bands in zip(MEL_WINDOWS, MEL_BANDS, strict=True)
     )
     return sum(losses)
+
+
+def repetition_loss(wave: Float[Array, "batch samples"], unvoiced: Bool[Array, "batch frames"]) -> Float[Array, ""]:
+    """Computes the mean squared correlation between waveforms of unvoiced frames, one token apart and a few.
+
+    Noise has next to none. A generator that learns from spectra alone makes noise of one pattern in every token, since
+    a still spectrum is nearer to any noise than another noise is; it buzzes at the rate of the tokens.
+
+    Args:
+      wave: a waveform of whole frames.
+      unvoiced: frames that are noise in the recording.
+
+    Returns:
+      0 if there is no pair of unvoiced frames.
+    """
+    frames = wave.reshape(*unvoiced.shape, -1)
+    power = jnp.mean(jnp.square(frames), axis=-1)
+    total, count = jnp.zeros(()), jnp.zeros(())
+    for lag in REPETITION_LAGS:
+        product = jnp.mean(frames[:, :-lag] * frames[:, lag:], axis=-1)
+        scale = (power[:, :-lag] + REPETITION_FLOOR) * (power[:, lag:] + REPETITION_FLOOR)
+        where = unvoiced[:, :-lag] & unvoiced[:, lag:]
+        total += jnp.sum(jnp.square(product) / scale, where=where)
+        count += jnp.sum(where)
+    return total / jnp.maximum(count, 1.0)
 
 
 def mel_loss(

@@ -39,3 +39,20 @@ def test_gradient_is_finite_in_silence():
     assert np.all(
         np.isfinite(jax.jit(jax.grad(losses.multi_resolution_mel_loss), static_argnums=2)(silence, target, 16_000))
     )
+
+
+def test_repetition_is_that_of_unvoiced_frames():
+    hop, rng = 320, np.random.default_rng(0)
+    noise = rng.normal(0, 0.1, (2, 12 * hop)).astype(np.float32)
+    repeated = np.tile(noise[:, :hop], (1, 12))
+    unvoiced = np.ones((2, 12), bool)
+    loss = jax.jit(losses.repetition_loss)
+    assert loss(repeated, unvoiced) > 0.99
+    assert loss((-1.0) ** np.arange(12).repeat(hop) * repeated, unvoiced) > 0.99
+    assert loss(noise, unvoiced) < 0.01  # 1 / 320 in the mean
+    half = np.concatenate([repeated[:, : 6 * hop], noise[:, 6 * hop :]], axis=1)
+    assert loss(half, np.arange(12) >= np.full((2, 1), 6)) < 0.02
+    assert loss(half, np.arange(12) < np.full((2, 1), 6)) > 0.99
+    assert loss(repeated, ~unvoiced) == 0
+    assert loss(np.zeros_like(noise), unvoiced) == 0
+    assert np.all(np.isfinite(jax.grad(losses.repetition_loss)(jnp.zeros(noise.shape), jnp.asarray(unvoiced))))

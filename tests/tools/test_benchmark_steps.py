@@ -32,14 +32,21 @@ def recipe(tmp_path):
 
 @pytest.mark.extended
 def test_variants_are_measured_and_faults_told(recipe, tmp_path, capsys):
-    variants = ["", "remat=dots xla_backend_optimization_level=0", "remat=some", "attention=cudnn dtype=bfloat16"]
-    benchmark_steps.main(recipe, variants, steps=1, rounds=1, output=tmp_path / "out.json")
-    plain, dots, unknown, missing = json.loads((tmp_path / "out.json").read_text())
+    variants = [
+        "",
+        "remat=dots xla_backend_optimization_level=0 xla_cpu_enable_fast_math=false",
+        "remat=some",
+        "attention=cudnn dtype=bfloat16",
+    ]
+    out = tmp_path / "out.json"
+    benchmark_steps.main(recipe, variants, steps=1, rounds=1, output=out, profile=tmp_path / "traces")
+    plain, dots, unknown, missing = json.loads(out.read_text())
     assert plain["loss"] == pytest.approx(dots["loss"], rel=0.2) and plain["skipped"] == dots["skipped"] == 0
     assert 700 < plain["tokens"] <= 4 * 256 and 0.5 * plain["tokens"] < plain["targets"] < plain["tokens"]
     assert plain["targets_tts"] and plain["targets_controllable_tts"]
     assert plain["mfu"] is None and plain["useful_flops"] == dots["useful_flops"] > 1e8
     assert plain["step_seconds"] > 0 and plain["planned_bytes"] > plain["temporary_bytes"] > 0
+    assert "no kernels, expected those of a device" in plain["profile_error"]  # of a CPU there are none
     assert "remat" in unknown["error"] and "cudnn on cpu devices" in missing["error"]
     printed = capsys.readouterr().out
     assert printed.count("\n| ") == 5 and " tokens |" in printed

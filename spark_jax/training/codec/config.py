@@ -38,6 +38,8 @@ class LossWeights(PlainNumbers):
     f0: float = 0.3
     voicing: float = 0.3
     mean_f0: float = 0.3
+    # Of the same models: unvoiced sounds that repeat from token to token (bicodec/losses.py). The paper has none.
+    repetition: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,8 @@ def reconstruction_losses(
     pitch: PitchTarget | None = None,
 ) -> Metrics:
     """Returns the unweighted losses: vq, features and, where the sizes agree, codes (mean squared errors) where there
-    are features; mel where there is a waveform; f0, voicing and mean_f0 where the recordings' pitch is given."""
+    are features; mel where there is a waveform; f0, voicing, mean_f0 and repetition where the recordings' pitch is
+    given."""
     terms = {}
     if features is not None:
         where = None if mask is None else mask[..., None]
@@ -77,4 +78,5 @@ def reconstruction_losses(
         terms["mel"] = losses.multi_resolution_mel_loss(outputs.recons, wave, sample_rate)
     if pitch is not None:
         terms |= pitch_losses(outputs.pitch, pitch)
+        terms["repetition"] = losses.repetition_loss(outputs.recons, pitch.f0 == 0)
     return terms

@@ -113,7 +113,7 @@ def test_voices_and_pitch_are_trained_with_the_waveform(monkeypatch):
     too, and at the validation the source is given what the codec predicts."""
     monkeypatch.setattr(losses, "MEL_WINDOWS", losses.MEL_WINDOWS[3:4])  # less to compile
     monkeypatch.setattr(losses, "MEL_BANDS", losses.MEL_BANDS[3:4])
-    weights = LossWeights(f0=0.5, voicing=0.25, mean_f0=0.75)
+    weights = LossWeights(f0=0.5, voicing=0.25, mean_f0=0.75, repetition=0.5)
     config = dataclasses.replace(
         GAN, phase="wave", freeze=(), adversarial_start=None, reference_clips=True, losses=weights
     )
@@ -125,7 +125,7 @@ def test_voices_and_pitch_are_trained_with_the_waveform(monkeypatch):
         state, metrics = step(state, batch)
         history.append(host(metrics))
     first, second = history
-    terms = {"mel": 15.0, "f0": 0.5, "voicing": 0.25, "mean_f0": 0.75}
+    terms = {"mel": 15.0, "f0": 0.5, "voicing": 0.25, "mean_f0": 0.75, "repetition": 0.5}
     assert set(first) == {"loss", *terms, "grad_norm", "skipped", "audio_seconds"}
     np.testing.assert_allclose(first["loss"], sum(weight * first[name] for name, weight in terms.items()), rtol=1e-5)
     assert second["voicing"] < first["voicing"] and second["mean_f0"] < first["mean_f0"]
