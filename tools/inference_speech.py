@@ -35,8 +35,8 @@ def batch(bench: Bench, found: Sequence[Measurement], texts: int, torch_texts: i
                 raise audio
             made[number], tokens[number] = len(audio.samples) / audio.sample_rate, len(audio.semantic_ids)
 
-    # Everything that these texts need is compiled: prompts of every length, every window, the vocoder. By random weights
-    # all of them need the same.
+    # Everything that these texts need is compiled: prompts of every length, every window, the vocoder. Those that
+    # random weights speak all need the same.
     ours(requests if subject.embedded else requests[:1])
     compiling, programs = bench.compiler.seconds - before, bench.compiler.programs
     their_speech = _torch_speech(bench, requests[:torch_texts])
