@@ -35,9 +35,9 @@ def batch(bench: Bench, found: Sequence[Measurement], texts: int, torch_texts: i
                 raise audio
             made[number], tokens[number] = len(audio.samples) / audio.sample_rate, len(audio.semantic_ids)
 
-    # Everything that these texts need is compiled: prompts of every length, every window, the vocoder.
-    by_length = sorted(requests, key=lambda request: len(request.text))
-    ours(by_length[:: max(1, len(by_length) // 16)] if subject.embedded else by_length[:1])
+    # Everything that these texts need is compiled: prompts of every length, every window, the vocoder. Those that
+    # random weights speak all need the same.
+    ours(requests if subject.embedded else requests[:1])
     compiling, programs = bench.compiler.seconds - before, bench.compiler.programs
     their_speech = _torch_speech(bench, requests[:torch_texts])
     sides: dict[str, Side] = {"ours": lambda _: ours(requests)}

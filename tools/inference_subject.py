@@ -110,7 +110,15 @@ class Subject:
         folder = Path(self._folder.name)
         self.tokenizer.save(folder)
         variables = self.codec_variables | {"llm": self.llm_variables}
-        return SparkTTS(model_directory.LoadedModel(self.sizes, variables, folder, {}, None), **settings)
+        model = model_directory.LoadedModel(
+            config=self.sizes,
+            variables=variables,
+            tokenizer_directory=folder,
+            recognizer_directory=None,
+            voices={},
+            default_voice=None,
+        )
+        return SparkTTS(model, **settings)
 
     def requests(self, count: int) -> list[Request]:
         """Returns so many texts, the same at every call: the held-out sentences again and again, with other seeds."""

@@ -18,6 +18,7 @@ from spark_jax.inference.audio import Speech
 from spark_jax.inference.buckets import Batch
 from spark_jax.inference.codec import Codec
 from spark_jax.inference.engine import Engine, Job, Update
+from spark_jax.shared import workers
 from spark_jax.text.prompt import Prompt
 
 VOCODED_TOGETHER = 512  # padded tokens of a batch of the vocoder on one device: 10 s at the release's rate
@@ -163,11 +164,10 @@ class SpeechEngine:
         with self._lock:
             self._inbox.append((what, content))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="spark-jax engine", daemon=True)
-                self._thread.start()
+                self._thread = workers.start(self._work, "spark-jax engine")
 
     def _work(self) -> None:
-        while True:
+        while not workers.ending():
             with self._lock:
                 if not (self._inbox or self._clients or self._waiting or self._vocoding):
                     self._thread = None

@@ -16,6 +16,7 @@ from spark_jax.inference import parts, placement
 from spark_jax.inference.codec import Codec
 from spark_jax.inference.parts import Part, StreamSettings, Utterance, cross_fade
 from spark_jax.inference.speech_tokens import part_context
+from spark_jax.shared import workers
 
 ROWS = 8  # streams that are vocoded together, but on CPUs
 
@@ -77,8 +78,7 @@ class StreamVocoder:
             number, self._next_number = self._next_number, self._next_number + 1
             self._open[number] = _Voiced(number, utterance, deliver, delay)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="spark-jax vocoder", daemon=True)
-                self._thread.start()
+                self._thread = workers.start(self._work, "spark-jax vocoder", self._wake)
         return number
 
     def extend(self, number: int, global_ids: Int[np.ndarray, " global"], ids: Int[np.ndarray, " new"]) -> None:
@@ -112,13 +112,17 @@ class StreamVocoder:
         for size in self.settings.parts:
             jax.block_until_ready(self._start(size, [], []))
 
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
     def _work(self) -> None:
         pending: collections.deque[tuple[list[_Voiced], tuple[jax.Array, jax.Array]]] = collections.deque()
         while True:
             with self._changed:
-                while not (chosen := self._choose()) and not pending and self._open:
+                while not (chosen := self._choose()) and not pending and self._open and not workers.ending():
                     self._changed.wait()
-                if not (chosen or pending):
+                if not (chosen or pending) or workers.ending():
                     self._thread = None
                     return
                 windows = [voiced.window(self._context) for voiced in chosen]
