@@ -2,8 +2,7 @@
 
 XLA's CPU and GPU backends copy a layer's parameters, and what is read of its cache, out of the stacked arrays at every
 step. On CPUs `take_apart` gives each layer arrays of its own, which lie in the same memory. On GPUs a block copies them
-out once (`apart`), for all its steps: docs/performance.md has what that spares. TPUs read stacked arrays where they are,
-and compile one body for all layers.
+out once (`apart`), for all its steps. TPUs read stacked arrays where they are, and compile one body for all layers.
 """
 
 from collections.abc import Callable

@@ -15,6 +15,7 @@ from jax.extend.core import jaxprs_in_params
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
+from spark_jax.inference import placement
 from spark_jax.inference.engine import Engine, EngineSettings, Job
 from spark_jax.inference.sampling import Sampling, warp
 from spark_jax.qwen2.model import Qwen2
@@ -272,6 +273,14 @@ def test_the_model_divided_by_its_heads_answers_as_on_one_device(params, engine)
     placed = jax.device_put(params, sharding.tree_shardings(mesh, boxed)["params"])
     chosen = jobs(8, seed=5)
     assert run(make(placed, mesh=mesh), chosen) == run(engine, chosen)
+
+
+@pytest.mark.extended
+def test_layers_that_a_block_takes_apart_answer_alike(params, engine, monkeypatch):
+    """The programs of GPUs."""
+    monkeypatch.setattr(placement, "on_gpu", lambda mesh: True)
+    mesh, chosen = sharding.make_mesh(data=2), jobs(8, seed=5)
+    assert run(make(jax.device_put(params, sharding.replicated(mesh)), mesh=mesh), chosen) == run(engine, chosen)
 
 
 def test_a_client_that_leaves_frees_its_slot(engine):
