@@ -2,10 +2,10 @@
 
     python tools/tiny_en/make_voice.py WORK [--until STEP] [--dry-run]
 
-The steps are commands of this project that go on where a kill left them: corpus, wav2vec2, codes, ids, voices, tokens,
-named, wave, llm, lexicon, model. Everything lies in WORK: `corpus/`, a folder for each training in `runs/`, and the
-model directory `model/`. WORK/STEP.done marks a finished step, which is not run again. On two free cores all takes some
-20 hours. The last trainings need nothing of each other: `--only wave` and `--only llm` may run at the same time.
+The steps are commands of this project that go on where a kill left them: corpus, wav2vec2, codes, ids, swapped, voices,
+tokens, named, wave, llm, lexicon, model. Everything lies in WORK: `corpus/`, a folder for each training in `runs/`, and
+the model directory `model/`. WORK/STEP.done marks a finished step, which is not run again. On two free cores all takes
+some 20 hours. The last trainings need nothing of each other: `--only wave` and `--only llm` may run at the same time.
 
 The corpus needs the packages of the extra `corpus` and WordNet (apt install wordnet-base).
 """
@@ -59,13 +59,14 @@ def plan(jobs: int) -> list[Step]:
 
     codes = ("runs/codes", "--corpus", "corpus", "--wav2vec2", "runs/wav2vec2", "--model", str(MODEL))
     # The codec of `wave` has the speaker branch of `voices`, and so its tokens.
-    parts = "--wav2vec2 runs/wav2vec2 --bicodec runs/wave --llm runs/llm --voices runs/named".split()
+    parts = "--wav2vec2 runs/wav2vec2 --bicodec runs/wave --llm runs/llm/best --voices runs/named".split()
     words = "--recognizer runs/wav2vec2 --lexicon runs/lexicon.json".split()
     return [
         Step("corpus", tool("make_virtual_corpus.py", "corpus", "--jobs", str(jobs)), "corpus/metadata.jsonl"),
         train("ctc", "wav2vec2", "wav2vec2"),
         Step("codes", tool("fit_codes.py", *codes), "runs/codes"),
         encode("ids", "codes"),
+        Step("swapped", tool("swap_takes.py", "runs/ids.jsonl", "runs/ids_swapped.jsonl"), "runs/ids_swapped.jsonl"),
         train("codec", "voices", "voices"),
         encode("tokens", "voices"),
         Step("named", tool("named_voices.py", "runs/tokens.jsonl", "runs/named", "--model", str(MODEL)), "runs/named"),
