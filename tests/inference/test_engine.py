@@ -118,13 +118,14 @@ def compilations():
     return found
 
 
-def test_nothing_compiles_after_the_warm_up(params):
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_nothing_compiles_after_the_warm_up(params, count):
     engine = make(params)
     engine.warmup()
     programs = engine._read._cache_size() + sum(block._cache_size() for block in engine._blocks.values())
     assert programs == len(engine._prefills) + len(engine._blocks)
     compiled = compilations()
-    run(engine, jobs(60, seed=2), random.Random(0))
+    run(engine, jobs(count, seed=2), random.Random(0))
     assert compiled == []
 
 
