@@ -14,6 +14,10 @@ from spark_jax.shared.extra import needs_extra
 with needs_extra("serve"):
     import uvicorn
 
+# Seconds that an idle connection stays open. Clients keep one for five seconds, as uvicorn does by itself: one that
+# sends its next request while the server hangs up sees an error. The server is to be the more patient of the two.
+KEEP_ALIVE = 75
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Returns a socket that listens, before the long work starts.
@@ -45,6 +49,7 @@ class DrainingServer(uvicorn.Server):
             log_level="warning",
             lifespan="on",
             timeout_graceful_shutdown=round(drain),
+            timeout_keep_alive=KEEP_ALIVE,
             ws_max_size=2**20,
             server_header=False,
         )

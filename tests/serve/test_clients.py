@@ -1,11 +1,13 @@
 """The official client of OpenAI's API speaks with the server as it is."""
 
+import httpx2
 import openai
 import pytest
 from helpers import live_server
 from helpers.fake_tts import FakeTTS
 
 from spark_jax.serve.app import create_app
+from spark_jax.serve.run import DrainingServer
 from spark_jax.serve.settings import ServerSettings
 
 
@@ -52,3 +54,9 @@ def test_errors_are_those_of_the_client(client):
         client.audio.speech.create(**asked | {"model": "tts-1"})
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
+
+
+def test_the_server_is_more_patient_than_its_clients():
+    """One that hung up first would do so now and then while the next request is on its way."""
+    server = DrainingServer(create_app(FakeTTS(), model="tiny"), drain=1.0)
+    assert server.config.timeout_keep_alive > 2 * httpx2.Limits().keepalive_expiry
