@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from inference_subject import Subject
-from inference_timing import Compiler, Measurement, Side, Times, alternate, moved_bytes, peak
+from inference_timing import Compiler, Measurement, Side, alternate, measured, moved_bytes
 from jaxtyping import Float, Int
 
 from spark_jax.bicodec.model import BiCodec
@@ -94,18 +94,9 @@ def encode(bench: Bench, seconds: float) -> Iterator[Measurement]:
     arrays = [batch[name] for name in ("samples", "lengths", "clips")]
     own = variables["wav2vec2"], variables["bicodec"]
     operations = traced_flops(partial(speech_tokens.tokenize, config=config), *own, *arrays)
-    yield Measurement(
-        "encode",
-        f"1 × {frames} tokens, float32",
-        "audio s",
-        frames / config.token_rate,
-        times["ours"],
-        times.get("PyTorch", Times()),
-        operations=operations,
-        at_best=peak("float32").at_best(None, operations),
-        compiling=bench.compiler.seconds - before,
-        more=more,
-    )
+    sizes, amount = f"1 × {frames} tokens, float32", frames / config.token_rate
+    compiling = bench.compiler.seconds - before
+    yield measured("encode", sizes, "audio s", amount, times, "float32", operations, compiling=compiling, more=more)
 
 
 def vocode(bench: Bench, seconds: float, kinds: list[str], rows: list[int]) -> Iterator[Measurement]:
@@ -135,19 +126,9 @@ def vocode(bench: Bench, seconds: float, kinds: list[str], rows: list[int]) -> I
                 sides["PyTorch"] = _repeat(partial(bench.torch_codec.vocode, semantic_ids, global_ids))
             times = alternate(sides, bench.rounds)
             operations, moved = count_flops(traced.jaxpr), moved_bytes(compiled)
-            yield Measurement(
-                "vocode",
-                f"{count} × {length} tokens, {kind}",
-                "audio s",
-                count * length / config.token_rate,
-                times["ours"],
-                times.get("PyTorch", Times()),
-                moved,
-                operations,
-                peak(kind).at_best(moved, operations),
-                bench.compiler.seconds - before,
-                more,
-            )
+            sizes, amount = f"{count} × {length} tokens, {kind}", count * length / config.token_rate
+            compiling = bench.compiler.seconds - before
+            yield measured("vocode", sizes, "audio s", amount, times, kind, operations, moved, compiling, more)
 
 
 def vocoder(config: SparkConfig, variables: Any, kind: str, subject: Subject) -> Any:
@@ -216,19 +197,9 @@ def prefill(bench: Bench, tokens: int, rows: list[int]) -> Iterator[Measurement]
         sized = dataclasses.replace(config.llm, vocab_size=len(ids))
         operations = llm_flops(sized, count * length, count, count * length * (length + 1) / 2)
         moved = engine.ideal_bytes(0)
-        yield Measurement(
-            "prefill",
-            f"{count} × {length} tokens, {subject.dtype}",
-            "tokens",
-            count * length,
-            times["ours"],
-            times.get("PyTorch", Times()),
-            moved,
-            operations,
-            peak(subject.dtype).at_best(moved, operations),
-            bench.compiler.seconds - before,
-            more,
-        )
+        sizes, amount = f"{count} × {length} tokens, {subject.dtype}", count * length
+        compiling = bench.compiler.seconds - before
+        yield measured("prefill", sizes, "tokens", amount, times, subject.dtype, operations, moved, compiling, more)
 
 
 def decode(bench: Bench, context: int, slots_of: list[int], trace: Path | None) -> Iterator[Measurement]:
@@ -280,19 +251,10 @@ def decode(bench: Bench, context: int, slots_of: list[int], trace: Path | None) 
         sized = dataclasses.replace(config.llm, vocab_size=abstract.head.output.shape[0])
         operations = subject.block * llm_flops(sized, count, count, count * half)
         moved = subject.block * abstract.ideal_bytes(read)
-        yield Measurement(
-            "decode",
-            f"{count} slots, {read} tokens read, {subject.dtype}",
-            "tokens",
-            count * subject.block,
-            times["ours"],
-            times.get("PyTorch", Times()),
-            moved,
-            operations,
-            peak(subject.dtype).at_best(moved, operations),
-            bench.compiler.seconds - before,
-            more | {"slots": count},
-        )
+        sizes, amount = f"{count} slots, {read} tokens read, {subject.dtype}", count * subject.block
+        more["slots"] = count
+        compiling = bench.compiler.seconds - before
+        yield measured("decode", sizes, "tokens", amount, times, subject.dtype, operations, moved, compiling, more)
         del engine, decoding, sides  # its slots, before those of the next
 
 

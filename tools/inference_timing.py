@@ -112,6 +112,32 @@ def peak(kind: str) -> Peak:
     return Peak(_measured_bandwidth(), flops, "measured")
 
 
+def measured(
+    section: str,
+    sizes: str,
+    unit: str,
+    amount: float,
+    times: Mapping[str, Times],
+    kind: str,
+    operations: float,
+    moved: float | None = None,
+    compiling: float = 0.0,
+    more: Mapping[str, Any] | None = None,
+) -> Measurement:
+    """Returns the measurement of a compiled program, and what the device could do at best.
+
+    Args:
+      section, sizes, unit, amount, operations, moved, compiling, more: see `Measurement`.
+      times: of `alternate`, of "ours" and perhaps of "PyTorch".
+      kind: of the arithmetic, see `peak`.
+    """
+    ours, theirs = times["ours"], times.get("PyTorch", Times())
+    at_best = peak(kind).at_best(moved, operations)
+    return Measurement(
+        section, sizes, unit, amount, ours, theirs, moved, operations, at_best, compiling, more if more else {}
+    )
+
+
 class Compiler:
     """Counts the seconds that the compiler works, and the programs that it makes."""
 
