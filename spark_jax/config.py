@@ -90,6 +90,9 @@ class SpeakerEncoderConfig(PlainNumbers):
     perceiver_heads: int = 8
     perceiver_head_dim: int = 64
     perceiver_ff_mult: int = 4
+    # Spread of the Perceiver's latents before training. It has no norms: from nearly equal latents a small one can end
+    # with global tokens that all say the same.
+    latent_std: float = 0.02
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,7 @@ class PerceiverResampler(nn.Module):
         c = self.config
         if context.shape[-1] != c.latent_dim:
             context = Linear(c.latent_dim, ("mlp", "embed"), dtype=self.dtype, name="proj_context")(context)
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "embed"))
+        init = nn.with_logical_partitioning(nn.initializers.normal(c.latent_std), (None, "embed"))
         x = self.param("latents", init, (c.token_num, c.latent_dim), jnp.float32)
         x = jnp.broadcast_to(x, (context.shape[0], *x.shape)).astype(self.dtype)
         for i in range(c.perceiver_depth):

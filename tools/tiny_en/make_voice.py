@@ -3,9 +3,10 @@
     python tools/tiny_en/make_voice.py WORK [--until STEP] [--dry-run]
 
 The steps are commands of this project that go on where a kill left them: corpus, wav2vec2, codes, ids, swapped, voices,
-tokens, named, wave, llm, lexicon, model. Everything lies in WORK: `corpus/`, a folder for each training in `runs/`, and
-the model directory `model/`. WORK/STEP.done marks a finished step, which is not run again. On two free cores all takes
-some 20 hours. The last trainings need nothing of each other: `--only wave` and `--only llm` may run at the same time.
+tokens, paced, named, wave, llm, lexicon, model. Everything lies in WORK: `corpus/`, a folder for each training in
+`runs/`, and the model directory `model/`. WORK/STEP.done marks a finished step, which is not run again. On two free
+cores all takes some 20 hours. The last trainings need nothing of each other: `--only wave` and `--only llm` may run at
+the same time.
 
 The corpus needs the packages of the extra `corpus` and WordNet (apt install wordnet-base).
 """
@@ -69,6 +70,7 @@ def plan(jobs: int) -> list[Step]:
         Step("swapped", tool("swap_takes.py", "runs/ids.jsonl", "runs/ids_swapped.jsonl"), "runs/ids_swapped.jsonl"),
         train("codec", "voices", "voices"),
         encode("tokens", "voices"),
+        Step("paced", tool("vary_pace.py", "runs/tokens.jsonl", "runs/tokens_paced.jsonl"), "runs/tokens_paced.jsonl"),
         Step("named", tool("named_voices.py", "runs/tokens.jsonl", "runs/named", "--model", str(MODEL)), "runs/named"),
         train("codec", "wave", "wave"),
         train("llm", "llm", "llm"),

@@ -10,6 +10,7 @@ import typer
 from make_voice import Step
 
 from spark_jax.config import SparkConfig
+from spark_jax.data.sources import expand
 from spark_jax.shared.config_files import load_config
 from spark_jax.text.tokenizer import build_tokenizer
 from spark_jax.training.catalog import load_training
@@ -23,8 +24,9 @@ def test_every_step_reads_what_earlier_ones_make():
             read = set()
         for recipe in (part for part in step.command if part.endswith(".yaml") and str(make_voice.MODEL) not in part):
             config = load_training(recipe)
-            for field in ("corpus", "tokens", "init_from"):
-                read |= {found} if (found := getattr(config, field, None)) is not None else set()
+            read |= {found for field in ("corpus", "init_from") if (found := getattr(config, field, None)) is not None}
+            if (tokens := getattr(config, "tokens", None)) is not None:
+                read |= {source.path for source in expand(tokens)}
         # The best parts of a run are in the run.
         runs = {path.removesuffix("/best").replace("corpus", "corpus/metadata.jsonl") for path in read}
         assert runs <= made, step.name
