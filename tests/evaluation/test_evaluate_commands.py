@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +133,30 @@ def test_the_embedded_voice_by_twenty_items(run, name, tmp_path):
         assert abs(report["figures"]["recording.self_correlation"]["value"]) < 0.2
         if INSTALLED:
             assert report["figures"]["recording.hnr"]["value"] > 10.0
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on_to_the_same_report(tmp_path):
+    """Killed while it speaks, and then while it judges, it says what an undisturbed one says, byte for byte."""
+
+    def begin(folder):
+        program = (sys.executable, "-m", "spark_jax.cli.main", "evaluate", "tts")
+        options = ("-o", str(tmp_path / folder), "--count", "40", "--judges", "signal", "--slots", "4")
+        return subprocess.Popen((*program, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    for journal, lines in (("spoken.jsonl", 9), ("judged.jsonl", 1)):
+        process, path = begin("killed"), tmp_path / "killed" / journal
+        while process.poll() is None and not (path.exists() and len(path.read_bytes().splitlines()) >= lines):
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL and not (tmp_path / "killed" / "report.json").exists()
+        spoken = (tmp_path / "killed" / "spoken.jsonl").read_bytes().splitlines()
+    assert begin("killed").wait() == begin("whole").wait() == 0
+    report, whole = ((tmp_path / folder / "report.json").read_bytes() for folder in ("killed", "whole"))
+    assert report == whole and len(json.loads(report)["items"]) == 40
+    assert (tmp_path / "killed" / "spoken.jsonl").read_bytes().splitlines()[: len(spoken)] == spoken
+    for path in (tmp_path / "whole" / "audio").iterdir():
+        assert path.read_bytes() == (tmp_path / "killed" / "audio" / path.name).read_bytes()
 
 
 @pytest.mark.slow
