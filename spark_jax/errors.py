@@ -1,6 +1,8 @@
 """The one exception that means "the input is at fault"; the command line turns it into exit code 2."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 
 
 class SparkError(ValueError):
@@ -41,3 +43,13 @@ def one_line(message: object, limit: int | None = None) -> str:
       limit: the most characters that are kept; None keeps all of them.
     """
     return " ".join(str(message).split())[:limit]
+
+
+@contextlib.contextmanager
+def ends_with_a_line() -> Iterator[None]:
+    """Ends the program at a SparkError: a line on standard error, and exit code 2."""
+    try:
+        yield
+    except SparkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

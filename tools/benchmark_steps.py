@@ -17,7 +17,6 @@ step of each variant is traced, and its kernels are listed by time and by the pa
 import dataclasses
 import json
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from kernel_times import Kernels, read_kernels
 from spark_jax import sharding
 from spark_jax.config import SparkConfig
 from spark_jax.data import packing, tokens
-from spark_jax.errors import SparkError, one_line
+from spark_jax.errors import SparkError, ends_with_a_line, one_line
 from spark_jax.model_directory.directory import read_system
 from spark_jax.performance import flops
 from spark_jax.performance.hardware import GIB, peak_flops
@@ -270,6 +269,7 @@ def draw(config: Any, program: Program, system: SparkConfig, rng: np.random.Gene
     return batch
 
 
+@ends_with_a_line()
 def packed_rows(
     shapes: Mapping[str, jax.ShapeDtypeStruct], system: SparkConfig, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
@@ -298,8 +298,4 @@ def packed_rows(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    typer.run(main)

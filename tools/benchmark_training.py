@@ -12,7 +12,6 @@ does. Rounds of the two alternate, so that what else the machine does meets both
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ import typer
 from spark_jax import sharding
 from spark_jax.config import SparkConfig
 from spark_jax.data import tokens
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, ends_with_a_line
 from spark_jax.model_directory.directory import read_system
 from spark_jax.training.catalog import load_training, training_of
 from spark_jax.training.codec.config import BiCodecTrainingConfig
@@ -35,6 +34,7 @@ from spark_jax.training.program import Program
 Batch = dict[str, np.ndarray]
 
 
+@ends_with_a_line()
 def main(
     config: Annotated[str, typer.Argument(help="Recipe or YAML of the language model, or of the codec's phase wave.")],
     reference: Annotated[
@@ -45,12 +45,8 @@ def main(
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=value")] = None,
 ) -> None:
     """Times one training step here and in PyTorch."""
-    try:
-        run = load_training(config, overrides or [])
-        compare(run, read_system(run.model), reference, steps, rounds)
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    run = load_training(config, overrides or [])
+    compare(run, read_system(run.model), reference, steps, rounds)
 
 
 def compare(

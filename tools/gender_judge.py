@@ -13,7 +13,6 @@ With --check nothing is written: the judge hears every sound file of a folder wh
 """
 
 import io
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ import scipy.optimize
 import typer
 
 from spark_jax.audio.load import load_audio
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, ends_with_a_line
 from spark_jax.evaluation.judges.base import SAMPLE_RATE, Utterance
 from spark_jax.evaluation.judges.gender import COEFFICIENTS, FORMANTS, GenderJudge, probability, speaker_features
 from spark_jax.shared import files
@@ -97,6 +96,7 @@ def parse(items: list[str] | None, option: str) -> list[tuple[str, Path]]:
     return pairs
 
 
+@ends_with_a_line()
 def main(
     speaker: Annotated[
         list[str] | None, typer.Option(metavar="GENDER:FOLDER", help="recordings of one more speaker to fit to")
@@ -106,28 +106,24 @@ def main(
     ] = None,
 ) -> None:
     """Fits the coefficients and writes them, or tries the judge on recordings."""
-    try:
-        for gender, folder in parse(checks, "--check"):
-            print(check(gender, folder), flush=True)
-        if checks:
-            return
-        vowels, sentences = read_speakers(), parse(speaker, "--speaker")
-        features = [speaker_features(*values) for values in vowels.values()]
-        features = np.array(features + [folder_features(folder) for _, folder in sentences])
-        male = np.array([gender == "male" for gender, _ in [*vowels, *sentences]], float)
-        weights = np.zeros(len(male))
-        kinds = np.arange(len(male)) < len(vowels)
-        for kind in (kinds, ~kinds):
-            for gender in (0.0, 1.0):
-                group = kind & (male == gender)
-                weights[group] = 1.0 / max(group.sum(), 1)
-        coefficients = fit(features, male, weights / weights.sum())
-        files.write_json(COEFFICIENTS, coefficients)
-        right = [(probability(row, coefficients) > 0.5) == wanted for row, wanted in zip(features, male, strict=True)]
-        print(f"{COEFFICIENTS.name}: {sum(right)} of {len(right)} speakers right")
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    for gender, folder in parse(checks, "--check"):
+        print(check(gender, folder), flush=True)
+    if checks:
+        return
+    vowels, sentences = read_speakers(), parse(speaker, "--speaker")
+    features = [speaker_features(*values) for values in vowels.values()]
+    features = np.array(features + [folder_features(folder) for _, folder in sentences])
+    male = np.array([gender == "male" for gender, _ in [*vowels, *sentences]], float)
+    weights = np.zeros(len(male))
+    kinds = np.arange(len(male)) < len(vowels)
+    for kind in (kinds, ~kinds):
+        for gender in (0.0, 1.0):
+            group = kind & (male == gender)
+            weights[group] = 1.0 / max(group.sum(), 1)
+    coefficients = fit(features, male, weights / weights.sum())
+    files.write_json(COEFFICIENTS, coefficients)
+    right = [(probability(row, coefficients) > 0.5) == wanted for row, wanted in zip(features, male, strict=True)]
+    print(f"{COEFFICIENTS.name}: {sum(right)} of {len(right)} speakers right")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import typer
 from spectrogram import write_spectrogram
 
 from spark_jax.audio.write import write_audio
-from spark_jax.errors import SparkError
+from spark_jax.errors import ends_with_a_line
 from spark_jax.evaluation.cases import Case, Result
 from spark_jax.evaluation.experiments.robustness import HARD_TEXTS
 from spark_jax.evaluation.experiments.run import digest
@@ -149,6 +149,7 @@ def page(results: Sequence[Result], model: str, seed: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+@ends_with_a_line()
 def main(
     model: Annotated[Path | None, typer.Argument(help="model directory; default: the embedded voice")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the documentation")] = Path("docs"),
@@ -158,35 +159,29 @@ def main(
     judges: Annotated[str, typer.Option(help="names, or auto: those that are installed")] = "auto",
 ) -> None:
     """Speaks, judges, and writes page, audio and spectrograms."""
-    try:
-        path = EMBEDDED_VOICE if model is None else model
-        info = model_directory.info(path)
-        cases = gallery_cases(info.voices, path, read_recordings(), seed)
-        if max_seconds is not None:
-            for case in cases:
-                case.request.update({"max_seconds": max_seconds} if case.how == "speak" else {})
-        chosen, missing = choose_judges(JUDGES, judges, JudgeOptions(token_seconds=1 / info.token_rate))
-        settings = {"model": digest(path), "seed": seed, "max_seconds": max_seconds, "cases": [c.key for c in cases]}
-        run = RunFolder(work, settings)
-        speak_cases(cases, LoadedModels({LABEL: path}), run)
-        results = hear_cases(cases, chosen, run)
-        folder = output / "assets" / "gallery"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    path = EMBEDDED_VOICE if model is None else model
+    info = model_directory.info(path)
+    cases = gallery_cases(info.voices, path, read_recordings(), seed)
+    if max_seconds is not None:
         for case in cases:
-            if run.spoken[case.key].error is None:
-                samples = run.samples(case.key)
-                write_audio(folder / f"{case.key}.mp3", samples.astype("float32"), SAMPLE_RATE)
-                write_spectrogram(folder / f"{case.key}.png", samples[: 8 * SAMPLE_RATE], SAMPLE_RATE)
-        files.write_text(output / "gallery.md", page(results, path.resolve().name, seed))
-        for name, why in missing.items():
-            print(f"left out: {name}: {why}", file=sys.stderr)
-        print(
-            f"{output / 'gallery.md'}: {len(cases)} clips; mkdocs.yml needs `- Gallery: gallery.md` in its navigation"
-        )
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+            case.request.update({"max_seconds": max_seconds} if case.how == "speak" else {})
+    chosen, missing = choose_judges(JUDGES, judges, JudgeOptions(token_seconds=1 / info.token_rate))
+    settings = {"model": digest(path), "seed": seed, "max_seconds": max_seconds, "cases": [c.key for c in cases]}
+    run = RunFolder(work, settings)
+    speak_cases(cases, LoadedModels({LABEL: path}), run)
+    results = hear_cases(cases, chosen, run)
+    folder = output / "assets" / "gallery"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for case in cases:
+        if run.spoken[case.key].error is None:
+            samples = run.samples(case.key)
+            write_audio(folder / f"{case.key}.mp3", samples.astype("float32"), SAMPLE_RATE)
+            write_spectrogram(folder / f"{case.key}.png", samples[: 8 * SAMPLE_RATE], SAMPLE_RATE)
+    files.write_text(output / "gallery.md", page(results, path.resolve().name, seed))
+    for name, why in missing.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    print(f"{output / 'gallery.md'}: {len(cases)} clips; mkdocs.yml needs `- Gallery: gallery.md` in its navigation")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from spark_jax.audio.mel import mel_spectrogram
 from spark_jax.audio.normalize import reference_clip, volume_normalize
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.convert.verify import ParityReport, Row, compare, fixed_speech
-from spark_jax.errors import SparkError, one_line
+from spark_jax.errors import SparkError, ends_with_a_line, one_line
 from spark_jax.inference.codec import Codec
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared.extra import needs_extra
@@ -38,17 +38,14 @@ STAGES = (
 WAVEFORM = {"tolerance": 1e-4, "absolute": True}  # amplitudes of -1 to 1
 
 
+@ends_with_a_line()
 def main(
     reference: Annotated[Path, typer.Option(help="Checkout of the official repository (has sparktts/).")],
     source: Annotated[Path, typer.Option(help="Official directory of the weights.")],
     model: Annotated[Path, typer.Option(help="Model directory converted from it.")],
 ) -> None:
     """Compares BiCodec with the official code."""
-    try:
-        report = verify_codec(reference, source, model)
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    report = verify_codec(reference, source, model)
     print(report)
     raise SystemExit(0 if report.passed else 1)
 

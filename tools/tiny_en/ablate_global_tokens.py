@@ -24,7 +24,7 @@ from make_voice import MODEL, RECIPES, Step
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
-from spark_jax.errors import SparkError
+from spark_jax.errors import ends_with_a_line
 from spark_jax.model_directory.directory import read_part, write_parts
 from spark_jax.shared.config_files import load_config
 from spark_jax.shared.files import write_text
@@ -74,24 +74,21 @@ def training(name: str, steps: int) -> Step:
     return Step(folder.replace("/", "_"), tuple(command), f"{folder}/run")
 
 
+@ends_with_a_line()
 def main(
     work: Annotated[Path, typer.Argument(help="of make_voice.py")],
     steps: Annotated[int, typer.Option(min=1, help="of each training")] = 600,
     count: Annotated[int, typer.Option(min=1, help="recordings that are measured")] = 100,
 ) -> None:
     """Trains codecs with other numbers of global tokens, and measures them beside each other."""
-    try:
-        wav2vec2 = jax.tree.map(np.asarray, read_part(work / "runs/wav2vec2", "wav2vec2"))
-        codecs = []
-        for name, config in variants(load_config(SparkConfig, str(MODEL))).items():
-            start(work, name, config)
-            make_voice.run(work, training(name, steps))
-            codecs.append(f"ablation/{name}/{name}")
-            bicodec = jax.tree.map(np.asarray, read_part(work / f"ablation/{name}/run", "bicodec"))
-            write_parts(work / codecs[-1], config, {"wav2vec2": wav2vec2, "bicodec": bicodec})
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    wav2vec2 = jax.tree.map(np.asarray, read_part(work / "runs/wav2vec2", "wav2vec2"))
+    codecs = []
+    for name, config in variants(load_config(SparkConfig, str(MODEL))).items():
+        start(work, name, config)
+        make_voice.run(work, training(name, steps))
+        codecs.append(f"ablation/{name}/{name}")
+        bicodec = jax.tree.map(np.asarray, read_part(work / f"ablation/{name}/run", "bicodec"))
+        write_parts(work / codecs[-1], config, {"wav2vec2": wav2vec2, "bicodec": bicodec})
     report = [sys.executable, "-m", "spark_jax.cli.main", "evaluate", "codec", *codecs, "-o", "ablation/report"]
     report += ["--metadata", "corpus/metadata.jsonl", "--count", str(count)]
     make_voice.run(work, Step("ablation_report", tuple(report), "ablation/report/report.json"))

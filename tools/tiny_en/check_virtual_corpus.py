@@ -9,7 +9,6 @@ median distance in semitones), the loudest sample and the share of utterances qu
 """
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from pitch_track import TOKEN_SECONDS
 from spark_jax.data.corpus_audio import read_audio
 from spark_jax.data.manifest import read_corpus
 from spark_jax.data.pitch_tracks import PitchTracks
-from spark_jax.errors import SparkError
+from spark_jax.errors import ends_with_a_line
 from spark_jax.evaluation.judges.recognizer import WhisperRecognizer
 from spark_jax.evaluation.metrics import word_errors
 
@@ -72,23 +71,20 @@ def judge(records: Sequence[Record], tracks: PitchTracks, recognizer: WhisperRec
     }
 
 
+@ends_with_a_line()
 def main(
     corpus: Annotated[Path, typer.Argument(help="folder of make_virtual_corpus.py")],
     count: Annotated[int, typer.Option(min=1, help="utterances of each kind")] = 40,
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
 ) -> None:
     """Judges utterances of each kind and prints one JSON line for each."""
-    try:
-        records, tracks, recognizer = read_corpus(corpus, None), PitchTracks(corpus), WhisperRecognizer(threads=1)
-        for name, belongs in KINDS.items():
-            chosen = [record for record in records if belongs(record)]
-            rng = np.random.default_rng(seed)
-            chosen = [chosen[i] for i in rng.permutation(len(chosen))[:count]]
-            if chosen:
-                print(json.dumps({"kind": name, **judge(chosen, tracks, recognizer)}), flush=True)
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    records, tracks, recognizer = read_corpus(corpus, None), PitchTracks(corpus), WhisperRecognizer(threads=1)
+    for name, belongs in KINDS.items():
+        chosen = [record for record in records if belongs(record)]
+        rng = np.random.default_rng(seed)
+        chosen = [chosen[i] for i in rng.permutation(len(chosen))[:count]]
+        if chosen:
+            print(json.dumps({"kind": name, **judge(chosen, tracks, recognizer)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the map from codes to the prenet rebuilds features. Writes the codec into OUT, a
 held-out utterances tell: explained variance of relative pitch, accuracy of voicing, and entropies in nats.
 """
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +32,7 @@ from spark_jax.data import manifest
 from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
 from spark_jax.data.pitch_tracks import PitchTracks
-from spark_jax.errors import SparkError
+from spark_jax.errors import SparkError, ends_with_a_line
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared.config_files import load_config
 from spark_jax.shared.files import write_json
@@ -49,6 +48,7 @@ ROWS = 16  # utterances of a batch
 Frames = dict[str, np.ndarray]  # of utterances in padded rows: "features", "mask", "f0"
 
 
+@ends_with_a_line()
 def main(
     output: Annotated[Path, typer.Argument(help="model directory to write the codec into")],
     corpus: Annotated[Path, typer.Option(help="folder with metadata.jsonl and f0.npy")],
@@ -60,36 +60,32 @@ def main(
     max_seconds: Annotated[float, typer.Option(help="longer utterances are left out; whole tokens")] = 3.0,
 ) -> None:
     """Fits codes; see the head of this file."""
-    try:
-        config = load_config(SparkConfig, model)
-        if (latent := config.bicodec.quantizer.input_dim) != (features := config.wav2vec2.hidden_size):
-            raise SparkError(f"{model}: quantizer.input_dim is {latent}, expected {features}, wav2vec2.hidden_size")
-        wanted = model_directory.abstract_variables(config)
-        extractor = model_directory.read_part(wav2vec2, "wav2vec2", wanted["wav2vec2"])["params"]
-        train, held_out = (
-            corpus_frames(config, extractor, corpus, split, count, max_seconds)
-            for split, count in (("train", batches), ("validation", max(batches // 10, 1)))
-        )
-        axes = LatentAxes(train, config.bicodec.quantizer.codebook_dim - 3, pitch)
-        codec = BiCodec(config.bicodec)
-        variables = start_of_codec(codec, config)
-        variables = train_encoder(codec, variables, train, axes.targets(train), steps)
-        latents = frame_latents(codec, variables, train)
-        codebook = refit(latents, starting_codes(latents, config.bicodec.quantizer.codebook_size), max(steps // 10, 1))
-        print(f"{len(latents)} latents; mean cosine to their codes {fit(latents, codebook):.4f}")
-        variables["params"]["quantizer"] |= quantizer_params(variables, codebook, latents, train)
-        model_directory.write_parts(output, config, {"bicodec": variables})
-        ids, other_ids = (frame_ids(codec, variables, frames) for frames in (train, held_out))
-        found = {"pitch": pitch} | code_statistics(ids, train, other_ids, held_out)
-        targets = _valid(axes.targets(held_out), held_out)[:, :-1]
-        errors = np.square(frame_latents(codec, variables, held_out)[:, :-1] - targets).mean(axis=0)
-        found["latents_r2"] = float(1 - errors.sum() / targets.var(axis=0).sum())
-        found["pitch_latents_r2"] = [float(value) for value in 1 - errors[-2:] / targets.var(axis=0)[-2:]]
-        write_json(output / "codes.json", found)
-        print(found)
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    config = load_config(SparkConfig, model)
+    if (latent := config.bicodec.quantizer.input_dim) != (features := config.wav2vec2.hidden_size):
+        raise SparkError(f"{model}: quantizer.input_dim is {latent}, expected {features}, wav2vec2.hidden_size")
+    wanted = model_directory.abstract_variables(config)
+    extractor = model_directory.read_part(wav2vec2, "wav2vec2", wanted["wav2vec2"])["params"]
+    train, held_out = (
+        corpus_frames(config, extractor, corpus, split, count, max_seconds)
+        for split, count in (("train", batches), ("validation", max(batches // 10, 1)))
+    )
+    axes = LatentAxes(train, config.bicodec.quantizer.codebook_dim - 3, pitch)
+    codec = BiCodec(config.bicodec)
+    variables = start_of_codec(codec, config)
+    variables = train_encoder(codec, variables, train, axes.targets(train), steps)
+    latents = frame_latents(codec, variables, train)
+    codebook = refit(latents, starting_codes(latents, config.bicodec.quantizer.codebook_size), max(steps // 10, 1))
+    print(f"{len(latents)} latents; mean cosine to their codes {fit(latents, codebook):.4f}")
+    variables["params"]["quantizer"] |= quantizer_params(variables, codebook, latents, train)
+    model_directory.write_parts(output, config, {"bicodec": variables})
+    ids, other_ids = (frame_ids(codec, variables, frames) for frames in (train, held_out))
+    found = {"pitch": pitch} | code_statistics(ids, train, other_ids, held_out)
+    targets = _valid(axes.targets(held_out), held_out)[:, :-1]
+    errors = np.square(frame_latents(codec, variables, held_out)[:, :-1] - targets).mean(axis=0)
+    found["latents_r2"] = float(1 - errors.sum() / targets.var(axis=0).sum())
+    found["pitch_latents_r2"] = [float(value) for value in 1 - errors[-2:] / targets.var(axis=0)[-2:]]
+    write_json(output / "codes.json", found)
+    print(found)
 
 
 def corpus_frames(

@@ -8,7 +8,6 @@ direction is the mean of its latents' directions, its length their mean length. 
 language model are to be trained afterwards, from ids of the new codes.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +23,7 @@ from spark_jax.config import SparkConfig
 from spark_jax.data import manifest
 from spark_jax.data.audio_sources import FolderAudio
 from spark_jax.data.codec import CodecExamples
-from spark_jax.errors import SparkError
+from spark_jax.errors import ends_with_a_line
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.shared.config_files import load_config
 from spark_jax.training.codec.dead_codes import quantizer_latents
@@ -32,6 +31,7 @@ from spark_jax.training.codec.features import utterance_features
 from spark_jax.wav2vec2.model import Wav2Vec2
 
 
+@ends_with_a_line()
 def main(
     output: Annotated[Path, typer.Argument(help="model directory to write the codec into")],
     corpus: Annotated[Path, typer.Option(help="folder with metadata.jsonl")],
@@ -43,23 +43,19 @@ def main(
     max_seconds: Annotated[float, typer.Option(help="longer utterances are left out; whole tokens")] = 2.8,
 ) -> None:
     """Refits the codebook of a codec; see the head of this file."""
-    try:
-        config = load_config(SparkConfig, model)
-        wanted = model_directory.abstract_variables(config)
-        extractor = model_directory.read_part(wav2vec2, "wav2vec2", wanted["wav2vec2"])["params"]
-        variables = model_directory.read_part(codec, "bicodec", wanted["bicodec"])
-        records = manifest.read_corpus(corpus, "train")
-        source = FolderAudio(records, config.sample_rate)
-        examples = CodecExamples([source], config, max_seconds, max_seconds, whole_utterances=True)
-        latents = corpus_latents(config, extractor, variables, examples, batches)
-        old = np.asarray(variables["params"]["quantizer"]["codebook"])
-        new = refit(latents, old, steps)
-        print(f"{len(latents)} latents; mean cosine to their codes {fit(latents, old):.4f} → {fit(latents, new):.4f}")
-        variables["params"]["quantizer"]["codebook"] = jnp.asarray(new)
-        model_directory.write_parts(output, config, {"bicodec": variables})
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    config = load_config(SparkConfig, model)
+    wanted = model_directory.abstract_variables(config)
+    extractor = model_directory.read_part(wav2vec2, "wav2vec2", wanted["wav2vec2"])["params"]
+    variables = model_directory.read_part(codec, "bicodec", wanted["bicodec"])
+    records = manifest.read_corpus(corpus, "train")
+    source = FolderAudio(records, config.sample_rate)
+    examples = CodecExamples([source], config, max_seconds, max_seconds, whole_utterances=True)
+    latents = corpus_latents(config, extractor, variables, examples, batches)
+    old = np.asarray(variables["params"]["quantizer"]["codebook"])
+    new = refit(latents, old, steps)
+    print(f"{len(latents)} latents; mean cosine to their codes {fit(latents, old):.4f} → {fit(latents, new):.4f}")
+    variables["params"]["quantizer"]["codebook"] = jnp.asarray(new)
+    model_directory.write_parts(output, config, {"bicodec": variables})
 
 
 def corpus_latents(

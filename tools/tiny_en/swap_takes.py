@@ -12,7 +12,6 @@ another take by the same engine exists for are given its tokens, a share of them
 """
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from corpus_plan import SOURCE
 from jaxtyping import Float, Int
 
 from spark_jax.data import manifest
-from spark_jax.errors import SparkError
+from spark_jax.errors import ends_with_a_line
 from spark_jax.shared import files
 
 TOKEN_SECONDS = 0.02
@@ -69,18 +68,15 @@ def swapped(records: Sequence[Mapping[str, Any]], share: float, seed: int = 0) -
     return found, made
 
 
+@ends_with_a_line()
 def main(
     ids: Annotated[Path, typer.Argument(help="JSON Lines of `spark-jax prepare encode`")],
     output: Annotated[Path, typer.Argument(help="JSON Lines to write")],
     share: Annotated[float, typer.Option(min=0, max=1, help="of the utterances that have another take")] = 0.6,
 ) -> None:
     """Swap the semantic tokens of takes of one sentence."""
-    try:
-        records, made = swapped(list(manifest.read_jsonl(ids, ["index", "text", "phoneme_bounds"])), share)
-        files.write_text(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    records, made = swapped(list(manifest.read_jsonl(ids, ["index", "text", "phoneme_bounds"])), share)
+    files.write_text(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     print(f"{output}: {len(records)} utterances, {made} with the tokens of another take")
 
 

@@ -10,7 +10,6 @@ encode`.
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ import typer
 from jaxtyping import Int
 
 from spark_jax.data import manifest
-from spark_jax.errors import SparkError
+from spark_jax.errors import ends_with_a_line
 from spark_jax.shared import files
 
 TOKEN_SECONDS = 0.02
@@ -53,18 +52,15 @@ def paced(records: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str,
     return copies
 
 
+@ends_with_a_line()
 def main(
     tokens: Annotated[Path, typer.Argument(help="JSON Lines of `spark-jax prepare encode`")],
     output: Annotated[Path, typer.Argument(help="JSON Lines to write")],
 ) -> None:
     """Make copies of utterances at other paces."""
-    try:
-        fields = ["index", *KEPT, "speed", "phoneme_bounds", "semantic_ids"]
-        copies = paced(list(manifest.read_jsonl(tokens, fields)))
-        files.write_text(output, "".join(json.dumps(copy, ensure_ascii=False) + "\n" for copy in copies))
-    except SparkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    fields = ["index", *KEPT, "speed", "phoneme_bounds", "semantic_ids"]
+    copies = paced(list(manifest.read_jsonl(tokens, fields)))
+    files.write_text(output, "".join(json.dumps(copy, ensure_ascii=False) + "\n" for copy in copies))
     slower = math.fsum(copy["speed"] < 3.306 for copy in copies) / max(len(copies), 1)
     print(f"{output}: {len(copies)} utterances, {slower:.0%} of them of the levels very_low and low")
 
