@@ -251,6 +251,13 @@ def test_whispered_speech_has_no_gender_and_no_pitch():
     assert sum(row[-1] for row in next(s for s in found.sections if s.title == "Pitch levels").counts) == 4
 
 
+def test_no_utterance_comes_twice():
+    """With as many texts as there are levels of everything, too: the figures' intervals count on it."""
+    texts = [f"Sentence {number}." for number in range(50)]
+    cases = control.ControlExperiment(Plan(("m",), count=150), texts).cases(Path("x"))
+    assert len({(case.labels["part"], case.text, *sorted(case.request.items())) for case in cases}) == len(cases) == 600
+
+
 def test_every_level_and_gender_comes_equally_often():
     experiment = control.ControlExperiment(Plan(("m",), count=50), TEXTS)
     joint = [case.request for case in experiment.cases(Path("x")) if case.labels["part"] == "joint"]

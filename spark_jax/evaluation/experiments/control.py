@@ -30,7 +30,8 @@ class ControlExperiment(OneRound):
 
     Args:
       plan: an item is an utterance of each of four parts, for each seed.
-      texts: to speak, one after the other and from the first on again.
+      texts: to speak, one after the other; then from the second on, and so forth, so that what is asked for comes with
+        other texts.
     """
 
     name = "control"
@@ -49,7 +50,8 @@ class ControlExperiment(OneRound):
         found = []
         for part, asked in self._asked().items():
             for number, request in enumerate(asked):
-                text = self._texts[number % len(self._texts)]
+                again, place = divmod(number, len(self._texts))
+                text = self._texts[(place + again) % len(self._texts)]
                 name, seeds = f"{part}-{number:04d}", self._plan.requests()
                 found += [self._case(name, part, text, {**request, **options}) for options in seeds]
         return found
