@@ -26,7 +26,7 @@ def spoken():
 
 def test_no_file_has_changed():
     assert manifest.check(EMBEDDED_VOICE) > 10
-    assert sum(path.stat().st_size for path in EMBEDDED_VOICE.rglob("*") if path.is_file()) < 30e6
+    assert sum(path.stat().st_size for path in EMBEDDED_VOICE.rglob("*") if path.is_file()) < 60e6
 
 
 def test_it_speaks_a_sentence_to_its_end(spoken):
@@ -55,7 +55,7 @@ def test_a_wrong_transcript_is_told():
     recording = Path(__file__).parent / "assets" / "cases" / "header_length_0.wav"
     tts = SparkTTS.load()
     with pytest.warns(UserWarning, match=r"too short: 0\.\d+ s .*; does the reference say what its transcript says\?"):
-        audio = tts.synthesize("Good morning.", reference=recording, transcript="Yes.")
+        audio = tts.synthesize("She told the story to everybody.", reference=recording, transcript="Yes.")
     assert "too_short" in [finding.name for finding in audio.checks]
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from helpers.tiny_config import tiny
@@ -30,7 +31,8 @@ def test_the_embedded_voice_is_that_of_its_recipe():
     """A voice that is trained anew knows of text what this one does."""
     from spark_jax.model_directory.layout import read_system
 
-    assert read_system("tiny_en_model").text == read_config(EMBEDDED_VOICE).text
+    recipe = Path(__file__).parents[1] / "tools" / "tiny_en" / "recipes" / "model.yaml"
+    assert read_system(recipe).text == read_config(EMBEDDED_VOICE).text
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def plan(jobs: int) -> list[Step]:
     codes = ("runs/codes", "--corpus", "corpus", "--wav2vec2", "runs/wav2vec2", "--model", str(MODEL))
     # The codec of `wave` has the speaker branch of `voices`, and so its tokens.
     parts = "--wav2vec2 runs/wav2vec2 --bicodec runs/wave --llm runs/llm/best --voices runs/named".split()
+    card = ("--model-card", str(TOOLS / "model_card.md"))
     words = "--recognizer runs/wav2vec2 --lexicon runs/lexicon.json".split()
     return [
         Step("corpus", tool("make_virtual_corpus.py", "corpus", "--jobs", str(jobs)), "corpus/metadata.jsonl"),
@@ -75,7 +76,7 @@ def plan(jobs: int) -> list[Step]:
         train("codec", "wave", "wave"),
         train("llm", "llm", "llm"),
         Step("lexicon", tool("make_lexicon.py", "corpus", "runs/lexicon.json"), "runs/lexicon.json"),
-        Step("model", spark("assemble", "model", *parts, *words, "--model", str(MODEL)), "model"),
+        Step("model", spark("assemble", "model", *parts, *words, *card, "--model", str(MODEL)), "model"),
     ]
 
 

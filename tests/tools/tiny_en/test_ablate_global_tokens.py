@@ -6,13 +6,13 @@ import make_voice
 import numpy as np
 import pytest
 from fit_codes import start_of_codec
+from helpers.tiny_config import tiny
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
 from spark_jax.model_directory.directory import read_part, write_parts
 from spark_jax.shared.config_files import load_config
 from spark_jax.training.catalog import load_training
-from tests.helpers.tiny_config import tiny
 
 
 def test_codecs_differ_in_global_tokens_alone():
