@@ -24,6 +24,7 @@ from make_voice import MODEL, RECIPES, Step
 
 from spark_jax.bicodec.model import BiCodec
 from spark_jax.config import SparkConfig
+from spark_jax.data import manifest
 from spark_jax.errors import ends_with_a_line
 from spark_jax.model_directory.directory import read_part, write_parts
 from spark_jax.shared.config_files import load_config
@@ -53,12 +54,18 @@ def with_fresh_tokens(variables: Any, config: SparkConfig) -> Any:
 
 
 def start(work: Path, name: str, config: SparkConfig) -> None:
-    """Writes what the training of a codec starts from, unless it is there."""
-    folder = work / "ablation" / name
+    """Writes what the training of a codec starts from, unless it is there.
+
+    Of the ids the training takes the semantic ones; as many global ones are kept as its codec has.
+    """
+    folder, tokens = work / "ablation" / name, config.bicodec.speaker_encoder.token_num
     if (folder / "sizes.yaml").exists():
         return
     variables = jax.tree.map(np.asarray, read_part(work / "runs/voices", "bicodec"))
     write_parts(folder / "start", config, {"bicodec": with_fresh_tokens(variables, config)})
+    records = manifest.read_jsonl(work / "runs/ids_swapped.jsonl", ["index", "global_ids"])
+    lines = (json.dumps({**record, "global_ids": record["global_ids"][:tokens]}) + "\n" for record in records)
+    write_text(folder / "ids.jsonl", "".join(lines))
     write_text(folder / "sizes.yaml", json.dumps(dataclasses.asdict(config), indent=1))  # JSON is YAML
 
 
@@ -66,7 +73,7 @@ def training(name: str, steps: int) -> Step:
     """Returns the command that trains a codec."""
     folder = f"ablation/{name}"
     settings = {"model": f"{folder}/sizes.yaml", "init_from": f"{folder}/start", "loop.steps": steps}
-    settings |= {"loop.evaluate_every": steps}
+    settings |= {"tokens": f"{folder}/ids.jsonl", "loop.evaluate_every": steps}
     command = [sys.executable, "-m", "spark_jax.cli.main", "train", "codec", str(RECIPES / "voices.yaml")]
     command += ["--output", f"{folder}/run"]
     for setting, value in settings.items():

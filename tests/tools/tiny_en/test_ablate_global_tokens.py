@@ -1,5 +1,7 @@
 """The ablation of global tokens: its codecs differ in these alone, and start from the same one."""
 
+import json
+
 import ablate_global_tokens as ablation
 import jax
 import make_voice
@@ -33,9 +35,12 @@ def test_each_starts_from_the_trained_codec(tmp_path):
     trained = start_of_codec(BiCodec(config.bicodec), config)
     trained = jax.tree.map(lambda value: np.asarray(value) + 1, trained)
     write_parts(tmp_path / "runs/voices", config, {"bicodec": trained})
+    (tmp_path / "runs/ids_swapped.jsonl").write_text(json.dumps({"index": "a", "global_ids": list(range(32))}) + "\n")
     sizes = ablation.variants(config)["fsq_8"]
     ablation.start(tmp_path, "fsq_8", sizes)
     found = read_part(tmp_path / "ablation/fsq_8/start", "bicodec")
+    (record,) = map(json.loads, (tmp_path / "ablation/fsq_8/ids.jsonl").read_text().splitlines())
+    assert record["global_ids"] == list(range(8))  # more than the codec has would be an error of the training
     speaker = found["params"]["speaker_encoder"]
     assert speaker["perceiver"]["latents"].shape[0] == 8
     jax.tree.map(np.testing.assert_array_equal, speaker["ecapa"], trained["params"]["speaker_encoder"]["ecapa"])
