@@ -80,7 +80,8 @@ def test_two_workers_and_then_the_head_are_killed(tiny_model_directory, tmp_path
     model = ["--model", str(tiny_model_directory)]
     assert start(tmp_path, *model, *OPTIONS, "-o", "whole").wait() == 0
     output = tmp_path / "out"
-    process = start(tmp_path, *model, *ON_RAY, "-o", "out")
+    patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # by default 60: the workers may be done before it ends
+    process = start(tmp_path, *model, *ON_RAY, "-o", "out", **patience)
     for done in (20, 50):
         wait_for(lambda done=done: spoken(output) >= done, process)
         kill_a_worker(process)
