@@ -9,6 +9,7 @@ from pathlib import Path
 ALLOWED_CHARACTERS = re.compile(r"[A-Za-z][A-Za-z',.?\- ]*")
 WORD = re.compile(r"[a-z']+")
 QUOTED_EXAMPLE = re.compile(r'"([^"]+)"')
+BESIDE_DEFINITIONS = re.compile(r'"[^"]*"?|\([^)]*\)')  # examples, and remarks on where a word is used
 
 
 class CorpusError(Exception):
@@ -17,15 +18,23 @@ class CorpusError(Exception):
 
 def wordnet_sentences(folder: Path) -> list[str]:
     """Returns the quoted examples in the glosses of WordNet's `data.*` files, in file order."""
+    return [example for gloss in _glosses(folder) for example in QUOTED_EXAMPLE.findall(gloss)]
+
+
+def wordnet_definitions(folder: Path) -> list[str]:
+    """Returns the definitions in the glosses of WordNet's `data.*` files, in file order."""
+    parts = (part.strip() for gloss in _glosses(folder) for part in BESIDE_DEFINITIONS.sub("", gloss).split(";"))
+    return [part for part in parts if part]
+
+
+def _glosses(folder: Path) -> list[str]:
     files = sorted(folder.glob("data.*"))
     if not files:
         raise CorpusError(f"{folder}: no WordNet data.* files (apt install wordnet-base, or use --text FILE)")
-    sentences = []
-    for file in files:
-        for line in file.read_text(encoding="latin-1").splitlines():
-            if not line.startswith("  ") and "|" in line:  # the license header is indented
-                sentences += QUOTED_EXAMPLE.findall(line.split("|", 1)[1])
-    return sentences
+    lines = (line for file in files for line in file.read_text(encoding="latin-1").splitlines())
+    return [
+        line.split("|", 1)[1] for line in lines if not line.startswith("  ") and "|" in line
+    ]  # the license is indented
 
 
 def normalize(sentence: str) -> str:

@@ -1,12 +1,12 @@
 """Make the embedded voice, from packages to a model directory, with the recipes beside this file.
 
     python tools/tiny_en/make_voice.py WORK [--until STEP] [--dry-run]
+    python tools/tiny_en/make_voice.py WORK --smoke     # every step in little, in minutes: the voice says nothing
 
-The steps are commands of this project that go on where a kill left them: corpus, wav2vec2, codes, ids, swapped, voices,
-tokens, paced, named, wave, llm, lexicon, model. Everything lies in WORK: `corpus/`, a folder for each training in
-`runs/`, and the model directory `model/`. WORK/STEP.done marks a finished step, which is not run again. On two free
-cores all takes some 20 hours. The last trainings need nothing of each other: `--only wave` and `--only llm` may run at
-the same time.
+The steps are commands of this project that go on where a kill left them; --dry-run prints them. Everything lies in
+WORK: two corpora, a folder for each training in `runs/`, and the model directory `model/`. WORK/STEP.done marks a
+finished step, which is not run again. On two free cores all takes some 20 hours. The last trainings need nothing of
+each other: `--only wave` and `--only llm` may run at the same time.
 
 The corpus needs the packages of the extra `corpus` and WordNet (apt install wordnet-base).
 """
@@ -44,36 +44,57 @@ class Step:
     result: str
 
 
-def plan(jobs: int) -> list[Step]:
-    """Returns the steps in their order."""
+def plan(jobs: int, smoke: bool = False) -> list[Step]:
+    """Returns the steps in their order.
+
+    Args:
+      jobs: processes that speak the corpus.
+      smoke: all of it in little.
+    """
+    little = lambda *arguments: arguments if smoke else ()  # noqa: E731
     tool = lambda name, *arguments: (sys.executable, str(TOOLS / name), *arguments)  # noqa: E731
     spark = lambda *arguments: (sys.executable, "-m", "spark_jax.cli.main", *arguments)  # noqa: E731
 
     def train(kind: str, recipe: str, name: str) -> Step:
         path, run = str(RECIPES / f"{recipe}.yaml"), f"runs/{name}"
-        return Step(name, spark("train", kind, path, "--output", run, "--set", f"model={MODEL}"), run)
+        settings = [f"model={MODEL}", *little(*(f"loop.{name}=4" for name in ("steps", "evaluate_every", "log_every")))]
+        options = (word for setting in settings for word in ("--set", setting))
+        return Step(name, spark("train", kind, path, "--output", run, *options), run)
 
-    def encode(name: str, codec: str) -> Step:
+    def encode(name: str, codec: str, corpus: str = "corpus") -> Step:
         output = f"runs/{name}.jsonl"
         options = ("--model", f"runs/{codec}", "--wav2vec2", "runs/wav2vec2", "--threads", "1")
-        return Step(name, spark("prepare", "encode", "corpus", output, *options), output)
+        return Step(name, spark("prepare", "encode", corpus, output, *options), output)
+
+    def copies(name: str, script: str, of: str) -> Step:
+        output = f"runs/{name}.jsonl"
+        return Step(name, tool(script, f"runs/{of}.jsonl", output), output)
+
+    def speak(name: str, *options: str) -> Step:
+        options += ("--jobs", str(jobs), *little("--limit", "200"))
+        return Step(name, tool("make_virtual_corpus.py", name, *options), f"{name}/metadata.jsonl")
 
     codes = ("runs/codes", "--corpus", "corpus", "--wav2vec2", "runs/wav2vec2", "--model", str(MODEL))
+    codes += little("--batches", "4", "--steps", "20")
     # The codec of `wave` has the speaker branch of `voices`, and so its tokens.
     parts = "--wav2vec2 runs/wav2vec2 --bicodec runs/wave --llm runs/llm/best --voices runs/named".split()
     card = ("--model-card", str(TOOLS / "model_card.md"))
     words = "--recognizer runs/wav2vec2 --lexicon runs/lexicon.json".split()
     return [
-        Step("corpus", tool("make_virtual_corpus.py", "corpus", "--jobs", str(jobs)), "corpus/metadata.jsonl"),
+        speak("corpus"),
         train("ctc", "wav2vec2", "wav2vec2"),
         Step("codes", tool("fit_codes.py", *codes), "runs/codes"),
         encode("ids", "codes"),
-        Step("swapped", tool("swap_takes.py", "runs/ids.jsonl", "runs/ids_swapped.jsonl"), "runs/ids_swapped.jsonl"),
+        copies("ids_swapped", "swap_takes.py", "ids"),
         train("codec", "voices", "voices"),
         encode("tokens", "voices"),
-        Step("paced", tool("vary_pace.py", "runs/tokens.jsonl", "runs/tokens_paced.jsonl"), "runs/tokens_paced.jsonl"),
+        copies("tokens_paced", "vary_pace.py", "tokens"),
         Step("named", tool("named_voices.py", "runs/tokens.jsonl", "runs/named", "--model", str(MODEL)), "runs/named"),
         train("codec", "wave", "wave"),
+        # More text, for the language model alone: few sentences it learns by heart.
+        speak("definitions", *"--definitions --min-word-counts 5 --limit 20000 --others".split(), ""),
+        encode("definition_tokens", "voices", "definitions"),
+        copies("definition_tokens_paced", "vary_pace.py", "definition_tokens"),
         train("llm", "llm", "llm"),
         Step("lexicon", tool("make_lexicon.py", "corpus", "runs/lexicon.json"), "runs/lexicon.json"),
         Step("model", spark("assemble", "model", *parts, *words, *card, "--model", str(MODEL)), "model"),
@@ -128,10 +149,11 @@ def main(
     only: Annotated[str | None, typer.Option(metavar="STEP", help="this step alone")] = None,
     until: Annotated[str | None, typer.Option(metavar="STEP", help="the last step to run")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="processes that speak the corpus")] = 2,
+    smoke: Annotated[bool, typer.Option("--smoke", help="every step in little, in a folder of its own")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only print the commands")] = False,
 ) -> None:
     """Make the embedded voice."""
-    steps = chosen(plan(jobs), only, until)
+    steps = chosen(plan(jobs, smoke), only, until)
     if dry_run:
         for step in steps:
             typer.echo(f"{step.name}: {shlex.join(step.command)}")

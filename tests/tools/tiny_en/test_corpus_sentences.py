@@ -2,8 +2,10 @@ import corpus_sentences
 import pytest
 
 
-def test_wordnet_examples_are_the_quoted_parts_of_the_glosses(tmp_path):
+def test_wordnet_examples_are_the_quoted_parts_of_the_glosses_and_definitions_the_others(tmp_path):
     (tmp_path / "data.noun").write_text('  1 license "no"\n01 n | a bird; "birds sing"; "two birds"\n')
+    (tmp_path / "data.adj").write_text('02 a | (of birds) good; having (great) merit; "a good; good bird\n')
+    assert corpus_sentences.wordnet_definitions(tmp_path) == ["good", "having  merit", "a bird"]
     (tmp_path / "data.adj").write_text('02 a | good; "a good bird"\n')
     assert corpus_sentences.wordnet_sentences(tmp_path) == ["a good bird", "birds sing", "two birds"]
     with pytest.raises(corpus_sentences.CorpusError, match=r"data\.\*"):

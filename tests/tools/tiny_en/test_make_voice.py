@@ -15,12 +15,15 @@ from spark_jax.shared.config_files import load_config
 from spark_jax.text.tokenizer import build_tokenizer
 from spark_jax.training.catalog import load_training
 
+CORPORA = ("corpus", "definitions")
 
-def test_every_step_reads_what_earlier_ones_make():
+
+@pytest.mark.parametrize("smoke", [False, True])
+def test_every_step_reads_what_earlier_ones_make(smoke):
     made = set()
-    for step in make_voice.plan(jobs=2):
-        read = {part for part in step.command if part.startswith("runs/") or part == "corpus"} - {step.result}
-        if step.name == "corpus":
+    for step in make_voice.plan(jobs=2, smoke=smoke):
+        read = {part for part in step.command if part.startswith("runs/") or part in CORPORA} - {step.result}
+        if step.name in CORPORA:
             read = set()
         for recipe in (part for part in step.command if part.endswith(".yaml") and str(make_voice.MODEL) not in part):
             config = load_training(recipe)
@@ -28,7 +31,7 @@ def test_every_step_reads_what_earlier_ones_make():
             if (tokens := getattr(config, "tokens", None)) is not None:
                 read |= {source.path for source in expand(tokens)}
         # The best parts of a run are in the run.
-        runs = {path.removesuffix("/best").replace("corpus", "corpus/metadata.jsonl") for path in read}
+        runs = {f"{path}/metadata.jsonl" if path in CORPORA else path.removesuffix("/best") for path in read}
         assert runs <= made, step.name
         made.add(step.result)
 
