@@ -33,7 +33,8 @@ from spark_jax.errors import SparkError
 from spark_jax.inference import buckets, placement, speech_tokens
 from spark_jax.inference.buckets import Batch
 from spark_jax.inference.checks import check_transcript
-from spark_jax.inference.speech_tokens import PaddedSpeech, Utterance
+from spark_jax.inference.parts import Utterance
+from spark_jax.inference.speech_tokens import PaddedSpeech
 from spark_jax.inference.windows import Window, windows
 from spark_jax.model_directory import directory as model_directory
 from spark_jax.model_directory.voice import Voice, check_ids
@@ -134,11 +135,11 @@ class Codec:
         spans = [(item, span) for item, own in enumerate(parts) for span in self._spans(own, len(recordings[item]))]
 
         @functools.lru_cache(maxsize=1)  # the windows of a recording come one after the other
-        def prepared(item: int) -> Utterance:
+        def prepared(item: int) -> speech_tokens.Utterance:
             return speech_tokens.prepare(recordings[item], self.config)
 
-        def cut(item: int, span: range) -> Utterance:
-            return Utterance(prepared(item).samples[span.start : span.stop], prepared(item).clip)
+        def cut(item: int, span: range) -> speech_tokens.Utterance:
+            return speech_tokens.Utterance(prepared(item).samples[span.start : span.stop], prepared(item).clip)
 
         plan = self.plan([num_frames(len(span), self.config.wav2vec2) for _, span in spans])
         padded = (self.pad([cut(*spans[number]) for number in batch.items], batch) for batch in plan)
@@ -167,24 +168,38 @@ class Codec:
         """
         names = [f"ids[{i}]" for i in range(len(ids))] if names is None else names
         checked = [check_ids(*item, self.config, name) for item, name in zip(ids, names, strict=True)]
-        parts = [windows(len(said), buckets.bucket(self.config.max_semantic_tokens)) for _, said in checked]
-        pieces = [
-            (speaker, said[part.start : part.start + part.length], part)
-            for (speaker, said), own in zip(checked, parts, strict=True)
-            for part in own
-        ]
-        plan = self.plan([part.length for _, _, part in pieces])
-        results = ((batch, self.vocode([pieces[item][:2] for item in batch.items], batch)) for batch in plan)
+        longest = buckets.bucket(self.config.max_semantic_tokens)
+        items = [item for item in checked if len(item[1]) <= longest]
+        plan = self.plan([len(said) for _, said in items])
+        results = ((batch, self.vocode([items[number] for number in batch.items], batch)) for batch in plan)
         hop = self.config.latent_hop_length
         waves = (
             [
-                np.array(row[pieces[item][2].first * hop : pieces[item][2].stop * hop])
-                for item, row in zip(batch.items, np.asarray(wave), strict=False)
+                np.array(row[: len(items[number][1]) * hop])
+                for number, row in zip(batch.items, np.asarray(wave), strict=False)
             ]
             for batch, wave in _one_ahead(results)
         )
         found = iter(_in_order(plan, waves))
-        return [np.concatenate([next(found) for _ in own]) for own in parts]
+        return [next(found) if len(item[1]) <= longest else self._decode_long(*item, longest) for item in checked]
+
+    def _decode_long(
+        self, global_ids: Int[np.ndarray, " global"], semantic_ids: Int[np.ndarray, " tokens"], longest: int
+    ) -> Float[np.ndarray, " time"]:
+        """Returns speech that is computed in parts of so many tokens, one after the other; it is that of the whole."""
+        context, waves, phase = speech_tokens.part_context(self.config), [], np.zeros(self._shards, np.uint32)
+        utterance = Utterance((longest,), context.after)
+        utterance.extend(semantic_ids)
+        utterance.end()
+        while (part := utterance.next_part()) is not None:
+            ids, known = utterance.window(part, context.before, context.after)
+            rows = {"semantic_ids": ids, "global_ids": global_ids, "mask": known}
+            rows |= {"place": np.int32(part.first), "advance": np.int32(part.advance)}
+            rows = {name: np.stack([row] * self._shards) for name, row in rows.items()}  # devices compute the same
+            wave, phase = map(np.asarray, self.vocode_part(**rows, phase=phase))
+            waves.append(wave[0, : part.advance * self.config.latent_hop_length])
+            utterance.take(part)
+        return np.concatenate(waves)
 
     def voice(self, path: SoundSource, transcript: str | None = None) -> Voice:
         """Returns the voice of a recording: its speaker's tokens, and its speech's where its transcript is given.
@@ -221,7 +236,7 @@ class Codec:
         """Returns the batches of items of these lengths, in wav2vec2 frames or tokens; see `buckets.batches`."""
         return buckets.batches(lengths, self.batch_length, self._shards, full)
 
-    def pad(self, utterances: Sequence[Utterance], batch: Batch) -> PaddedSpeech:
+    def pad(self, utterances: Sequence[speech_tokens.Utterance], batch: Batch) -> PaddedSpeech:
         """Returns the arrays of a planned batch for `encode_padded`."""
         return speech_tokens.pad_speech(utterances, batch.length, batch.rows, self.config)
 

@@ -1,6 +1,6 @@
-"""Windows of a recording, or of tokens, that is too long for one pass: its cost grows with the length, not the square.
+"""Windows of a recording that is too long for one pass: its cost grows with the length, not the square.
 
-What is longer than the longest answer of a model is computed in windows of that length. They overlap, and each token
+What is longer than the longest speech of a model is encoded in windows of that length. They overlap, and each token
 is taken from the window in whose inside it lies.
 """
 

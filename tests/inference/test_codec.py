@@ -12,7 +12,8 @@ from helpers import tiny_model
 
 from spark_jax import sharding
 from spark_jax.errors import SparkError
-from spark_jax.inference.codec import Codec
+from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
+from spark_jax.model_directory.voice import Voice
 from spark_jax.sharding import batch_sharding
 from spark_jax.wav2vec2.model import num_samples
 
@@ -136,7 +137,7 @@ def test_a_voice_without_transcript_is_its_clip(tiny_model_directory, codec, tmp
 
 @pytest.fixture(scope="module")
 def short_codec(tiny_model_directory):
-    """A codec of a model that says 1.3 s at most: what is longer goes through it in windows of 64 tokens."""
+    """A codec of a model that says 1.3 s at most: what is longer goes through it 64 tokens at a time."""
     loaded = Codec.load(tiny_model_directory)
     return Codec(dataclasses.replace(loaded.config, max_semantic_tokens=128), loaded.variables)
 
@@ -155,16 +156,21 @@ def test_long_recordings_are_encoded_in_windows(codec, short_codec):
 
 
 @pytest.mark.extended
-def test_long_tokens_are_decoded_in_windows(codec, short_codec, tokens):
+def test_long_tokens_are_decoded_in_parts(codec, short_codec, tokens):
     rng = np.random.default_rng(0)
-    long = [
-        (global_ids, rng.integers(0, 64, length).astype(np.int32))
-        for length in (300, 65)
-        for global_ids, _ in tokens[:1]
-    ]
+    long = [(tokens[0][0], rng.integers(0, 64, length).astype(np.int32)) for length in (300, 65, 64)]
     waves = short_codec.decode([*long, tokens[0]])
-    assert short_codec._detokenize._cache_size() <= 2
+    assert short_codec._detokenize._cache_size() <= 2 and short_codec._detokenize_part._cache_size() == 1
     assert_same_waves(waves, codec.decode([*long, tokens[0]]))
+
+
+@pytest.mark.extended
+def test_the_harmonics_of_long_tokens_go_on_in_every_part():
+    whole = Codec.load(parts=("bicodec",))
+    short = Codec(dataclasses.replace(whole.config, max_semantic_tokens=128), whole.variables)
+    voice = Voice.load(EMBEDDED_VOICE / "voices" / "default.json", whole.config)
+    ids = np.random.default_rng(0).integers(0, whole.config.bicodec.quantizer.codebook_size, 300)
+    assert_same_waves(short.decode([(voice.global_ids, ids)]), whole.decode([(voice.global_ids, ids)]))
 
 
 def test_errors_name_the_item(codec, tokens):
