@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from spark_jax.errors import SparkError
+
 ALLOWED_CHARACTERS = re.compile(r"[A-Za-z][A-Za-z',.?\- ]*")
 WORD = re.compile(r"[a-z']+")
 QUOTED_EXAMPLE = re.compile(r'"([^"]+)"')
 BESIDE_DEFINITIONS = re.compile(r'"[^"]*"?|\([^)]*\)')  # examples, and remarks on where a word is used
 
 
-class CorpusError(Exception):
+class CorpusError(SparkError):
     """Something the caller can mend; its message is one line."""
 
 

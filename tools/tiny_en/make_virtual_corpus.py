@@ -32,7 +32,7 @@ from corpus_audio import MAX_SYLLABLES_PER_SECOND, SAMPLE_RATE, limit_peak, to_s
 from corpus_journal import publish, read_journal
 from corpus_measures import Syllables, speech_span
 from corpus_plan import FORMANTS, OTHERS, SOURCE, Take
-from corpus_sentences import CorpusError, frequent_first, wordnet_definitions, wordnet_sentences
+from corpus_sentences import CorpusError, frequent_first, wordnet_sentences
 from corpus_voices import Voice, open_voice
 from corpus_workers import results
 from pitch_track import UNIT, pitch_track
@@ -234,7 +234,6 @@ def main(
     out: Annotated[Path, typer.Argument(help="the corpus folder; an unfinished one is continued")],
     text: Annotated[Path | None, typer.Option(help="one sentence a line, instead of WordNet")] = None,
     wordnet: Annotated[Path, typer.Option(help="folder of WordNet's data files")] = WORDNET,
-    definitions: Annotated[bool, typer.Option("--definitions", help="WordNet's, instead of its examples")] = False,
     min_word_counts: Annotated[str, typer.Option(help="how often words occur, most frequent sentences first")] = "3,2",
     others: Annotated[str, typer.Option(help="engines beside hibari-tts")] = ",".join(OTHERS),
     limit: Annotated[int, typer.Option(help="at most so many sentences, 0: all")] = 0,
@@ -245,10 +244,7 @@ def main(
     try:
         if text is not None and not text.is_file():
             raise CorpusError(f"{text}: no such text file")
-        if text is None:
-            raw = wordnet_definitions(wordnet) if definitions else wordnet_sentences(wordnet)
-        else:
-            raw = text.read_text(encoding="utf-8").splitlines()
+        raw = wordnet_sentences(wordnet) if text is None else text.read_text(encoding="utf-8").splitlines()
         if not all(count.isdecimal() for count in min_word_counts.split(",")):
             raise CorpusError(f"--min-word-counts: {min_word_counts!r}, expected whole numbers between commas")
         counts = [int(count) for count in min_word_counts.split(",")]

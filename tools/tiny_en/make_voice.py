@@ -91,10 +91,11 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         copies("tokens_paced", "vary_pace.py", "tokens"),
         Step("named", tool("named_voices.py", "runs/tokens.jsonl", "runs/named", "--model", str(MODEL)), "runs/named"),
         train("codec", "wave", "wave"),
-        # More text, for the language model alone: few sentences it learns by heart.
-        speak("definitions", *"--definitions --min-word-counts 5 --limit 20000 --others".split(), ""),
-        encode("definition_tokens", "voices", "definitions"),
-        copies("definition_tokens_paced", "vary_pace.py", "definition_tokens"),
+        # More text, for the language model alone: of few sentences it learns the sentences by heart.
+        Step("more_text", tool("more_sentences.py", "more.txt"), "more.txt"),
+        speak("more", *"--text more.txt --min-word-counts 1 --others".split(), ""),
+        encode("more_tokens", "voices", "more"),
+        copies("more_tokens_paced", "vary_pace.py", "more_tokens"),
         train("llm", "llm", "llm"),
         Step("lexicon", tool("make_lexicon.py", "corpus", "runs/lexicon.json"), "runs/lexicon.json"),
         Step("model", spark("assemble", "model", *parts, *words, *card, "--model", str(MODEL)), "model"),
