@@ -89,6 +89,7 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         train("codec", "voices", "voices"),
         encode("tokens", "voices"),
         copies("tokens_paced", "vary_pace.py", "tokens"),
+        copies("tokens_joined", "join_utterances.py", "tokens"),
         Step("named", tool("named_voices.py", "runs/tokens.jsonl", "runs/named", "--model", str(MODEL)), "runs/named"),
         train("codec", "wave", "wave"),
         # More text, for the language model alone: of few sentences it learns the sentences by heart.
@@ -96,6 +97,7 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         speak("more", *"--text more.txt --min-word-counts 1 --others".split(), ""),
         encode("more_tokens", "voices", "more"),
         copies("more_tokens_paced", "vary_pace.py", "more_tokens"),
+        copies("more_tokens_joined", "join_utterances.py", "more_tokens"),
         train("llm", "llm", "llm"),
         Step("lexicon", tool("make_lexicon.py", "corpus", "runs/lexicon.json"), "runs/lexicon.json"),
         Step("model", spark("assemble", "model", *parts, *words, *card, "--model", str(MODEL)), "model"),
