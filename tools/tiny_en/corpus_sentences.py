@@ -34,9 +34,8 @@ def _glosses(folder: Path) -> list[str]:
     if not files:
         raise CorpusError(f"{folder}: no WordNet data.* files (apt install wordnet-base, or use --text FILE)")
     lines = (line for file in files for line in file.read_text(encoding="latin-1").splitlines())
-    return [
-        line.split("|", 1)[1] for line in lines if not line.startswith("  ") and "|" in line
-    ]  # the license is indented
+    entries = (line for line in lines if not line.startswith("  "))  # the license is indented
+    return [entry.split("|", 1)[1] for entry in entries if "|" in entry]
 
 
 def normalize(sentence: str) -> str:

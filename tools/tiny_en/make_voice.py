@@ -57,7 +57,8 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
 
     def train(kind: str, recipe: str, name: str) -> Step:
         path, run = str(RECIPES / f"{recipe}.yaml"), f"runs/{name}"
-        settings = [f"model={MODEL}", *little(*(f"loop.{name}=4" for name in ("steps", "evaluate_every", "log_every")))]
+        optimizer = "generator_optimizer" if kind == "codec" else "optimizer"
+        settings = (f"model={MODEL}", *little("loop.steps=4", "loop.evaluate_every=4", f"{optimizer}.warmup_steps=1"))
         options = (word for setting in settings for word in ("--set", setting))
         return Step(name, spark("train", kind, path, "--output", run, *options), run)
 

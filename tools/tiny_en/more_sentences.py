@@ -23,7 +23,7 @@ MIN_WORD_COUNT = 5
 @ends_with_a_line()
 def main(
     output: Annotated[Path, typer.Argument(help="text file to write, a sentence a line")],
-    definitions: Annotated[int, typer.Option(min=0, help="how many of them")] = 16_000,
+    definitions: Annotated[int, typer.Option(min=0, help="how many of them")] = 18_000,
     numbers: Annotated[int, typer.Option(min=0, help="sentences with numbers")] = 3_000,
     wordnet: Annotated[Path, typer.Option(help="folder of WordNet's data files")] = WORDNET,
 ) -> None:
