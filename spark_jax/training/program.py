@@ -67,9 +67,11 @@ class Program:
         """
         if not loop.keep_best:
             return
-        state = self.abstract_state()
-        evaluation = self.jit_evaluation(jax.tree.map(lambda leaf: leaf.sharding, state))
-        found = jax.eval_shape(lambda state, batch: metrics(evaluation(state, batch)), state, dict(self.batch))
+        # Without `options`, which a jitted function cannot have within another.
+        evaluation = sharding.under_mesh(self.evaluation, self.mesh)
+        found = jax.eval_shape(
+            lambda state, batch: metrics(evaluation(state, batch)), self.abstract_state(), dict(self.batch)
+        )
         known = [name for name, value in found.items() if value.shape == ()]
         if loop.best_metric not in known:
             raise SparkError(f"loop.best_metric is {loop.best_metric!r}, expected one of {', '.join(known)}")
