@@ -72,7 +72,7 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         return Step(name, tool(script, f"runs/{of}.jsonl", output), output)
 
     def speak(name: str, *options: str) -> Step:
-        options += ("--jobs", str(jobs), *little("--limit", "200"))
+        options += ("--jobs", str(jobs), *little("--limit", "400"))
         return Step(name, tool("make_virtual_corpus.py", name, *options), f"{name}/metadata.jsonl")
 
     codes = ("runs/codes", "--corpus", "corpus", "--wav2vec2", "runs/wav2vec2", "--model", str(MODEL))
