@@ -58,7 +58,9 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
     def train(kind: str, recipe: str, name: str) -> Step:
         path, run = str(RECIPES / f"{recipe}.yaml"), f"runs/{name}"
         optimizer = "generator_optimizer" if kind == "codec" else "optimizer"
-        settings = (f"model={MODEL}", *little("loop.steps=4", "loop.evaluate_every=4", f"{optimizer}.warmup_steps=1"))
+        fewest = ("loop.steps=4", "loop.evaluate_every=4", f"{optimizer}.warmup_steps=1")
+        # So few utterances leave nothing for a validation.
+        settings = (f"model={MODEL}", *little(*fewest, "data.evaluation_split=train"))
         options = (word for setting in settings for word in ("--set", setting))
         return Step(name, spark("train", kind, path, "--output", run, *options), run)
 
@@ -72,7 +74,7 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         return Step(name, tool(script, f"runs/{of}.jsonl", output), output)
 
     def speak(name: str, *options: str) -> Step:
-        options += ("--jobs", str(jobs), *little("--limit", "400"))
+        options += ("--jobs", str(jobs), *little("--limit", "200"))
         return Step(name, tool("make_virtual_corpus.py", name, *options), f"{name}/metadata.jsonl")
 
     codes = ("runs/codes", "--corpus", "corpus", "--wav2vec2", "runs/wav2vec2", "--model", str(MODEL))
