@@ -15,7 +15,7 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 demo: setup ## speak a sentence with the embedded voice
-	$(BIN)/spark-jax synthesize "The children played in the water all day." --seed 3 --output demo.wav
+	$(BIN)/spark-jax synthesize "The children played in the water all day." --output demo.wav
 
 lint: setup
 	$(BIN)/ruff check --quiet .
