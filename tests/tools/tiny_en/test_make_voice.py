@@ -2,15 +2,22 @@
 
 import json
 import math
+import subprocess
 import sys
 
 import make_voice
 import pytest
 import typer
+import virtual_speakers
+from corpus_plan import OTHERS, SOURCE
+from corpus_sentences import CorpusError, wordnet_definitions
+from corpus_voices import open_voice
+from make_virtual_corpus import WORDNET
 from make_voice import Step
 
 from spark_jax.config import SparkConfig
 from spark_jax.data.sources import expand
+from spark_jax.model_directory import manifest
 from spark_jax.shared.config_files import load_config
 from spark_jax.text.tokenizer import build_tokenizer
 from spark_jax.training.catalog import load_training
@@ -75,3 +82,22 @@ def test_steps_are_chosen_by_name():
     assert [step.name for step in make_voice.chosen(steps, None, "codes")] == ["corpus", "wav2vec2", "codes"]
     with pytest.raises(typer.BadParameter, match="expected one of corpus, wav2vec2"):
         make_voice.chosen(steps, None, "waves")
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_runs_in_little(tmp_path):
+    pytest.importorskip("pyworld")
+    try:
+        for engine in (SOURCE, *OTHERS):
+            open_voice(engine)
+        wordnet_definitions(WORDNET)
+    except CorpusError as error:
+        pytest.skip(str(error))
+    command = [sys.executable, make_voice.__file__, str(tmp_path), "--smoke"]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert manifest.check(tmp_path / "model") > 10
+    assert {path.stem for path in (tmp_path / "model" / "voices").iterdir()} >= {"default", *virtual_speakers.NAMED}
+    again = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert again.returncode == 0 and again.stdout.splitlines() == [
+        f"{step.name}: done before" for step in make_voice.plan(1, smoke=True)
+    ]
