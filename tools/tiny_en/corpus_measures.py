@@ -5,7 +5,10 @@ import re
 import numpy as np
 from corpus_sentences import words
 
+from spark_jax.text.attributes import SPEED_BOUNDARIES
+
 SILENCE_DB = -40.0  # below the utterance's loudest 20 ms frame
+LEVEL_MARGIN = 0.04  # of a speed: what differs by less from a boundary is heard at either level
 
 
 def speech_span(samples: np.ndarray, sample_rate: int) -> tuple[int, int]:
@@ -48,3 +51,8 @@ class Syllables:
     def count(self, sentence: str) -> int:
         """Returns the syllables of a sentence; words that the dictionary lacks count by groups of vowels."""
         return sum(self.table.get(w) or max(1, len(re.findall("[aeiouy]+", w))) for w in words(sentence))
+
+
+def is_between_levels(speed: float, language: str) -> bool:
+    """Returns whether a speed (syllables/s) is at the boundary of two levels."""
+    return any(abs(speed / boundary - 1.0) < LEVEL_MARGIN for boundary in SPEED_BOUNDARIES[language])

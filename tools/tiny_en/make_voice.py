@@ -69,9 +69,12 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         options = ("--model", f"runs/{codec}", "--wav2vec2", "runs/wav2vec2", "--threads", "1")
         return Step(name, spark("prepare", "encode", corpus, output, *options), output)
 
-    def copies(name: str, script: str, of: str) -> Step:
+    def copies(name: str, script: str, of: str, *options: str) -> Step:
         output = f"runs/{name}.jsonl"
-        return Step(name, tool(script, f"runs/{of}.jsonl", output), output)
+        return Step(name, tool(script, f"runs/{of}.jsonl", output, *options), output)
+
+    def check(of: str, corpus: str) -> Step:
+        return copies(f"{of}_checked", "check_labels.py", of, "--corpus", corpus, "--jobs", str(jobs))
 
     def speak(name: str, *options: str) -> Step:
         options += ("--jobs", str(jobs), *little("--limit", "200"))
@@ -91,7 +94,8 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         copies("ids_swapped", "swap_takes.py", "ids"),
         train("codec", "voices", "voices"),
         encode("tokens", "voices"),
-        copies("tokens_paced", "vary_pace.py", "tokens"),
+        check("tokens", "corpus"),
+        copies("tokens_paced", "vary_pace.py", "tokens_checked"),
         copies("tokens_joined", "join_utterances.py", "tokens"),
         Step("named", tool("named_voices.py", "runs/tokens.jsonl", "runs/named", "--model", str(MODEL)), "runs/named"),
         train("codec", "wave", "wave"),
@@ -99,7 +103,8 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         Step("more_text", tool("more_sentences.py", "more.txt"), "more.txt"),
         speak("more", *"--text more.txt --min-word-counts 1 --others".split(), ""),
         encode("more_tokens", "voices", "more"),
-        copies("more_tokens_paced", "vary_pace.py", "more_tokens"),
+        check("more_tokens", "more"),
+        copies("more_tokens_paced", "vary_pace.py", "more_tokens_checked"),
         copies("more_tokens_joined", "join_utterances.py", "more_tokens"),
         train("llm", "llm", "llm"),
         Step("lexicon", tool("make_lexicon.py", "corpus", "runs/lexicon.json"), "runs/lexicon.json"),

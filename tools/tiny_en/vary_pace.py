@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from corpus_measures import is_between_levels
 from jaxtyping import Int
 
 from spark_jax.data import manifest
@@ -23,9 +24,10 @@ from spark_jax.errors import ends_with_a_line
 from spark_jax.shared import files
 
 TOKEN_SECONDS = 0.02
-SPEEDS = (2.0, 6.5)  # syllables/s that copies are drawn from
-FACTORS = (0.72, 1.9)  # of durations: fewer tokens lose phonemes, more of them drone
+SPEEDS = (1.8, 7.5)  # syllables/s that copies are drawn from
+FACTORS = (0.62, 2.1)  # of durations: fewer tokens lose phonemes, more of them drone
 LONGEST = 6.0  # s
+DRAWS = 16  # of a speed; the first of a clear level is taken
 KEPT = ("split", "text", "gender", "language", "pitch", "phonemes", "global_ids")  # what has no times
 
 
@@ -36,16 +38,18 @@ def stretched(ids: Int[np.ndarray, " tokens"], factor: float) -> Int[np.ndarray,
 
 
 def paced(records: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
-    """Returns a copy of each record at a speed drawn evenly, as far as `FACTORS` allow."""
+    """Returns a copy of each record at a speed drawn evenly, of a clear level and as far as `FACTORS` allow."""
     rng, copies = np.random.default_rng(seed), []
     for record in records:
         ids = np.asarray(record["semantic_ids"])
+        own = record["syllable_num"] / record["speech_duration"]  # its label may be gone
         longest = min(FACTORS[1], LONGEST / (len(ids) * TOKEN_SECONDS))
-        factor = min(record["speed"] / rng.uniform(*SPEEDS), longest)
-        factor = len(stretched(ids, max(factor, FACTORS[0]))) / len(ids)
+        factors = np.maximum(np.minimum(own / rng.uniform(*SPEEDS, size=DRAWS), longest), FACTORS[0])
+        factors = np.array([len(stretched(ids, factor)) / len(ids) for factor in factors])
+        factor = next((x for x in factors if not is_between_levels(own / x, record["language"])), factors[0])
         copies.append(
             {name: record[name] for name in KEPT}
-            | {"index": f"{record['index']}-paced", "speed": round(record["speed"] / factor, 3)}
+            | {"index": f"{record['index']}-paced", "speed": round(own / factor, 3)}
             | {"phoneme_bounds": [round(bound * factor, 4) for bound in record["phoneme_bounds"]]}
             | {"semantic_ids": stretched(ids, factor).tolist()}
         )
@@ -58,7 +62,7 @@ def main(
     output: Annotated[Path, typer.Argument(help="JSON Lines to write")],
 ) -> None:
     """Make copies of utterances at other paces."""
-    fields = ["index", *KEPT, "speed", "phoneme_bounds", "semantic_ids"]
+    fields = ["index", *KEPT, "syllable_num", "speech_duration", "phoneme_bounds", "semantic_ids"]
     copies = paced(list(manifest.read_jsonl(tokens, fields)))
     files.write_text(output, "".join(json.dumps(copy, ensure_ascii=False) + "\n" for copy in copies))
     slower = math.fsum(copy["speed"] < 3.306 for copy in copies) / max(len(copies), 1)
