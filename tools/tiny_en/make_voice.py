@@ -5,8 +5,7 @@
 
 The steps are commands of this project that go on where a kill left them; --dry-run prints them. Everything lies in
 WORK: two corpora, a folder for each training in `runs/`, and the model directory `model/`. WORK/STEP.done marks a
-finished step, which is not run again. On two free cores all takes some 20 hours. The last trainings need nothing of
-each other: `--only wave` and `--only llm` may run at the same time.
+finished step, which is not run again. On two free cores all takes some 20 hours.
 
 The corpus needs the packages of the extra `corpus` and WordNet (apt install wordnet-base).
 """
@@ -74,7 +73,8 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         return Step(name, tool(script, f"runs/{of}.jsonl", output, *options), output)
 
     def check(of: str, corpus: str) -> Step:
-        return copies(f"{of}_checked", "check_labels.py", of, "--corpus", corpus, "--jobs", str(jobs))
+        options = ("--corpus", corpus, "--codec", "runs/wave", "--jobs", str(jobs))
+        return copies(f"{of}_checked", "check_labels.py", of, *options)
 
     def speak(name: str, *options: str) -> Step:
         options += ("--jobs", str(jobs), *little("--limit", "200"))
@@ -94,11 +94,11 @@ def plan(jobs: int, smoke: bool = False) -> list[Step]:
         copies("ids_swapped", "swap_takes.py", "ids"),
         train("codec", "voices", "voices"),
         encode("tokens", "voices"),
-        check("tokens", "corpus"),
-        copies("tokens_paced", "vary_pace.py", "tokens_checked"),
         copies("tokens_joined", "join_utterances.py", "tokens"),
         Step("named", tool("named_voices.py", "runs/tokens.jsonl", "runs/named", "--model", str(MODEL)), "runs/named"),
         train("codec", "wave", "wave"),
+        check("tokens", "corpus"),
+        copies("tokens_paced", "vary_pace.py", "tokens_checked"),
         # More text, for the language model alone: of few sentences it learns the sentences by heart.
         Step("more_text", tool("more_sentences.py", "more.txt"), "more.txt"),
         speak("more", *"--text more.txt --min-word-counts 1 --others".split(), ""),

@@ -1,11 +1,11 @@
 """Gives utterances' semantic tokens another pace, so that the speed that is asked for is all that tells it.
 
-    python tools/tiny_en/vary_pace.py runs/tokens.jsonl runs/tokens_paced.jsonl
+    python tools/tiny_en/vary_pace.py runs/tokens_checked.jsonl runs/tokens_paced.jsonl
 
 In speech, who speaks and what is said tell most of the pace, and slow speech is rare: a small language model that is
-asked for a speed then speaks at its usual one. Copies whose tokens are repeated or left out
-evenly have a pace that nothing but the label tells. They are trained on beside TOKENS, which is of `spark-jax prepare
-encode`.
+asked for a speed then speaks at its usual one. Copies whose tokens are repeated or left out evenly have a pace that
+nothing but the label tells, and none of them is between two levels. They are trained on beside TOKENS, which is of
+`spark-jax prepare encode` or of check_labels.py.
 """
 
 import json

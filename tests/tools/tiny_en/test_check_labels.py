@@ -1,4 +1,4 @@
-"""Utterances keep their labels where they are heard; recordings of the package, some with a wrong gender."""
+"""Labels are what is heard; recordings of the package, some with a wrong gender."""
 
 import json
 
@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from spark_jax.data import token_sources
 from spark_jax.evaluation.recordings import BUNDLED
+from spark_jax.inference.codec import EMBEDDED_VOICE, Codec
 
 LABELS = {
     "awb-0": ("male", 130.0, 4.0),
@@ -45,15 +46,19 @@ def test_a_voice_that_says_much_is_no_example_of_one_that_is_made_up():
 
 def test_labels_that_are_not_heard_go(tmp_path):
     pytest.importorskip("parselmouth")
+    paths = {name: str(BUNDLED.parent / f"{name}.flac") for name in LABELS}
+    ids = dict(zip(LABELS, Codec.load().encode_files(list(paths.values())), strict=True))
     lines = [
         {"index": name, "split": "train", "voice": name, "gender": gender, "pitch": pitch, "speed": speed}
-        | {"language": "en", "text": "Something.", "wav_path": str(BUNDLED.parent / f"{name}.flac")}
+        | {"language": "en", "text": "Something.", "wav_path": paths[name]}
+        | {"global_ids": ids[name][0].tolist(), "semantic_ids": ids[name][1].tolist()}
         for name, (gender, pitch, speed) in LABELS.items()
     ]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     app = typer.Typer()
     app.command()(check_labels.main)
     arguments = [str(tmp_path / "metadata.jsonl"), str(tmp_path / "out.jsonl"), "--corpus", str(tmp_path)]
+    arguments += ["--codec", str(EMBEDDED_VOICE)]
     done = CliRunner().invoke(app, [*arguments, "--jobs", "1"])
     assert done.exit_code == 0 and "4 doubtful genders 1 female, 1 male are not heard" in done.output
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -62,6 +67,8 @@ def test_labels_that_are_not_heard_go(tmp_path):
     faults = [token_sources.controllable_fault(record) for record in found]
     assert faults == ["", "unknown gender", "no speed", "unknown gender"]
     for record, line in zip(found, lines, strict=True):
-        assert record | {"gender": line["gender"], "speed": line["speed"]} == line
+        same = record["gender"] is None
+        assert (record["pitch"] == line["pitch"]) == same
+        assert record | {label: line[label] for label in ("gender", "speed", "pitch")} == line
     missing = CliRunner().invoke(app, [str(tmp_path / "none.jsonl"), *arguments[1:]])
     assert missing.exit_code == 2 and "none.jsonl" in missing.output
