@@ -63,14 +63,20 @@ def is_heard(gender: str, male: float | None) -> bool:
     return male is not None and (male if gender == "male" else 1.0 - male) >= SURE
 
 
-def take_labels(records: Sequence[dict[str, Any]], male: Mapping[str, float | None]) -> Counter[str]:
+def take_known(records: Sequence[dict[str, Any]]) -> int:
+    """Takes the gender from the records of voices that say much, in place; returns of how many."""
+    said = Counter(record["voice"] for record in records)
+    known = [record for record in records if said[record["voice"]] > MOST]
+    for record in known:
+        record["gender"] = None
+    return len(known)
+
+
+def take_unheard(records: Sequence[dict[str, Any]], male: Mapping[str, float | None]) -> Counter[str]:
     """Takes labels from records in place, by the probabilities of a man of what was heard; returns how many of each."""
-    said, counts = Counter(record["voice"] for record in records), Counter()
+    counts = Counter()
     for record in records:
-        if said[record["voice"]] > MOST:
-            counts["known"] += 1
-            record["gender"] = None
-        elif record["index"] in male and not is_heard(record["gender"], male[record["index"]]):
+        if record["index"] in male and not is_heard(record["gender"], male[record["index"]]):
             counts[record["gender"]] += 1
             record["gender"] = None
         if is_between_levels(record["speed"], record["language"]):
@@ -91,16 +97,17 @@ def main(
     speaker = Codec.load(codec, parts=("bicodec",))
     records = list(manifest.read_jsonl(tokens, FIELDS))
     paths = {record["index"]: record["wav_path"] for record in manifest.read_corpus(corpus, None)}
+    known = take_known(records)
     items = [(record["index"], paths[record["index"]]) for record in records if is_doubtful(record)]
     male = dict(tqdm(results(Hearer, (), items, jobs), total=len(items), unit="utterance", disable=None))
-    counts = take_labels(records, male)
+    counts = take_unheard(records, male)
     examples = [record for record in records if record["gender"] is not None]
     for record, pitch in zip(examples, spoken_pitch(speaker, examples), strict=True):
         record["pitch"] = None if pitch is None else round(pitch, 2)
     files.write_text(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     genders = ", ".join(f"{counts[gender]} {gender}" for gender in GENDERS)
     print(
-        f"{output}: {len(records)} utterances; {counts['known']} of voices that say much; of {len(items)} doubtful "
+        f"{output}: {len(records)} utterances; {known} of voices that say much; of {len(items)} doubtful "
         f"genders {genders} are not heard; {counts['speed']} speeds are between levels"
     )
 
